@@ -1,0 +1,210 @@
+"""From the words of a command line to one checked config.
+
+    config = compose(["suite=imagenet", "model=vit_b_32_openai", "data.root=/data"])
+
+Hydra composes, then `finish` makes one place of what can be said in several, and `configs.schema` checks every key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.errors import ClipevalError, nearest
+from configs.explain import GROUPS, explain
+from configs.schema import CONFIG, check
+
+CONFIG_DIR = Path(__file__).resolve().parent
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
+    """Composes the config of a run.
+
+    Args:
+        overrides: Hydra's words: `suite=vtab`, `~tasks.sun397`, `tasks.mnist.metric=acc5`, `+task@tasks.mine=mine`.
+        config_dir: the user's own config folder, as `--config-dir`: DIR/task/mine.yaml and so on.
+
+    Returns:
+        Resolved, every key known and of its type, in struct mode. All tasks are in `tasks`; `task` is null.
+
+    Raises:
+        ClipevalError: one sentence that says which word is wrong, what there is, and the nearest to it.
+    """
+
+    def recompose(words: Sequence[str]) -> DictConfig:
+        return _hydra([*words, *_searchpath(config_dir)])
+
+    try:
+        composed = recompose(overrides)
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
+        raise ClipevalError(explain(problem, overrides, recompose, lambda g: _files(g, config_dir))) from None
+    except AssertionError:  # Hydra takes a word such as += for a choice without a group
+        raise ClipevalError(f"{' '.join(overrides)}: a key is missing; write key=value.") from None
+    choices = {str(k): v for k, v in composed.hydra.runtime.choices.items()}
+    with open_dict(composed):
+        del composed["hydra"]
+    return finish(composed, choices, config_dir)
+
+
+def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Path | None = None) -> DictConfig:
+    """What `compose` does after Hydra; a function under `hydra.main` calls it with `HydraConfig.get().runtime.choices`.
+
+    A single `task` takes the suite's place, names of prompt sets become the sets, interpolations are resolved, keys checked.
+
+    Raises:
+        ClipevalError: a value is missing, unknown or of another type than its key wants.
+    """
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    if content.get("task") is not None:  # the suite that it replaces is not to be filled in
+        content["tasks"] = {}
+    for group in ("model", *CONFIG):
+        if not isinstance(content.get(group), dict):
+            raise ClipevalError(
+                f"{group} is no group of keys, and every run needs them; leave out ~{group}, and write {group}.KEY=…"
+            )
+    missing = list(_open(content))
+    if missing:
+        raise ClipevalError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")
+    config = OmegaConf.create(content)
+    try:
+        _one_place(config, choices)
+        _name_prompts(config, config_dir)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as problem:
+        raise ClipevalError(f"the config cannot be resolved: {' '.join(str(problem).split())}") from None
+    check(config)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def override(key: str, value: object) -> str:
+    """`key=value` as a word for `compose`, whatever the text holds: spaces, commas, quotes, equals signs.
+
+    >>> override("data.root", "/data/a=b, c")
+    "data.root='/data/a=b, c'"
+    """
+    if isinstance(value, (str, Path)):
+        return f"{key}={_quoted(str(value))}"
+    return f"{key}={'null' if value is None else value}"
+
+
+def task_ids(config: DictConfig) -> list[str]:
+    """The names of a composed config's tasks, in order; also those of their records."""
+    return [str(name) for name in config.tasks]
+
+
+def group_options(group: str, config_dir: str | Path | None = None) -> list[str]:
+    """What `group=` may name, the bases that files inherit left out.
+
+    Raises:
+        ClipevalError: there is no such group.
+    """
+    if group not in GROUPS:
+        raise ClipevalError(nearest("config group", group, GROUPS))
+    return [name for name in _files(group, config_dir) if not name.startswith("_")]
+
+
+def describe(group: str, option: str, config_dir: str | Path | None = None) -> str:
+    """The first comment of an option's file; for a task that has none, its name."""
+    for file in (folder / group / f"{option}.yaml" for folder in _folders(config_dir)):
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            comment = re.search(r"^# (?!@package)(.*)$", text, re.MULTILINE)
+            name = re.search(r"^name: (.*)$", text, re.MULTILINE)
+            found = comment if comment and text.startswith("#") else name
+            return found[1].strip() if found else ""
+    raise ClipevalError(nearest(group, option, group_options(group, config_dir)))
+
+
+def _quoted(text: str) -> str:
+    """A text in Hydra's quotes, where backslashes count double before a quote and at the end."""
+    inner = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
+
+
+def _folders(config_dir: str | Path | None) -> list[Path]:
+    return [CONFIG_DIR, *([Path(config_dir).expanduser()] if config_dir else [])]
+
+
+def _files(group: str, config_dir: str | Path | None) -> list[str]:
+    """The names of a group's files, bases included."""
+    return sorted({file.stem for folder in _folders(config_dir) for file in (folder / group).glob("*.yaml")})
+
+
+def _hydra(words: Sequence[str]) -> DictConfig:
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE):
+        return hydra_compose(CONFIG_NAME, list(words), return_hydra_config=True)
+
+
+def _searchpath(config_dir: str | Path | None) -> list[str]:
+    if config_dir is None:
+        return []
+    folder = Path(config_dir).expanduser().absolute()
+    if not folder.is_dir():
+        raise ClipevalError(
+            f"--config-dir: {folder} is not a folder. It should hold task/, suite/ or model/ with YAML files."
+        )
+    for group in GROUPS:
+        ours = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")}
+        same = sorted(ours & {file.stem for file in (folder / group).glob("*.yaml")})
+        if same:
+            raise ClipevalError(
+                f"--config-dir: {folder / group / same[0]}.yaml has the name of one of clipeval's own, which would be used in "
+                f"its place. Give it another name."
+            )
+    return [f"hydra.searchpath=[{_quoted(f'file://{folder}')}]"]
+
+
+def _open(content: Any, key: str = "") -> Iterator[str]:
+    """The keys whose values are left to the user."""
+    if content == "???":
+        yield key
+    elif isinstance(content, dict):
+        for name, item in content.items():
+            yield from _open(item, f"{key}.{name}" if key else str(name))
+
+
+def _one_place(config: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Moves `task` into `tasks`, under its file's name or the `id` that it was given."""
+    task = config.get("task")
+    if isinstance(task, DictConfig):
+        config.tasks = {task.get("id") or choices.get("task") or "task": task}
+        config.task = None
+    if isinstance(config.get("tasks"), DictConfig):
+        for node in config.tasks.values():
+            if isinstance(node, DictConfig):
+                node.pop("id", None)
+
+
+def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
+    """Puts prompt sets in the place of their names: `tasks.mnist.prompts=simple`."""
+    tasks = config.tasks if isinstance(config.get("tasks"), DictConfig) else {}
+    for where, node in [("", config), *((f"tasks.{name!s}.", task) for name, task in tasks.items())]:
+        name = node.get("prompts") if isinstance(node, DictConfig) else None
+        if isinstance(name, str):
+            node.prompts = _prompts(name, f"{where}prompts", config_dir)
+
+
+def _prompts(name: str, key: str, config_dir: str | Path | None) -> dict[str, Any]:
+    options = group_options("prompts", config_dir)
+    if name not in options:
+        raise ClipevalError(f"{key}: {nearest('prompt set', name, options)}")
+    file = next(f for f in (folder / "prompts" / f"{name}.yaml" for folder in _folders(config_dir)) if f.is_file())
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(content, dict)
+    gaps = list(_open(content))
+    if gaps:
+        raise ClipevalError(f"{key}={name} leaves {key}.{gaps[0]} open; write '{key}={{name: {name}, {gaps[0]}: …}}'.")
+    return {str(k): v for k, v in content.items()}

@@ -1,0 +1,53 @@
+"""Errors for the person at the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+SHOWN = 80
+"""How many choices an error lists."""
+
+
+class ClipevalError(ValueError):
+    """Something that the user can put right. Its text names the thing, what was expected, and the cure."""
+
+
+def nearest(kind: str, given: object, choices: Iterable[object]) -> str:
+    """`Unknown task 'cifar1'. Did you mean: cifar10, cifar100? Available: cars, …`
+
+    Args:
+        kind: what was asked for: task, suite, column.
+        given: what was given.
+        choices: what there is.
+    """
+    names = list(dict.fromkeys(str(choice) for choice in choices))
+    text = f"Unknown {kind} {str(given)!r}."
+    close = closest(str(given), names)
+    if close:
+        text += f" Did you mean: {', '.join(close)}?"
+    if not names:
+        return f"{text} There is none."
+    names = [_leaf(name, str(given)) for name in names]
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{text} Available: {', '.join(names[:SHOWN])}{rest}"
+
+
+def closest(given: str, choices: Iterable[str], most: int = 3) -> list[str]:
+    """Up to `most` choices that look like `given`, whatever the case: by spelling, else those that hold it."""
+    folded: dict[str, str] = {}
+    for choice in choices:
+        folded.setdefault(_fold(_leaf(choice, given)), choice)
+    name = _fold(_leaf(given, given))
+    matches = difflib.get_close_matches(name, folded, n=most, cutoff=0.65)
+    holding = [f for f in folded if len(name) > 2 and name in f and f not in matches]
+    return [folded[m] for m in [*matches, *holding][:most]]
+
+
+def _leaf(choice: str, given: str) -> str:
+    """A dotted key without the part that it shares with the given one."""
+    return choice.removeprefix(given[: given.rfind(".") + 1])
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_").replace("/", "_")

@@ -1,0 +1,64 @@
+"""What the YAML files may ask for in `${…}`, beyond OmegaConf's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+_PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
+
+
+def bundled(name: str) -> str:
+    """`${bundled:data}`: the folder of that name among the files that come with the package `eval`."""
+    spec = find_spec("eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the package `eval` is not installed beside `configs`; install clipeval again.")
+    return str(Path(next(iter(spec.submodule_search_locations))).resolve() / "bundled" / name)
+
+
+def slug(*parts: str | None) -> str:
+    """`${slug:${.name},${.pretrained}}`: a folder name, the same for the same parts and another for others.
+
+    A file counts by its stem and by where it lies, so that two checkpoints of one name do not share a run folder.
+    """
+    names = []
+    for part in parts:
+        text = "" if part is None else str(part)
+        scheme, _, rest = text.rpartition(":")
+        if scheme == "local-dir" or _PATH.search(text) or text.endswith(WEIGHTS):
+            path = Path(rest if scheme == "local-dir" else text).expanduser().absolute()
+            name = path.stem if path.suffix in WEIGHTS else path.name
+            text = f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        names.append(re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-."))
+    return "__".join(name for name in names if name)[:180] or "model"
+
+
+def user_cache() -> str:
+    """`${user_cache:}`: CLIPEVAL_CACHE, or `clipeval` below the user's cache folder. An empty variable is an unset one."""
+    own = os.environ.get("CLIPEVAL_CACHE")
+    if own:
+        return own
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipeval")
+
+
+def either(first: Any, second: Any) -> Any:
+    """`${either:${prompts},simple}`: the first unless it is null."""
+    return second if first is None else first
+
+
+def file_name(path: str) -> str:
+    """`${file_name:${.path}}`: a path's last part."""
+    return Path(path).expanduser().absolute().name
+
+
+def register() -> None:
+    """Makes the resolvers known to OmegaConf. Again is harmless."""
+    for resolver in (bundled, slug, user_cache, either, file_name):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,0 +1,266 @@
+"""Which keys a composed config may have, and what each may hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.errors import ClipevalError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What a key may hold.
+
+    Attributes:
+        kind: its type; list: a list of text.
+        null: whether it may be null.
+        choices: all there is to choose from; none: no limit.
+        least, most: of a number, both inclusive.
+        pattern: what a text has to match, with `hint` to say it in words.
+    """
+
+    kind: type
+    null: bool = False
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    pattern: str = ""
+    hint: str = ""
+
+    def check(self, key: str, value: object) -> None:
+        """ClipevalError unless the value is one of these."""
+        if value is None and self.null:
+            return
+        if not self._is_kind(value):
+            number = self.kind is str and isinstance(value, (bool, int, float))
+            quote = f" Quote it: {key}=\"'{value}'\"" if number and not self.choices and not self.pattern else ""
+            raise ClipevalError(f"{key}={_shown(value)}: {self.expected} was expected.{quote}")
+        if self.choices and value not in self.choices:
+            raise ClipevalError(nearest(key, value, self.choices))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            low, high = self.least is not None and value < self.least, self.most is not None and value > self.most
+            if low or high:
+                raise ClipevalError(f"{key}={value}: {self.expected} was expected.")
+        if self.pattern and isinstance(value, str) and not re.fullmatch(self.pattern, value):
+            raise ClipevalError(f"{key}={_shown(value)}: {self.expected} was expected.")
+
+    @property
+    def expected(self) -> str:
+        """In words."""
+        names = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list of text"}
+        text = self.hint or (" or ".join(self.choices) if self.choices else names[self.kind])
+        if self.least is not None:
+            text += f" of at least {self.least:g}" if self.most is None else f" from {self.least:g} to {self.most:g}"
+        return text + (" (or null)" if self.null else "")
+
+    def _is_kind(self, value: object) -> bool:
+        if self.kind is float:
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind is int:
+            return isinstance(value, int) and not isinstance(value, bool)
+        if self.kind is list:
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, self.kind)
+
+
+ID = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+TEXT, TEXT_OR_NULL, SWITCH = Value(str), Value(str, null=True), Value(bool)
+COUNT_OR_NULL = Value(int, null=True, least=0)
+
+CONFIG: dict[str, dict[str, Value]] = {
+    "data": {
+        "root": TEXT_OR_NULL,
+        "strict": SWITCH,
+        "on_error": Value(str, choices=("fail", "skip")),
+        "source": Value(str, choices=("datacomp",)),
+    },
+    "cache": {"root": TEXT, "features": SWITCH},
+    "runtime": {
+        "device": Value(str, pattern=r"auto|cpu|mps|cuda(:\d+)?", hint="auto, cpu, cuda, cuda:N or mps"),
+        "devices": Value(int, least=1),
+        "precision": Value(str, choices=("fp32", "bf16", "fp16", "datacomp")),
+        "batch_size": Value(int, null=True, least=1),
+        "workers": Value(int, null=True, least=0),
+        "preprocess": Value(str, choices=("exact", "fast")),
+        "compile": SWITCH,
+        "deterministic": SWITCH,
+    },
+    "slurm": {
+        "array": Value(int, least=1),
+        "parallel": Value(int, null=True, least=1),
+        "partition": TEXT_OR_NULL,
+        "time": Value(int, least=1),
+        "cpus": Value(int, least=1),
+        "gpus": Value(int, least=0),
+        "mem": TEXT_OR_NULL,
+        "requeues": Value(int, least=0),
+        "signal": Value(int, least=1),
+        "setup": Value(list),
+        "extra": Value(object, hint="options of sbatch and their values"),
+        "logs": TEXT,
+    },
+}
+TOP = {"out": TEXT, "resume": Value(str, choices=("recompute", "refuse"))}
+MODEL = {
+    "_target_": TEXT,
+    "name": TEXT,
+    "pretrained": TEXT_OR_NULL,
+    "config_dir": TEXT_OR_NULL,
+    "strict_quickgelu": SWITCH,
+    "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
+    "path": TEXT,
+}
+DATA = {
+    "kind": Value(str, choices=("webdataset", "folder", "table", "huggingface")),
+    "folder": TEXT_OR_NULL,
+    "path": TEXT_OR_NULL,
+    "root": TEXT_OR_NULL,
+    "samples": COUNT_OR_NULL,
+    "classes": COUNT_OR_NULL,
+    "convert": Value(str, choices=("rgb_first", "as_decoded")),
+    "fields": Value(list),
+    "label": TEXT_OR_NULL,
+    "caption": TEXT_OR_NULL,
+    "image": TEXT,
+    "classnames": Value(object, null=True, hint="a file's name or a list of text"),
+    "instances": TEXT_OR_NULL,
+    "hub": TEXT_OR_NULL,
+    "revision": TEXT_OR_NULL,
+}
+TASK = {
+    "_target_": TEXT,
+    "key": TEXT,
+    "name": TEXT,
+    "metric": TEXT_OR_NULL,
+    "chance": Value(float, null=True, least=0, most=1),
+    "group": TEXT,
+    "splits": Value(list),
+    "notes": Value(list),
+}
+PROMPTS = {"name": TEXT, "templates": Value(list), "path": TEXT, "source": TEXT}
+
+
+def check(config: DictConfig) -> None:
+    """Checks a resolved config.
+
+    Raises:
+        ClipevalError: a key that nothing reads, with the nearest that something does; a value that its key cannot hold.
+    """
+    values = _mapping("config", OmegaConf.to_container(config, resolve=True))
+    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts"])
+    for section, known in CONFIG.items():
+        _section(section, values.get(section), known)
+        for key in known:
+            if key not in values[section]:
+                raise ClipevalError(
+                    f"{section}.{key} was taken out (~{section}.{key}), and every run needs one. Leave it in."
+                )
+    for key, rule in TOP.items():
+        rule.check(key, values.get(key))
+    _model(values.get("model"))
+    _prompts("prompts", values.get("prompts"))
+    for name, task in _mapping("tasks", values.get("tasks")).items():
+        if not re.fullmatch(ID, name):
+            raise ClipevalError(
+                f"tasks.{name}: a task's name becomes a file's; use letters, digits, dots, dashes, underscores."
+            )
+        _task(f"tasks.{name}", task)
+
+
+def _model(value: object) -> None:
+    model = _mapping("model", value)
+    own = not str(model.get("_target_", "eval.models.")).startswith("eval.models.")
+    if not own:
+        _keys("model.", model, MODEL)
+    for key, rule in MODEL.items():
+        if key in model and not (own and key in ("path", "config_dir")):
+            rule.check(f"model.{key}", model[key])
+    if "_target_" not in model and model.get("pretrained") is None and ":" not in str(model.get("name")):
+        raise ClipevalError(
+            f"model.pretrained must be set: a tag of {model.get('name')}, a checkpoint file, or hf-hub:ORG/REPO."
+        )
+
+
+def _task(where: str, value: object) -> None:
+    if value is None:
+        raise ClipevalError(f"{where}=null: to leave a task out, write ~{where}.")
+    task = _mapping(where, value)
+    if "_target_" not in task:
+        raise ClipevalError(
+            f"{where} has no _target_, the class of its protocol. Inherit one: `defaults: [_classification]`."
+        )
+    known = [*TASK, *_fields(where, task["_target_"]), "data", "prompts"]
+    _keys(f"{where}.", task, known)
+    for key, rule in TASK.items():
+        if key in task or key in ("key", "name"):
+            rule.check(f"{where}.{key}", task.get(key))
+    _section(f"{where}.data", task.get("data"), DATA)
+    names = task["data"].get("classnames")
+    if not (names is None or isinstance(names, str) or Value(list)._is_kind(names)):
+        raise ClipevalError(f"{where}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
+    if not (task["data"].get("folder") or task["data"].get("path") or task["data"].get("hub")):
+        raise ClipevalError(
+            f"{where}.data names no images: set task.data.path=PATH ({where}.data.path=PATH in a suite)."
+        )
+    _prompts(f"{where}.prompts", task.get("prompts"))
+
+
+def _fields(where: str, target: object) -> list[str]:
+    """The fields of a task's class, besides those that every task has."""
+    TEXT.check(f"{where}._target_", target)
+    module, _, name = str(target).rpartition(".")
+    try:
+        there = vars(import_module(module))
+    except (ImportError, ValueError) as problem:
+        raise ClipevalError(f"{where}._target_={target}: {module!r} cannot be imported ({problem}).") from None
+    if name not in there:
+        classes = [n for n, v in there.items() if isinstance(v, type)]
+        raise ClipevalError(f"{where}._target_: {nearest(f'class of {module}', name, classes)}")
+    found = there[name]
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ClipevalError(f"{where}._target_={target}: a task's class was expected, a subclass of tasks.Task.")
+    return [field.name for field in dataclasses.fields(found)]
+
+
+def _prompts(where: str, value: object) -> None:
+    if value is None:
+        return
+    prompts = _mapping(where, value)
+    _keys(f"{where}.", prompts, PROMPTS)
+    TEXT.check(f"{where}.name", prompts.get("name"))
+    for key, item in prompts.items():
+        if item is not None:
+            PROMPTS[key].check(f"{where}.{key}", item)
+    given = [key for key in ("templates", "path", "source") if prompts.get(key)]
+    if len(given) > 1:
+        raise ClipevalError(f"{where} has both {given[0]} and {given[1]}; give one.")
+
+
+def _section(where: str, value: object, known: Mapping[str, Value]) -> None:
+    section = _mapping(where, value)
+    _keys(f"{where}.", section, known)
+    for key, item in section.items():
+        if known[key].kind is not object:
+            known[key].check(f"{where}.{key}", item)
+
+
+def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ClipevalError(nearest("key", f"{before}{key}", [f"{before}{name}" for name in dict.fromkeys(known)]))
+
+
+def _mapping(where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ClipevalError(f"{where}={_shown(value)}: keys of its own were expected ({where}.KEY=…), not a value.")
+    return {str(key): item for key, item in value.items()}
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

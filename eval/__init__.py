@@ -1,0 +1,1 @@
+"""How a benchmark is run: shards -> images -> embeddings -> scores."""

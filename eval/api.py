@@ -1,0 +1,94 @@
+"""From Python: evaluate a model that is already in memory, in a notebook or in a training loop.
+
+from eval.api import evaluate
+
+table = evaluate(model, tokenizer, transform, suite="datacomp", data_root="/data/datacomp")
+print(table[["name", "metric", "value", "low", "high"]])
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+from configs.compose import compose, override
+from eval.models import from_memory
+from eval.session import Session
+from results.records import Record
+
+
+def evaluate(
+    model: torch.nn.Module,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    transform: Callable[[Any], torch.Tensor],
+    suite: str = "quickstart",
+    data_root: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    name: str = "in-memory",
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Evaluates `model` on a suite and leaves it as it was: its mode, its device and every random state.
+
+    Args:
+        model: gives `encode_image` ([B, 3, H, W] float32 to [B, D]) and `encode_text` (tokens to [T, D]).
+        tokenizer: a list of T strings to a tensor [T, L] of tokens.
+        transform: a PIL image to a float tensor [3, H, W].
+        suite: as `suite=` on the command line.
+        data_root: as `data.root=`.
+        out: a run folder to keep and resume; None leaves nothing behind.
+        overrides: further words of the command line, such as "~tasks.sun397" or "runtime.precision=bf16".
+        name: the model's name in the records.
+        quiet: whether to show no progress.
+
+    Returns:
+        A row for each task: task, key, name, group, metric, value, low, high (95% interval), chance, samples, flags, and
+        `metrics`, a dict of every metric.
+
+    Raises:
+        ClipevalError: the config, the data or the model is not what it must be.
+    """
+    words = [f"suite={suite}", *overrides]
+    if data_root is not None:
+        words.append(override("data.root", str(data_root)))
+    words.append(override("runtime.device", str(next(model.parameters()).device)))
+    devices = list(range(torch.cuda.device_count()))
+    with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, torch.random.fork_rng(devices=devices):
+        words.append(override("out", str(out if out is not None else scratch)))
+        if out is None:
+            words.append("cache.features=false")
+        handle = from_memory(model, tokenizer, transform, name=name)
+        session = Session.open(compose(words), Console(quiet=quiet, stderr=True), handle)
+        session.run()
+        return records_frame([r for r in map(session.folder.record, session.config.tasks) if r is not None])
+
+
+def records_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Records as a table, a row for each."""
+    rows = []
+    for record in records:
+        low, high = record.interval or (None, None)
+        rows.append(
+            {
+                "task": record.task,
+                "key": record.key,
+                "name": record.name,
+                "group": record.group,
+                "metric": record.metric,
+                "value": record.value,
+                "low": low,
+                "high": high,
+                "chance": record.chance,
+                "samples": record.samples,
+                "flags": "; ".join(record.flags),
+                "metrics": dict(record.metrics),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,88 @@
+"""`clipeval classify`: zero-shot on one's own pictures, what a model card's widget does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import ClipevalError
+from eval.data.folder import EXTENSIONS
+from eval.models import Encoder
+from eval.preprocess import Transform
+from tasks.heads import head, prompts
+
+WIDGET_TEMPLATE = "This is a photo of {c}."
+"""What the Hugging Face widget asks where no template is given."""
+
+
+def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+    """Probabilities of each label for each image; see `Encoder.probabilities`.
+
+    Args:
+        encoder: the model.
+        images: as its preprocessing gives them, [N, 3, H, W].
+        labels: C of them.
+        templates: with `{c}`; their embeddings are averaged.
+
+    Returns:
+        float32 [N, C].
+    """
+    texts = encoder.encode_texts(prompts(labels, templates))
+    weights = head(texts, [len(templates)] * len(labels))
+    rows = encoder.encode_images(images).cpu()
+    return encoder.probabilities(rows @ weights.T)
+
+
+def read_pictures(words: Sequence[str]) -> list[tuple[str, bytes]]:
+    """(name, encoded bytes) of every picture named: a file, each picture of a folder, or standard input for `-`.
+
+    Raises:
+        ClipevalError: a name is neither file nor folder, or a folder holds no picture.
+    """
+    found: list[tuple[str, bytes]] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if word == "-":
+            found.append(("-", sys.stdin.buffer.read()))
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not inside:
+                raise ClipevalError(f"{path} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+            found += [(str(p), p.read_bytes()) for p in inside]
+        elif path.is_file():
+            found.append((word, path.read_bytes()))
+        else:
+            raise ClipevalError(f"{word} is neither a picture, a folder of pictures, nor - for standard input.")
+    return found
+
+
+def decode(pictures: Sequence[tuple[str, bytes]], transform: Transform) -> torch.Tensor:
+    """Every picture as the model wants it, [N, 3, H, W]."""
+    images = []
+    for name, data in pictures:
+        try:
+            images.append(transform.pixels(data, "as_decoded"))
+        except ValueError as problem:
+            raise ClipevalError(f"{name}: {problem}.") from None
+    return torch.stack(images)
+
+
+def print_probabilities(names: Sequence[str], labels: Sequence[str], rows: np.ndarray, as_json: bool) -> None:
+    """A table, a row a picture, the best label bold; or a JSON object a line, labels by falling probability."""
+    if as_json:
+        for name, row in zip(names, rows, strict=True):
+            order = np.argsort(-row, kind="stable")
+            print(json.dumps({"image": name, "scores": [{"label": labels[i], "score": float(row[i])} for i in order]}))
+        return
+    table = Table("image", *labels, box=None, header_style="bold")
+    for name, row in zip(names, rows, strict=True):
+        best = int(row.argmax())
+        table.add_row(name, *(f"[bold]{v:.1%}[/bold]" if i == best else f"{v:.1%}" for i, v in enumerate(row)))
+    Console(highlight=False).print(table)

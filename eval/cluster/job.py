@@ -1,0 +1,68 @@
+"""What one job of an array does: its units, one model after the other; what fails does not stop the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from configs.compose import compose
+from configs.errors import ClipevalError
+from eval.cluster.share import Unit
+
+
+@dataclass(frozen=True)
+class Job:
+    """A share of some runs; submitit pickles it, calls it on the cluster, and calls `checkpoint` when its time is up.
+
+    Attributes:
+        runs: the words of each run, sweeps resolved.
+        config_dir: as `--config-dir`.
+        units: what to do; `Unit.run` is a place in `runs`.
+    """
+
+    runs: tuple[tuple[str, ...], ...]
+    config_dir: str | None
+    units: tuple[Unit, ...]
+
+    def __call__(self) -> None:
+        """Does everything it can.
+
+        Raises:
+            ClipevalError: some units failed; it names each with its reason.
+        """
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        console = Console(stderr=True, width=120)
+        problems: list[str] = []
+        for run in dict.fromkeys(unit.run for unit in self.units):
+            problems += self._run(run, [unit for unit in self.units if unit.run == run], console)
+        if problems:
+            raise ClipevalError("\n".join(problems))
+
+    def checkpoint(self) -> object:
+        """What is submitted again: the same job, which finds what it has done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _run(self, run: int, units: Sequence[Unit], console: Console) -> list[str]:
+        from eval.session import Session
+
+        words = self.runs[run]
+        console.print(f"{' '.join(words)}: {', '.join(map(str, units))}", markup=False, highlight=False)
+        try:
+            session = Session.open(compose(words, self.config_dir), console)
+            session.units = tuple(units)
+            outcome = session.run()
+        except (ClipevalError, OSError) as problem:
+            if len(units) == 1:
+                console.print(f"{units[0]} failed: {problem}", markup=False, highlight=False)
+                return [f"{units[0]}: {problem}"]
+            return [
+                line for unit in units for line in self._run(run, [unit], console)
+            ]  # one at a time, to save the rest
+        for task in outcome.left:
+            console.print(f"{task}: this part is embedded; who embeds the last one scores it", highlight=False)
+        return []

@@ -1,0 +1,144 @@
+"""`clipeval status RUN…`: which cells are done, running, waiting, failed or missing, from the run folder and the queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.errors import ClipevalError
+from eval.cluster import slurm
+from eval.cluster.markers import Marker, markers
+from eval.cluster.submit import job_notes
+from results.folder import RunFolder
+from results.records import DamagedRecord
+
+STYLES = {"done": "green", "running": "cyan", "waiting": "blue", "failed": "red", "missing": "yellow"}
+
+
+@dataclass(frozen=True)
+class CellState:
+    """One task of a run folder: done | running | waiting | failed | missing, and what there is to say about it."""
+
+    task: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a job was given."""
+
+    job: str
+    living: str | None
+    """Its state in the queue; None if it is not there, "?" if the queue cannot be asked."""
+    logs: Path
+
+
+def cell_states(path: Path) -> list[CellState]:
+    """The state of every task that a run folder is to hold, in the suite's order.
+
+    Raises:
+        ClipevalError: it is no run folder.
+    """
+    folder = RunFolder(path)
+    run = folder.run()
+    if run is None:
+        raise ClipevalError(f"{path} has no run.json: it is not a run folder, or its first run has not begun.")
+    marked, given = _marked(path), _given(path)
+    tasks = list(dict.fromkeys([*run.get("tasks", {}), *folder.tasks()]))
+    return [_state(folder, task, marked.get(task, []), given.get(task, [])) for task in tasks]
+
+
+def print_status(paths: Sequence[Path], console: Console) -> int:
+    """Prints the states.
+
+    Returns:
+        0 when every task of every folder is done, 1 otherwise.
+    """
+    complete = True
+    for path in paths:
+        states = cell_states(path)
+        table = Table("task", "state", "", box=None, header_style="bold")
+        for cell in states:
+            table.add_row(cell.task, Text(cell.state, STYLES[cell.state]), Text(cell.detail))
+        count = Counter(cell.state for cell in states)
+        summary = ", ".join(f"{count[state]} {state}" for state in STYLES if count[state])
+        console.print(f"{path}: {summary}", markup=False, highlight=False)
+        console.print(table)
+        complete = complete and count["done"] == len(states)
+    return 0 if complete else 1
+
+
+def _state(folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequence[_Given]) -> CellState:
+    damage = ""
+    try:
+        record = folder.record(task)
+    except DamagedRecord as problem:
+        record, damage = None, str(problem)
+    if record is not None:
+        return CellState(task, "done", record.created)
+    running = [m for m in marked if m.state == "running"]
+    if running:
+        parts = {unit for m in running for unit in m.units if _task(unit) == task}
+        detail = "; ".join(sorted(m.who for m in running))
+        return CellState(task, "running", detail + (f"; {', '.join(sorted(parts))}" if parts != {task} else ""))
+    waiting = [g for g in given if g.living]
+    if waiting:
+        return CellState(task, "waiting", "; ".join(f"job {g.job} {str(g.living).lower()}" for g in waiting))
+    failed = [m for m in marked if m.state == "failed"]
+    if failed:
+        return CellState(task, "failed", failed[-1].error)
+    if marked:
+        word = "was stopped" if marked[-1].state == "stopped" else "ended without a word; it may have been killed"
+        return CellState(task, "failed", f"{marked[-1].who} {word}")
+    if given:
+        return CellState(task, "failed", f"job {given[-1].job} ended without a record: {_last_line(given[-1])}")
+    return CellState(task, "missing", damage)
+
+
+def _marked(path: Path) -> dict[str, list[Marker]]:
+    found: dict[str, list[Marker]] = {}
+    for marker in markers(path):
+        for unit in marker.units:
+            found.setdefault(_task(unit), []).append(marker)
+    return found
+
+
+def _given(path: Path) -> dict[str, list[_Given]]:
+    notes = job_notes(path)
+    living = slurm.alive(note["job"] for note in notes)
+    found: dict[str, list[_Given]] = {}
+    for note in notes:
+        for element, units in note["units"].items():
+            name = _job_name(note, element)
+            state = "?" if living is None else living.get(name)
+            for task in {_task(unit) for unit in units}:
+                found.setdefault(task, []).append(_Given(name, state, Path(str(note.get("logs", "")))))
+    return found
+
+
+def _job_name(note: dict[str, Any], element: str) -> str:
+    return f"{note['job']}_{element}" if element else str(note["job"])
+
+
+def _last_line(given: _Given) -> str:
+    """The last line that a job wrote, of its errors first."""
+    for path in (given.logs / f"{given.job}_0_log.err", given.logs / f"{given.job}_0_log.out"):
+        try:
+            lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            continue
+        if lines:
+            return lines[-1].strip()
+    return f"no log in {given.logs}"
+
+
+def _task(unit: str) -> str:
+    return unit.split("[")[0]

@@ -1,0 +1,231 @@
+"""`clipeval submit`: what is missing of some runs, as a Slurm array, submitted and left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from configs.compose import compose
+from configs.errors import ClipevalError
+from eval.cache import CHUNK, ImageStore
+from eval.cluster import slurm
+from eval.cluster.cost import model_cost
+from eval.cluster.job import Job
+from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
+from eval.plan import Cell
+from eval.session import Session
+from results.canonical import write_atomically
+
+JOBS = "jobs"
+"""The folder of a run folder that says which job was given what."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model's run among those submitted."""
+
+    words: tuple[str, ...]
+    session: Session
+
+
+def submit(words: Sequence[str], config_dir: str | None, console: Console) -> int:
+    """Submits what is missing and returns.
+
+    Args:
+        words: as of `clipeval run`, in which `model=a,b,c` (or any key) may have several values; `slurm.…` for the jobs.
+
+    Returns:
+        0.
+
+    Raises:
+        ClipevalError: no Slurm here; a run cannot be planned; two models would share a folder.
+    """
+    slurm.require()
+    runs = [Run(w, _open(compose(w, config_dir), console)) for w in combinations(words)]
+    _check_folders(runs)
+    loads = [load for number, run in enumerate(runs) for load in _loads(number, run, console)]
+    if not loads:
+        console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
+        return 0
+    config = runs[0].session.config
+    shares = [units for units in share_out(loads, int(config.slurm.array)) if units]
+    for run in runs:
+        run.session.announce()
+    absolute = None if config_dir is None else str(Path(config_dir).expanduser().absolute())
+    jobs = [Job(tuple(run.words for run in runs), absolute, tuple(units)) for units in shares]
+    logs = Path(config.slurm.logs).expanduser().absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    for job_id, part in send(jobs, config.slurm, logs):
+        _note(job_id, part, runs, logs)
+        _say(job_id, part, logs, console)
+    folders = " ".join(str(run.session.folder.path) for run in runs)
+    console.print(f"follow with: clipeval status {folders}", markup=False, highlight=False)
+    console.print("the same command again sends what is then missing", highlight=False)
+    return 0
+
+
+def _open(config: DictConfig, console: Console) -> Session:
+    """The session as its jobs will see it: on a GPU that this machine need not have."""
+    gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
+    if gpu:
+        config = config.copy()
+        config.runtime.device = "cpu"
+    session = Session.open(config, console)
+    if gpu:
+        session.config.runtime.device = "cuda"
+    return session
+
+
+def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each run's words, where some words have several values: model=a,b gives two runs.
+
+    Raises:
+        ClipevalError: a word is no override.
+    """
+    choices: list[list[str]] = []
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as problem:
+            raise ClipevalError(f"{word}: not an override ({str(problem).splitlines()[0]}).") from None
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([word])
+    return [tuple(chosen) for chosen in itertools.product(*choices)]
+
+
+def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str, Sequence[Job]]]:
+    """Submits jobs as arrays no larger than the cluster takes; (array's id, its jobs) of each."""
+    import submitit
+    from submitit.core.utils import FailedSubmissionError
+
+    logs.mkdir(parents=True)
+    executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=int(options.requeues))
+    executor.update_parameters(**_parameters(options))
+    limit, sent = slurm.max_array_size(), []
+    for first in range(0, len(jobs), limit):
+        part = jobs[first : first + limit]
+        try:
+            with executor.batch():
+                handles = [executor.submit(job) for job in part]
+        except FailedSubmissionError as problem:
+            raise ClipevalError(f"Slurm refused the jobs: {str(problem).strip().splitlines()[-1]}") from None
+        sent.append((str(handles[0].job_id).split("_")[0], part))
+    return sent
+
+
+def _parameters(options: DictConfig) -> dict[str, Any]:
+    extra = OmegaConf.to_container(options.extra, resolve=True) or {}
+    assert isinstance(extra, dict)
+    given = {
+        "job_name": "clipeval",
+        "time": int(options.time),
+        "cpus_per_task": int(options.cpus),
+        "gpus_per_node": int(options.gpus) or None,
+        "mem": options.mem,
+        "partition": options.partition,
+        "array_parallelism": options.parallel or 100_000,
+        "signal_delay_s": int(options.signal),
+        # Since Slurm 22.05 srun does not take over --cpus-per-task from the job.
+        "setup": [*options.setup, "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}"],
+        "additional_parameters": {"requeue": True, **{str(k): v for k, v in extra.items()}},
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _check_folders(runs: Sequence[Run]) -> None:
+    owners: dict[Path, Session] = {}
+    for run in runs:
+        session, place = run.session, run.session.folder.path.absolute()
+        other = owners.setdefault(place, session)
+        if other.handle.slug != session.handle.slug:
+            raise ClipevalError(
+                f"out={session.folder.path} would hold both {other.handle.name} and {session.handle.name} of this submission; "
+                "leave out= away, or give one for each, such as out='runs/${model.slug}'."
+            )
+
+
+def _loads(number: int, run: Run, console: Console) -> list[Load]:
+    """What is missing of a run, and in no job that still waits or runs."""
+    session = run.session
+    plan = session.prepare()
+    queued = queued_units(session.folder.path)
+    factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
+    loads = []
+    for cell in plan.open:
+        if cell.id in queued:
+            console.print(f"{session.folder.path}: {cell.id} is in job {queued[cell.id]}", highlight=False)
+            continue
+        loads.append(_load(number, cell, factor, session))
+    return loads
+
+
+def _load(number: int, cell: Cell, factor: float, session: Session) -> Load:
+    store = session.options().store
+    needs = cell.needs.values()
+    missing = sum(len(ImageStore(store, need.parts, len(need.images)).missing) for need in needs)
+    images = max(len(need.images) for need in needs)
+    cost = factor * (missing + len(set(cell.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
+    return Load(number, cell.id, cost, 1 if store is None else max(1, -(-images // CHUNK)))
+
+
+def queued_units(folder: Path) -> dict[str, str]:
+    """{task: job} for the tasks of a run folder of which a job that waits or runs has at least a part."""
+    given = job_notes(folder)
+    living = slurm.alive(note["job"] for note in given) or {}
+    held: dict[str, str] = {}
+    for note in given:
+        for element, units in note["units"].items():
+            name = f"{note['job']}_{element}" if element else str(note["job"])
+            for unit in units:
+                if name in living:
+                    held[unit.split("[")[0]] = name
+    return held
+
+
+def job_notes(folder: Path) -> list[dict[str, Any]]:
+    """What each submission gave to which job, as noted in a run folder, the oldest first."""
+    notes = []
+    for path in sorted((folder / JOBS).glob("[!.]*.json"), key=lambda p: p.stat().st_mtime):
+        try:
+            note = json.loads(path.read_text())
+            if isinstance(note["job"], str) and isinstance(note["units"], Mapping):
+                notes.append(note)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a note that cannot be read says nothing; the records decide
+    return notes
+
+
+def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:
+    for number, run in enumerate(runs):
+        units = {
+            str(element) if len(jobs) > 1 else "": [str(unit) for unit in job.units if unit.run == number]
+            for element, job in enumerate(jobs)
+        }
+        units = {element: given for element, given in units.items() if given}
+        if units:
+            content = {"job": job_id, "units": units, "logs": str(logs), "host": os.uname().nodename}
+            path = run.session.folder.path / JOBS / f"{job_id}.json"
+            write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def _say(job_id: str, jobs: Sequence[Job], logs: Path, console: Console) -> None:
+    units: list[Unit] = [unit for job in jobs for unit in job.units]
+    cells = len({(unit.run, unit.task) for unit in units})
+    what = f"array job {job_id}, {len(jobs)} jobs" if len(jobs) > 1 else f"job {job_id}"
+    console.print(
+        f"submitted {what}: {cells} tasks in {len(units)} parts; logs in {logs}", markup=False, highlight=False
+    )

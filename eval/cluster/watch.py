@@ -1,0 +1,140 @@
+"""`clipeval watch FOLDER`: each new checkpoint of a training run is evaluated as it appears; every metric makes a curve.
+
+    clipeval watch logs/run/checkpoints model=open_clip model.name=ViT-B-32 suite=imagenet data.root=…
+
+The curve is a CSV with a row for each checkpoint, task and metric; it is made anew from the records each time, so that
+stopping and starting again lose and repeat nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import ClipevalError
+from eval.cluster.many import natural, run_many
+from results.canonical import write_atomically
+from results.folder import RunFolder
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
+
+
+def watch(
+    folder: Path,
+    words: Sequence[str],
+    config_dir: str | None,
+    console: Console,
+    *,
+    curve: Path | None = None,
+    every: float = 30.0,
+    once: bool = False,
+) -> int:
+    """Evaluates what is there, then what comes, until it is stopped.
+
+    Args:
+        folder: where the training run writes its checkpoints.
+        words: as of `clipeval run`, less `model.pretrained`.
+        config_dir: as `--config-dir`.
+        console: for progress and the table.
+        curve: the CSV; None: runs/<folder's name>.curve.csv.
+        every: seconds between two looks. A file counts once its size has not changed between two of them.
+        once: whether to end after what is there.
+
+    Returns:
+        0, or 1 if with `once` a checkpoint failed.
+    """
+    if not folder.is_dir():
+        raise ClipevalError(f"{folder} is not a folder of checkpoints.")
+    if any(word.startswith("model.pretrained=") for word in words):
+        raise ClipevalError("watch takes the weights from its folder; leave model.pretrained= away.")
+    curve = curve or Path("runs") / f"{folder.resolve().parent.name}-{folder.resolve().name}.curve.csv"
+    runs: dict[Path, Path] = {}
+    failed: set[Path] = set()
+    sizes = {} if not once else _sizes(folder)
+    while True:
+        now = _sizes(folder)
+        new = [p for p in sorted(now, key=natural) if p not in runs and p not in failed and now[p] == sizes.get(p)]
+        sizes = now
+        if new:
+            folders, broken = _evaluate(new, words, config_dir, console)
+            runs.update(folders)
+            failed |= broken
+            write_atomically(curve, curve_csv(runs).encode())
+            print_curve(runs, curve, console)
+        if once:
+            return 1 if failed else 0
+        time.sleep(every)
+
+
+def step_of(path: Path) -> int | None:
+    """The last number in a checkpoint's name: epoch_5.pt is 5."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def curve_csv(runs: dict[Path, Path]) -> str:
+    """Every metric of every record: COLUMNS, a row each, checkpoints in order; `main` marks a task's main metric."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for checkpoint in sorted(runs, key=natural):
+        for record in RunFolder(runs[checkpoint]).records(damaged=[]):
+            for metric, value in record.metrics.items():
+                low, high = record.intervals.get(metric) or (None, None)
+                main = int(metric == record.metric)
+                writer.writerow([checkpoint.name, step_of(checkpoint), record.task, metric, value, low, high, main])
+    return buffer.getvalue()
+
+
+def print_curve(runs: dict[Path, Path], curve: Path, console: Console) -> None:
+    """Main metrics, a row for each checkpoint."""
+    ordered = sorted(runs, key=natural)
+    found = {path: {r.task: r.value for r in RunFolder(runs[path]).records(damaged=[])} for path in ordered}
+    tasks = list(dict.fromkeys(task for values in found.values() for task in values))
+    shown = tasks if len(tasks) <= 6 else []
+    table = Table("checkpoint", "average", *shown, box=None, header_style="bold")
+    for path in ordered:
+        values = [value for value in found[path].values() if value is not None]
+        average = f"{sum(values) / len(values):.4f}" if values else ""
+        cells = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
+        table.add_row(path.name, average, *cells)
+    console.print(table)
+    console.print(f"{len(ordered)} checkpoints; every metric: {curve}", markup=False, highlight=False)
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    sizes = {}
+    for path in folder.iterdir():
+        if path.suffix in SUFFIXES and not path.name.startswith("."):
+            try:
+                sizes[path] = path.stat().st_size
+            except FileNotFoundError:
+                continue  # the training run has removed it
+    return sizes
+
+
+def _evaluate(
+    paths: Sequence[Path], words: Sequence[str], config_dir: str | None, console: Console
+) -> tuple[dict[Path, Path], set[Path]]:
+    """Run folders of checkpoints, and those that could not be evaluated, which are named and not tried again."""
+    try:
+        return dict(zip(paths, run_many(words, config_dir, paths, console), strict=True)), set()
+    except ClipevalError as problem:
+        if len(paths) == 1:
+            console.print(f"{paths[0].name}: {problem}", markup=False, highlight=False)
+            return {}, set(paths)
+    done: dict[Path, Path] = {}
+    broken: set[Path] = set()
+    for path in paths:  # what the others have done stands, and is only looked up
+        folders, failed = _evaluate([path], words, config_dir, console)
+        done.update(folders)
+        broken |= failed
+    return done, broken

@@ -1,0 +1,200 @@
+"""The subcommands beside `run` and `plan`. What each needs is imported when it is called: `report` needs no model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import ClipevalError
+from eval.cache_command import add_cache
+
+FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the subcommands to the command line."""
+    add_cache(commands)
+    _add_download(commands)
+    _add_classify(commands)
+    report = commands.add_parser("report", help="tables and pages of one or several runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    report.add_argument("--format", default="table", help=FORMATS)
+    report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
+    report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark)")
+    report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
+    report.set_defaults(command=_report, overrides=False)
+    compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
+    compare.add_argument("a", type=Path, metavar="RUN_A")
+    compare.add_argument("b", type=Path, metavar="RUN_B")
+    compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
+    compare.set_defaults(command=_compare, overrides=False)
+    verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
+    verify.add_argument("run", type=Path, metavar="RUN")
+    verify.set_defaults(command=_verify, overrides=False)
+    rerun = commands.add_parser("rerun", help="repeat a run from its manifest alone and compare sample by sample")
+    rerun.add_argument("run", type=Path, metavar="RUN")
+    rerun.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN with .rerun added")
+    rerun.set_defaults(command=_rerun, overrides=False)
+
+
+def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from results.tables import print_table, report, write_report
+
+    if arguments.figures is not None:
+        from results.figures import figures
+
+        for path in figures(arguments.runs, arguments.figures):
+            print(path)
+    if arguments.output is not None:
+        for path in write_report(
+            arguments.runs, arguments.output, arguments.format, arguments.against, pictures=_pictures(arguments.format)
+        ):
+            print(path)
+    elif arguments.format == "table":
+        print_table(arguments.runs, against=arguments.against)
+    else:
+        print(report(arguments.runs, arguments.format, arguments.against, pictures=_pictures(arguments.format)))
+    return 0
+
+
+def _pictures(format: str) -> Any:
+    """The reader of pictures for the one format that shows them; the others need neither data nor its libraries."""
+    if format != "html":
+        return None
+    from eval.replay import pictures
+
+    return pictures
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from eval.replay import pictures, statistics, stored_config
+    from results.compare import compare
+    from results.compare_block import render
+    from results.contact_sheet import contact_sheet
+    from results.folder import RunFolder
+
+    config = stored_config(RunFolder(arguments.a))
+    found = compare(arguments.a, arguments.b, lambda record, frame: statistics(record, frame, config))
+    Console(highlight=False).print(render(found, colour=False), markup=False)
+    if arguments.output is not None:
+        written = found.write(arguments.output)
+        for task, rows in found.parted.groupby("task"):
+            shown = rows.head(60)
+            images = pictures(str(arguments.a), str(task), [str(key) for key in shown["key"]])
+            if images:
+                path = arguments.output / f"{task}.png"
+                path.write_bytes(contact_sheet(shown, images, RunFolder(arguments.a).record(str(task))))
+                written.append(path)
+        for path in written:
+            print(path)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from eval.replay import verify
+
+    return _say(verify(arguments.run), "holds")
+
+
+def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from eval.replay import rerun
+
+    out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
+    return _say(rerun(arguments.run, out, Console(stderr=True)), "same")
+
+
+def _say(findings: Iterable[Any], good: str) -> int:
+    """Prints a row a task; the status is 1 where something is wrong."""
+    table = Table("task", "", "", box=None, header_style="bold")
+    wrong = count = 0
+    for finding in findings:
+        count += 1
+        wrong += bool(finding.problem)
+        word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
+        table.add_row(finding.task, word, finding.problem or finding.remark)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{count - wrong} of {count}: {good}" + (f"; {wrong} not" if wrong else ""))
+    return 1 if wrong else 0
+
+
+def _add_download(commands: Any) -> None:
+    text = "fetch a suite's data and a model's weights, verify and convert them; later runs need no network"
+    sub = commands.add_parser("download", help=text, description=text)
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("--verify", action="store_true", help="also hash what is there already; damaged files come again")
+    sub.add_argument("--workers", type=int, default=8, help="files fetched at once (8)")
+    sub.add_argument("--no-model", action="store_true", help="leave the model's weights alone")
+    sub.set_defaults(command=_download, overrides=True)
+
+
+def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from configs.compose import compose
+    from eval.hub import DownloadError, download
+    from eval.models import resolve
+    from eval.plan import data_config
+
+    config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
+    handle = None if arguments.no_model else resolve(config.model, Path(config.cache.root).expanduser())
+    root = config.data.root
+    try:
+        report = download(
+            {str(name): data_config(node) for name, node in config.tasks.items()},
+            None if root is None else Path(root).expanduser(),
+            handle,
+            workers=arguments.workers,
+            verify=arguments.verify,
+            splits={str(name): list(node.splits) for name, node in config.tasks.items()},
+            console=console,
+        )
+    except DownloadError as problem:
+        console.print(problem.report.table())
+        raise
+    console.print(report.table())
+    console.print(report.summary(), highlight=False)
+    return 0
+
+
+def _add_classify(commands: Any) -> None:
+    text = "zero-shot probabilities for one's own pictures: files, folders, or - for standard input"
+    sub = commands.add_parser("classify", help=text, description=text)
+    sub.add_argument("--labels", required=True, metavar='"A,B,C"', help="the labels, separated by commas")
+    sub.add_argument("--template", action="append", default=None, metavar="TEXT", help="with {c}; may be given again")
+    sub.add_argument("--json", action="store_true", help="a JSON object for each picture instead of a table")
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("words", nargs="+", metavar="IMAGE|OVERRIDE", help="pictures, and words such as model=…")
+    sub.set_defaults(command=_classify, overrides=True)
+
+
+def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    import torch
+
+    from configs.compose import compose
+    from eval.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
+    from eval.models import resolve
+    from eval.session import choose_device
+
+    overrides = [w for w in (*arguments.words, *rest) if "=" in w and not Path(w).exists()]
+    names = [w for w in (*arguments.words, *rest) if w not in overrides]
+    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise ClipevalError(f"--labels {arguments.labels!r} names {len(labels)} label; two or more are needed.")
+    templates = arguments.template or [WIDGET_TEMPLATE]
+    wrong = [t for t in templates if "{c}" not in t]
+    if wrong:
+        raise ClipevalError(f"--template {wrong[0]!r} has no {{c}}, the place of the label.")
+    pictures = read_pictures(names)
+    config = compose(["suite=none", *overrides], arguments.config_dir)
+    handle = resolve(config.model, Path(config.cache.root).expanduser())
+    if handle.missing:
+        raise ClipevalError(handle.missing)
+    images = decode(pictures, handle.preprocess)
+    with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
+        rows = torch.cat([classify(encoder, part, labels, templates) for part in torch.split(images, 64)]).numpy()
+    print_probabilities([name for name, _ in pictures], labels, rows, arguments.json)
+    return 0

@@ -1,0 +1,100 @@
+"""Random access to the encoded images of one split, by position, from any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from configs.errors import ClipevalError
+
+OPEN_FILES = 64
+"""How many shards a process keeps open: a folder of single images must not run into the limit of file descriptors."""
+
+
+class Images(Protocol):
+    """N encoded images. Implementations are picklable, and reading is safe in a forked process."""
+
+    digest: str
+    """sha256 of the bytes of every image and of their order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> bytes:
+        """The encoded image file at `position` (0 to N - 1)."""
+        ...
+
+    def where(self, position: int) -> str:
+        """Where that image lies, in words that name its shard and key."""
+        ...
+
+
+@dataclass
+class FileImages:
+    """Images that are byte ranges of files: the members of tars, or files of their own.
+
+    Args:
+        files: the distinct files.
+        file: int32 [N], the file that each image lies in.
+        offset: int64 [N], its first byte.
+        size: int64 [N], its length in bytes.
+        keys: N names.
+        digest: of the images' bytes and order.
+    """
+
+    files: Sequence[str]
+    file: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    keys: Sequence[str]
+    digest: str
+    _open: OrderedDict[int, int] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _pid: int = field(default=-1, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def read(self, position: int) -> bytes:
+        descriptor = self._descriptor(int(self.file[position]))
+        size = int(self.size[position])
+        data = os.pread(descriptor, size, int(self.offset[position]))
+        if len(data) != size:
+            raise ClipevalError(
+                f"{self.where(position)}: {size} bytes were expected and {len(data)} are left; the file was cut "
+                "short after it was indexed. Fetch it again (`clipeval download`)."
+            )
+        return data
+
+    def where(self, position: int) -> str:
+        path = self.files[int(self.file[position])]
+        return f"{path}, key {self.keys[position]!r}"
+
+    def _descriptor(self, file: int) -> int:
+        if (
+            self._pid != os.getpid()
+        ):  # a fork shares file offsets but not this table; pread needs neither, so start anew
+            self._open, self._pid = OrderedDict(), os.getpid()
+        if file in self._open:
+            self._open.move_to_end(file)
+            return self._open[file]
+        if len(self._open) >= OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        descriptor = self._open[file] = os.open(self.files[file], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
+
+
+def digest_of(*parts: bytes | str) -> str:
+    """sha256 over parts, each preceded by its length so that no two lists of parts run together."""
+    state = hashlib.sha256()
+    for first in range(0, len(parts), 4096):  # a call for each of 80,000 prompts would cost more than the hashing
+        raw = [part.encode() if isinstance(part, str) else part for part in parts[first : first + 4096]]
+        state.update(b"".join(piece for part in raw for piece in (len(part).to_bytes(8, "little"), part)))
+    return state.hexdigest()

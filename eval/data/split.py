@@ -1,0 +1,229 @@
+"""One split of a data set, opened: its images, what is said of them, and whether it is what the task's config expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import ClipevalError, nearest
+from eval.data.images import Images, digest_of
+from eval.preprocess import Convert
+from tasks.base import Samples
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The `data` part of a task's config: where its images are and what the facts say of them."""
+
+    kind: str = "webdataset"
+    """webdataset | folder | table | huggingface"""
+    folder: str | None = None
+    """The set's folder below `data.root`."""
+    path: str | None = None
+    """The set's folder or file, wherever it is; instead of `folder`."""
+    root: str | None = None
+    """Another `data.root` for this task alone."""
+    samples: int | None = None
+    """How many samples the test split has; another count is flagged."""
+    classes: int | None = None
+    """How many classes there are; another count is flagged."""
+    convert: Convert = "rgb_first"
+    """rgb_first: to RGB, then resize (webdataset sets). as_decoded: resize, then to RGB (sets from Hugging Face)."""
+    fields: tuple[str, ...] = ()
+    """Names of the values in each sample's metadata."""
+    label: str | None = None
+    """The column that holds labels, where a table beside the images holds them."""
+    caption: str | None = None
+    """The column that holds captions, likewise."""
+    image: str = "image"
+    """The column that names the image, in a table or a Hugging Face set."""
+    classnames: tuple[str, ...] | str | None = None
+    """Class names, or the file of the folder that lists them."""
+    instances: str | None = None
+    """The file of the split that holds the questions of association and caption selection."""
+    hub: str | None = None
+    """The data set's repository on the Hugging Face hub."""
+    revision: str | None = None
+    """The revision to fetch; None: resolved once and recorded."""
+
+    def location(self, root: str | None) -> Path:
+        """The set's folder (or file).
+
+        Raises:
+            ClipevalError: neither `path` nor a folder below a root is given.
+        """
+        if self.path:
+            return Path(self.path).expanduser()
+        if self.kind == "huggingface" and self.hub and not self.folder:
+            return Path(self.hub)  # not a path on this machine: the reader takes it from the hub
+        base = self.root or root
+        if not self.folder:
+            raise ClipevalError("a task names neither data.path nor data.folder; say where its images are.")
+        if not base:
+            raise ClipevalError(
+                f"data.root is not set, and the folder {self.folder!r} lies below it. Set data.root=PATH."
+            )
+        return Path(base).expanduser() / self.folder
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: N images and the table of what is said of them.
+
+    Attributes:
+        images: random access to the encoded images.
+        samples: keys, labels, captions, instances, metadata, class names, templates.
+        digest: sha256 of everything that a score depends on, prompts left out.
+        flags: what a reader of the scores must know.
+    """
+
+    images: Images
+    samples: Samples
+    digest: str
+    flags: tuple[str, ...] = field(default=())
+
+
+Reader = Callable[[DataConfig, Path, str, Path | None], tuple[Images, Samples]]
+
+
+def open_split(config: DataConfig, root: str | None, split: str, cache: Path | None, strict: bool = False) -> Split:
+    """Opens one split and checks it against the config.
+
+    Args:
+        config: the task's `data`.
+        root: `data.root`.
+        split: test, train, val.
+        cache: where indices are kept; None keeps none.
+        strict: whether a sample or class count other than the config's is an error (else a flag).
+
+    Raises:
+        ClipevalError: something is missing, damaged or contradictory; names what, where and the cure.
+    """
+    readers = _readers()
+    if config.kind not in readers:
+        raise ClipevalError(nearest("data.kind", config.kind, readers))
+    location = config.location(root)
+    images, samples = readers[config.kind](config, location, split, cache)
+    if len(images) == 0:
+        raise ClipevalError(f"{location}: the split {split!r} holds no image.")
+    _check_labels(samples, location)
+    flags = _count_flags(config, samples, split)
+    if flags and strict:
+        raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
+    return Split(images, samples, _digest(images, samples), tuple(flags))
+
+
+def take(samples: Samples, rows: np.ndarray) -> Samples:
+    """The same table with some of its rows only. Instances that name an image left out go with it."""
+    keys = [samples.keys[int(i)] for i in rows]
+    kept = set(keys)
+    instances = samples.instances
+    if instances is not None:
+        instances = [i for i in instances if kept.issuperset(i.get("candidates", i.get("images", ())))]
+    return replace(
+        samples,
+        keys=keys,
+        labels=None if samples.labels is None else samples.labels[rows],
+        captions=None if samples.captions is None else [samples.captions[int(i)] for i in rows],
+        instances=instances,
+        metadata=samples.metadata.iloc[rows].reset_index(drop=True),
+    )
+
+
+def read_instances(path: Path) -> list[Mapping[str, Any]]:
+    """The questions in a .jsonl file, one JSON object a line."""
+    questions: list[Mapping[str, Any]] = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            question = json.loads(line)
+        except json.JSONDecodeError as problem:
+            raise ClipevalError(f"{path}, line {number}: not JSON ({problem}).") from None
+        if not isinstance(question, dict):
+            raise ClipevalError(f"{path}, line {number}: a JSON object was expected.")
+        questions.append(question)
+    return questions
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text.
+
+    Raises:
+        ClipevalError: it is missing or in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ClipevalError(f"{path} is missing. Fetch the set with `clipeval download`.") from None
+    except UnicodeDecodeError as problem:
+        raise ClipevalError(
+            f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}). Save it as UTF-8."
+        ) from None
+
+
+def named_classes(values: Sequence[Any], classnames: Sequence[str], where: str) -> tuple[np.ndarray, list[str]]:
+    """Labels from a column: integers as they are; names by their place in `classnames`, or sorted where none are given."""
+    array = np.asarray(values)
+    if np.issubdtype(array.dtype, np.integer):
+        names = list(classnames) or [str(i) for i in range(int(array.max()) + 1)]
+        return array.astype(np.int64), names
+    strings = [str(v) for v in values]
+    names = list(classnames) or sorted(set(strings))
+    place = {name: i for i, name in enumerate(names)}
+    unknown = sorted(set(strings) - set(place))
+    if unknown:
+        raise ClipevalError(f"{where}: {nearest('class', unknown[0], names)}")
+    return np.array([place[s] for s in strings], dtype=np.int64), names
+
+
+def _readers() -> dict[str, Reader]:
+    from eval.data import folder, huggingface, table, webdataset
+
+    return {
+        "webdataset": webdataset.read,
+        "folder": folder.read,
+        "table": table.read,
+        "huggingface": huggingface.read,
+    }
+
+
+def _check_labels(samples: Samples, location: Path) -> None:
+    labels, classes = samples.labels, len(samples.classnames)
+    if labels is None or labels.ndim != 1 or not classes:
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        key, label = samples.keys[int(wrong[0])], int(labels[wrong[0]])
+        raise ClipevalError(
+            f"{location}: key {key!r} has label {label}, and classnames.txt names {classes} classes (0 to {classes - 1}). "
+            f"{len(wrong)} samples are out of range: the class names belong to another version of the set, or the labels do."
+        )
+
+
+def _count_flags(config: DataConfig, samples: Samples, split: str) -> list[str]:
+    flags = []
+    found = len(samples.instances) if samples.instances is not None else len(samples.keys)
+    if split == "test" and config.samples is not None and found != config.samples:
+        flags.append(f"{found:,} samples, where the full set has {config.samples:,}")
+    if config.classes is not None and samples.classnames and len(samples.classnames) != config.classes:
+        flags.append(f"{len(samples.classnames):,} classes, where the full set has {config.classes:,}")
+    return flags
+
+
+def _digest(images: Images, samples: Samples) -> str:
+    labels = b"" if samples.labels is None else np.ascontiguousarray(samples.labels).tobytes()
+    return digest_of(
+        images.digest,
+        "\0".join(samples.keys),
+        labels,
+        json.dumps([list(c) for c in samples.captions] if samples.captions is not None else None),
+        json.dumps(samples.instances, sort_keys=True, default=str),
+        samples.metadata.to_csv(index=False),
+        json.dumps(list(samples.classnames)),
+    )

@@ -1,0 +1,238 @@
+"""An index of a tar: what its members are and where they lie, read once and kept.
+
+The index holds every image's byte range, so that any worker can read any sample, and the content of every small member
+(label, metadata, caption), so that no second pass is needed. Members of other kinds are counted and never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+
+from configs.errors import ClipevalError
+from results.canonical import write_atomically
+
+VERSION = 2
+IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+TEXT_EXTENSIONS = ("cls", "txt")
+ARRAY_EXTENSION = "npy"
+SMALL = 16 * 2**20
+"""The largest label, caption or metadata member that is read, in bytes."""
+
+_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's own rule: the key ends at the base name's first dot
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The samples of one tar, in its order.
+
+    Attributes:
+        keys: n names.
+        offset, size: int64 [n], the byte range of each image.
+        cls, txt: the content of those members, None for a sample without one.
+        npy: int64 arrays, None for a sample without one.
+        digest: sha256 of the whole file.
+    """
+
+    keys: list[str]
+    offset: np.ndarray
+    size: np.ndarray
+    cls: list[str | None]
+    txt: list[str | None]
+    npy: list[np.ndarray | None]
+    digest: str
+
+
+def index_tars(paths: Sequence[Path], cache: Path | None) -> list[TarIndex]:
+    """The index of each tar, from the cache where the file has not changed since.
+
+    Args:
+        paths: the shards, in order.
+        cache: a folder for the indices; None keeps nothing.
+
+    Raises:
+        ClipevalError: a shard is missing, truncated or not a tar; it names the shard and the cure.
+    """
+    if len(paths) == 1:
+        return [_cached(paths[0], cache)]
+    with ThreadPoolExecutor(max_workers=8) as pool:  # hashing releases the interpreter's lock
+        return list(pool.map(lambda path: _cached(path, cache), paths))
+
+
+def _cached(path: Path, cache: Path | None) -> TarIndex:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise ClipevalError(f"{path} is missing. Fetch it with `clipeval download`.") from None
+    if cache is None:
+        return _read_tar(path)
+    identity = f"{VERSION}\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+    entry = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
+    kept = _load(entry)
+    if kept is None:
+        kept = _read_tar(path)
+        write_atomically(entry, _dump(kept))
+    return kept
+
+
+def _dump(index: TarIndex) -> bytes:
+    lines = {"keys": index.keys, "cls": index.cls, "txt": index.txt, "digest": index.digest}
+    shapes = [None if a is None else list(a.shape) for a in index.npy]
+    arrays = [a.ravel() for a in index.npy if a is not None]
+    text = json.dumps({**lines, "shapes": shapes}).encode()
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        text=np.frombuffer(text, dtype=np.uint8),
+        offset=index.offset,
+        size=index.size,
+        npy=np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64),
+    )
+    data = buffer.getvalue()
+    return data + hashlib.sha256(data).digest()
+
+
+def _load(entry: Path) -> TarIndex | None:
+    """A kept index; None where there is none or it is damaged (the sha256 at its end says so), which costs a new pass."""
+    try:
+        content = entry.read_bytes()
+    except FileNotFoundError:
+        return None
+    data, digest = content[:-32], content[-32:]
+    if hashlib.sha256(data).digest() != digest:
+        return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        fields = json.loads(arrays["text"].tobytes())
+        flat, npy, start = arrays["npy"], [], 0
+        for shape in fields["shapes"]:
+            count = 0 if shape is None else int(np.prod(shape))
+            npy.append(None if shape is None else flat[start : start + count].reshape(shape))
+            start += count
+        return TarIndex(
+            fields["keys"], arrays["offset"], arrays["size"], fields["cls"], fields["txt"], npy, fields["digest"]
+        )
+
+
+def _read_tar(path: Path) -> TarIndex:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    samples: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    _add(tar, member, samples, path)
+            if not _ends_properly(path, tar.offset):  # tarfile takes a header that is cut short for the end
+                raise tarfile.ReadError("it lacks the empty block that ends a tar")
+    except (tarfile.TarError, EOFError) as problem:
+        raise ClipevalError(
+            f"{path} is not a whole tar ({problem}). It was cut short or damaged on its way; delete it and fetch it "
+            "again with `clipeval download`."
+        ) from None
+    images = {key: sample for key, sample in samples.items() if "image" in sample}
+    orphans = [key for key in samples if key not in images]
+    if orphans:
+        raise ClipevalError(
+            f"{path}, key {orphans[0]!r}: a label or caption without an image ({len(orphans)} such keys). An image is "
+            f"one of {', '.join(IMAGE_EXTENSIONS)}."
+        )
+    ranges = np.array([sample["image"] for sample in images.values()], dtype=np.int64).reshape(-1, 2)
+
+    def column(kind: str) -> list[Any]:
+        return [sample.get(kind) for sample in images.values()]
+
+    return TarIndex(
+        keys=list(images),
+        offset=ranges[:, 0].copy(),
+        size=ranges[:, 1].copy(),
+        cls=column("cls"),
+        txt=column("txt"),
+        npy=column("npy"),
+        digest=digest,
+    )
+
+
+def _ends_properly(path: Path, offset: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+
+
+def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, dict[str, Any]], path: Path) -> None:
+    match = _NAME.match(member.name)
+    if not match:
+        return
+    key, extension = match.group(1), match.group(2).lower()
+    kind = "image" if extension in IMAGE_EXTENSIONS else extension
+    if kind not in ("image", *TEXT_EXTENSIONS, ARRAY_EXTENSION):
+        return
+    sample = samples.setdefault(key, {})
+    if kind in sample:
+        raise ClipevalError(
+            f"{path}, key {key!r}: the tar holds two members of the kind {kind}; a key names one sample."
+        )
+    if kind == "image":
+        sample["image"] = (member.offset_data, member.size)
+        return
+    if member.size > SMALL:
+        raise ClipevalError(
+            f"{path}, key {key!r}: its {extension} member has {member.size:,} bytes; {SMALL:,} at most."
+        )
+    stream = tar.extractfile(member)
+    assert stream is not None  # extractfile gives None only for members that are not files
+    sample[kind] = _content(stream.read(), extension, f"{path}, key {key!r}")
+
+
+_NOT_AN_ARRAY = (
+    ValueError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    TokenError,
+)
+"""What NumPy raises for a header that was damaged; found by tests/fuzz."""
+
+
+def _plain_array(data: bytes) -> np.ndarray:
+    """The array in a .npy file; its header is believed only as far as the bytes bear it out, and no pickle is opened."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    body = data[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(body) or any(length < 0 for length in shape):
+        raise ValueError(f"its header speaks of {shape} {dtype}, and {len(body)} bytes follow")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _content(data: bytes, extension: str, where: str) -> str | np.ndarray:
+    if extension in TEXT_EXTENSIONS:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ClipevalError(f"{where}: its {extension} member is not UTF-8 text.") from None
+    try:
+        array = _plain_array(data)
+    except _NOT_AN_ARRAY as problem:
+        raise ClipevalError(f"{where}: its npy member is not a plain array ({problem}).") from None
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise ClipevalError(f"{where}: its npy member holds {array.dtype}; numbers were expected.")
+    return np.atleast_1d(array).astype(np.int64)

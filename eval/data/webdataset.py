@@ -1,0 +1,226 @@
+"""The folders of DataComp and of clip_benchmark: classnames.txt, templates, and a tar or several for each split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import ClipevalError
+from eval.data.images import FileImages, digest_of
+from eval.data.split import DataConfig, named_classes, read_instances, read_text
+from eval.data.tar_index import TarIndex, index_tars
+from eval.hub.lock import expected_digests
+from tasks.base import Samples
+
+CLASSNAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+DATASET_TYPE = "dataset_type.txt"
+SHARD_COUNT = "nshards.txt"
+TABLE = "samples.csv"
+INSTANCES = "instances.jsonl"
+
+
+def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+    """Reads the layout described in the module's docstring.
+
+    Beside the shards there may lie `samples.csv`, a row an image (column `key`), whose columns are further labels, captions
+    and metadata, and the file of questions of an association or caption selection task.
+
+    Raises:
+        ClipevalError: a file is missing or damaged, or the parts contradict each other.
+    """
+    if not location.is_dir():
+        raise ClipevalError(f"{location} does not exist. Fetch it with `clipeval download`, or set data.root.")
+    kind = _optional_lines(location / DATASET_TYPE)
+    paths = shard_paths(location / split)
+    indices = index_tars(paths, cache)
+    _check_lock(location, paths, indices)
+    keys = _unique_keys(indices)
+    columns = _columns(location / split / TABLE, keys)
+    classnames = _classnames(config, location)
+    labels, captions = _labels_and_captions(config, indices, keys, columns, kind, location)
+    if config.label is not None:
+        labels, classnames = named_classes(_column(columns, config.label, location), classnames, str(location))
+    if config.caption is not None:
+        captions = [[str(text)] for text in _column(columns, config.caption, location)]
+    used = [name for name in (config.label, config.caption) if name in columns]
+    columns = columns.drop(columns=list(dict.fromkeys(used)))  # what became a label or a caption is no metadata
+    instances = None
+    questions = config.instances or (INSTANCES if kind in (["association"], ["selection"]) else None)
+    if questions:
+        instances = read_instances(location / split / questions)
+    is_vector = kind == ["multilabel"]
+    metadata = pd.DataFrame(index=range(len(keys))) if is_vector else _metadata(config, indices, keys)
+    samples = Samples(
+        keys=keys,
+        labels=labels,
+        captions=captions,
+        instances=instances,
+        metadata=pd.concat([metadata, columns], axis=1),
+        classnames=classnames,
+        templates=_optional_lines(location / TEMPLATES),
+    )
+    return _images(paths, indices, keys), samples
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a split in their order: 0.tar to n-1.tar as nshards.txt says, or every tar where there is no such file."""
+    count_file = folder / SHARD_COUNT
+    if not folder.is_dir():
+        raise ClipevalError(f"{folder} is missing: the set has no such split here. Fetch it with `clipeval download`.")
+    if not count_file.exists():
+        tars = sorted(folder.glob("*.tar"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)] or [0])
+        if not tars:
+            raise ClipevalError(
+                f"{count_file} is missing and {folder} holds no tar. Fetch it with `clipeval download`."
+            )
+        return tars
+    text = read_text(count_file).strip()
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise ClipevalError(f"{count_file} reads {text[:40]!r}; the number of shards was expected.")
+    paths = [folder / f"{i}.tar" for i in range(int(text))]
+    missing = [p.name for p in paths if not p.exists()]
+    if missing:
+        raise ClipevalError(
+            f"{folder}: nshards.txt says {text} shards, and {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''} "
+            "missing. Fetch the set again with `clipeval download`."
+        )
+    return paths
+
+
+def _check_lock(location: Path, paths: list[Path], indices: list[TarIndex]) -> None:
+    """Compares every shard with the digest that `clipeval download` locked, where there is a lock."""
+    locked = expected_digests(location) or {}
+    for path, index in zip(paths, indices, strict=True):
+        digest = locked.get(path.relative_to(location).as_posix())
+        if digest is not None and digest != index.digest:
+            raise ClipevalError(
+                f"{path} is not what was downloaded: its sha256 is {index.digest[:12]}…, and the lock says {digest[:12]}…. "
+                "Fetch it again with `clipeval download --verify`."
+            )
+
+
+def _unique_keys(indices: list[TarIndex]) -> list[str]:
+    keys = [key for index in indices for key in index.keys]
+    if len(set(keys)) == len(keys):
+        return keys
+    return [f"{shard}/{key}" for shard, index in enumerate(indices) for key in index.keys]  # each shard counts anew
+
+
+def _images(paths: list[Path], indices: list[TarIndex], keys: list[str]) -> FileImages:
+    return FileImages(
+        files=[str(path) for path in paths],
+        file=np.repeat(np.arange(len(paths), dtype=np.int32), [len(index.keys) for index in indices]),
+        offset=np.concatenate([index.offset for index in indices]),
+        size=np.concatenate([index.size for index in indices]),
+        keys=keys,
+        digest=digest_of(*(index.digest for index in indices)),
+    )
+
+
+def _optional_lines(path: Path) -> list[str]:
+    """A file's lines, stripped, none dropped: a blank line of classnames.txt is a class. Empty where there is no file."""
+    return [line.strip() for line in read_text(path).splitlines()] if path.exists() else []
+
+
+def _classnames(config: DataConfig, location: Path) -> list[str]:
+    if isinstance(config.classnames, str):
+        return [line.strip() for line in read_text(location / config.classnames).splitlines()]
+    if config.classnames is not None:
+        return list(config.classnames)
+    return _optional_lines(location / CLASSNAMES)
+
+
+def _labels_and_captions(
+    config: DataConfig, indices: list[TarIndex], keys: list[str], columns: pd.DataFrame, kind: list[str], location: Path
+) -> tuple[np.ndarray | None, list[list[str]] | None]:
+    texts = [text for index in indices for text in index.txt]
+    captions = None
+    if kind == ["retrieval"] and config.caption is None:
+        missing = [key for key, text in zip(keys, texts, strict=True) if text is None]
+        if missing:
+            raise ClipevalError(
+                f"{location}: key {missing[0]!r} has no txt member, its captions ({len(missing)} such keys)."
+            )
+        captions = [[line for line in text.splitlines() if line.strip()] for text in texts if text is not None]
+    if config.label is not None:
+        return None, captions
+    if kind == ["multilabel"]:
+        return _label_vectors(indices, keys, location), captions
+    values = [value for index in indices for value in index.cls]
+    if all(value is None for value in values):
+        return None, captions
+    return _class_labels(values, keys, location), captions
+
+
+def _class_labels(values: list[str | None], keys: list[str], location: Path) -> np.ndarray:
+    labels = np.empty(len(values), dtype=np.int64)
+    for i, value in enumerate(values):
+        if value is None:
+            raise ClipevalError(
+                f"{location}: key {keys[i]!r} has an image and no cls member (its label): {values.count(None)} of "
+                f"{len(values)} images have none."
+            )
+        try:
+            labels[i] = int(value)
+        except ValueError:
+            raise ClipevalError(
+                f"{location}: key {keys[i]!r} has {value[:40]!r} for a label; an integer was expected."
+            ) from None
+    return labels
+
+
+def _label_vectors(indices: list[TarIndex], keys: list[str], location: Path) -> np.ndarray:
+    vectors = [array for index in indices for array in index.npy]
+    shapes = {None if v is None else v.shape for v in vectors}
+    if len(shapes) != 1 or None in shapes:
+        bad = next(k for k, v in zip(keys, vectors, strict=True) if v is None or v.shape != vectors[0].shape)  # type: ignore[union-attr]
+        raise ClipevalError(
+            f"{location}: key {bad!r} has no label vector of the others' length (npy member, multi-label)."
+        )
+    stacked = np.stack([v for v in vectors if v is not None])
+    if not np.isin(stacked, (0, 1)).all():
+        raise ClipevalError(f"{location}: multi-label vectors hold values other than 0 and 1.")
+    return stacked
+
+
+def _metadata(config: DataConfig, indices: list[TarIndex], keys: list[str]) -> pd.DataFrame:
+    """The named fields of every sample's npy member, which may hold one value more than there are names."""
+    if not config.fields:
+        return pd.DataFrame(index=range(len(keys)))
+    rows = [array for index in indices for array in index.npy]
+    wanted = len(config.fields)
+    for key, row in zip(keys, rows, strict=True):
+        if row is None or row.size < wanted:
+            found = "none" if row is None else str(row.size)
+            raise ClipevalError(
+                f"key {key!r} of {config.folder or config.path}: its metadata (npy) has {found} of the {wanted} values that the "
+                f"task's data.fields name ({', '.join(config.fields)})."
+            )
+    table = np.stack([row.ravel()[:wanted] for row in rows if row is not None])
+    return pd.DataFrame({name: table[:, i] for i, name in enumerate(config.fields)})
+
+
+def _columns(path: Path, keys: list[str]) -> pd.DataFrame:
+    """samples.csv in the images' order, its `key` column dropped; no columns where there is no such file."""
+    if not path.exists():
+        return pd.DataFrame(index=range(len(keys)))
+    table = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
+    if "key" not in table or table["key"].duplicated().any():
+        raise ClipevalError(f"{path}: a column `key` is expected, naming each image once.")
+    table["key"] = table["key"].astype(str)
+    missing = sorted(set(keys) - set(table["key"]))
+    if missing:
+        raise ClipevalError(f"{path}: no row for the image {missing[0]!r} ({len(missing)} images have none).")
+    return table.set_index("key").loc[keys].reset_index(drop=True)
+
+
+def _column(columns: pd.DataFrame, name: str, location: Path) -> list[object]:
+    from configs.errors import nearest
+
+    if name not in columns:
+        raise ClipevalError(f"{location}: {nearest('column of ' + TABLE, name, list(columns))}")
+    return list(columns[name])

@@ -1,0 +1,121 @@
+"""What a config's `model:` names, before any weights are loaded: who it is, what it sees, and whether it is here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.models.encoder import Encoder
+from eval.preprocess import Transform
+
+
+class ModelHandle(ABC):
+    """A model that may be loaded. `resolve` and `from_memory` make it; the plan reads it; the runner loads it."""
+
+    name: str
+    """As the config says it: `ViT-B-32-256`."""
+    pretrained: str | None
+    """Which weights: a tag, a file, a repository."""
+    slug: str
+    """Names the run folder: safe for file systems, and the same for the same config."""
+    flags: list[str]
+    """Warnings for whoever reads a score of this model; every record repeats them."""
+
+    @property
+    @abstractmethod
+    def preprocess(self) -> Transform:
+        """How the model's images are made; known without loading it."""
+
+    @property
+    @abstractmethod
+    def missing(self) -> str | None:
+        """None if every file is on this machine; else a sentence that says which is not, and how to fetch it."""
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Download what is missing. ClipevalError, with the reason, if that fails."""
+
+    @property
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """16 hex digits of the weights and the architecture. ClipevalError if files are missing."""
+
+    @property
+    @abstractmethod
+    def tokenizer_digest(self) -> str:
+        """16 hex digits of the tokenizer. ClipevalError if files are missing."""
+
+    @abstractmethod
+    def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
+        """Build the model and load its weights. ClipevalError names the file and what is wrong with it."""
+
+    @property
+    def image_digest(self) -> str:
+        """Names an image's features, but for the image, the precision and the preprocessing mode."""
+        return digest_of({"weights": self.weights_digest, "preprocess": self.preprocess.digest})
+
+    @property
+    def text_digest(self) -> str:
+        """Names a text's embedding, but for the text and the precision."""
+        return digest_of({"weights": self.weights_digest, "tokenizer": self.tokenizer_digest})
+
+    def describe(self) -> dict[str, Any]:
+        """The `model` of a record."""
+        return {"slug": self.slug, "name": self.name, "pretrained": self.pretrained}
+
+
+def digest_of(value: Any) -> str:
+    """16 hex digits of anything JSON can say, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def slug_of(*parts: str | None) -> str:
+    """Parts joined by two underscores, with only letters, digits, dots, dashes and underscores."""
+    cleaned = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") for part in parts if part)
+    return "__".join(part for part in cleaned if part)[:180] or "model"
+
+
+def path_mark(path: Path) -> str:
+    """8 hex digits of where a file lies, so that two checkpoints of one name do not share a slug."""
+    return hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()[:8]
+
+
+def file_digest(path: Path, cache_root: Path) -> str:
+    """sha256 of a file's content, in hex.
+
+    Remembered under `cache_root` by path, size, modification time and inode, so that a checkpoint of gigabytes is read
+    once. The memory is only a short cut: where it cannot be written, the file is hashed again the next time.
+    """
+    stat = path.stat()
+    identity = digest_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+    memo = cache_root / "digests" / identity
+    try:
+        known = memo.read_text("ascii").strip()
+        if re.fullmatch(r"[0-9a-f]{64}", known):
+            return known
+    except (OSError, UnicodeDecodeError):
+        known = ""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        partial = memo.with_name(f"{memo.name}.{os.getpid()}")
+        partial.write_text(digest, "ascii")
+        partial.replace(memo)
+    except OSError:
+        return digest  # a full or read-only cache costs time, nothing else
+    return digest
+
+
+def digest_files(paths: Iterable[Path], cache_root: Path, extra: Mapping[str, Any], names: bool = True) -> str:
+    """16 hex digits of some files, by content and (unless `names` is false) by name, and of whatever else matters."""
+    files = [[path.name if names else "", file_digest(path, cache_root)] for path in paths]
+    return digest_of({"files": files, **extra})

@@ -1,0 +1,83 @@
+"""Files of the Hugging Face hub: what of them is on this machine, without asking the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+from configs.errors import ClipevalError
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+def cached(repository: str, filename: str) -> Path | None:
+    """The file in the hub's cache, at the revision `main` pointed to when it was fetched; None if it is not there."""
+    found = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+def cached_any(repository: str, filenames: tuple[str, ...]) -> Path | None:
+    """The first of several files that is in the cache."""
+    return next((path for name in filenames if (path := cached(repository, name)) is not None), None)
+
+
+def weight_names(filename: str) -> tuple[str, ...]:
+    """The names under which open_clip looks for weights, best first: safetensors before pickles."""
+    if not filename:
+        return WEIGHTS
+    if filename == WEIGHTS[1]:
+        return WEIGHTS
+    if filename.endswith((".bin", ".pth")):
+        return filename[:-4] + ".safetensors", filename
+    return (filename,)
+
+
+def tokenizer_files(source: str) -> list[Path]:
+    """The files of a tokenizer, of a folder or of a cached repository, in a fixed order; none if there are none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return [path for name in TOKENIZER_FILES if (path := cached(source, name)) is not None]
+
+
+def download(repository: str, filenames: tuple[str, ...]) -> Path:
+    """Fetch the first of several files that the repository has. ClipevalError says why it cannot be fetched."""
+    for filename in filenames:
+        path = _download(repository, filename)
+        if path is not None:
+            return path
+    raise ClipevalError(f"{repository} has none of {', '.join(filenames)}")
+
+
+def download_tokenizer(repository: str) -> None:
+    """Fetch every tokenizer file that the repository has, and its config, which transformers reads to choose a class."""
+    found = [_download(repository, filename) for filename in (*TOKENIZER_FILES, "config.json")]
+    if not any(found):
+        raise ClipevalError(f"{repository} has no tokenizer files")
+
+
+def _download(repository: str, filename: str) -> Path | None:
+    """One file; None if the repository has none of that name."""
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
+        raise ClipevalError(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClipevalError(f"{filename} of {repository} cannot be downloaded: {reason}") from error

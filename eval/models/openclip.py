@@ -1,0 +1,351 @@
+"""Models of open_clip: a tag, a checkpoint file, a hub repository or a local folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import open_clip
+import open_clip.factory
+import torch
+from open_clip.tokenizer import HFTokenizer
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from configs.errors import ClipevalError, nearest
+from eval.models import hub
+from eval.models.checkpoint import load_into
+from eval.models.encoder import Encoder
+from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from eval.models.texts import Tokenizer
+from eval.preprocess import Preprocess, from_open_clip
+
+RANDOM = "random"
+"""`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
+LOCAL, HUB = "local-dir:", "hf-hub:"
+_CONFIG = "open_clip_config.json"
+
+
+class OpenClip(ModelHandle):
+    """A model that open_clip builds.
+
+    >>> OpenClip("ViT-B-32-256", "datacomp_s34b_b86k", cache_root=cache)     # a tag
+    >>> OpenClip("ViT-B-32", "logs/run/checkpoints/epoch_5.pt", cache_root=cache)
+    >>> OpenClip("hf-hub:org/repo", cache_root=cache)                        # architecture and weights
+    >>> OpenClip("ViT-B-32", "hf-hub:org/repo", cache_root=cache)            # weights alone
+    >>> OpenClip("local-dir:exported", cache_root=cache)                     # as open_clip's push_to_hf_hub writes it
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | None = None,
+        *,
+        cache_root: Path,
+        config_dir: str | None = None,
+        slug: str | None = None,
+        strict_quickgelu: bool = False,
+        offline: bool = False,
+    ):
+        self.name, self.pretrained, self.flags = name, pretrained or None, []
+        self._cache, self._offline = Path(cache_root), offline
+        if config_dir is not None:
+            _add_configs(Path(config_dir))
+        if name.startswith((LOCAL, HUB)) and pretrained:
+            raise ClipevalError(f"model.name={name} brings its own weights; leave model.pretrained={pretrained} out")
+        self._repository: str | None = None
+        """A hub repository with the weights; `_filenames` are the names to look for, best first."""
+        self._filenames: tuple[str, ...] = hub.WEIGHTS
+        self._file: Path | None = None
+        self._architecture: dict[str, Any] | None = None
+        self._preprocess_cfg: dict[str, Any] = {}
+        if name.startswith(LOCAL):
+            self._read_folder(Path(name[len(LOCAL) :]).expanduser())
+        elif name.startswith(HUB):
+            self._repository = name[len(HUB) :]
+            self._read_repository(architecture=True)
+        else:
+            self._read_architecture()
+            self._read_pretrained(strict_quickgelu)
+        self.slug = slug_of(slug) if slug else self._slug()
+
+    # -- what the config names ------------------------------------------------------------------------------------
+
+    def _read_folder(self, folder: Path) -> None:
+        config = folder / _CONFIG
+        if not config.is_file():
+            raise ClipevalError(
+                f"model.name={self.name}: there is no {config}; expected a folder that open_clip exported"
+            )
+        self._read_config(config, architecture=True)
+        found = open_clip.factory._find_checkpoint_in_dir(folder)
+        if found is None:
+            raise ClipevalError(f"model.name={self.name}: {folder} holds no .safetensors, .bin or .pth file")
+        self._file = Path(found)
+
+    def _read_repository(self, architecture: bool) -> dict[str, Any]:
+        """The repository's config: without it, neither preprocessing nor architecture is known."""
+        assert self._repository is not None
+        config = hub.cached(self._repository, _CONFIG)
+        if config is None and not self._offline:
+            config = hub.download(self._repository, (_CONFIG,))
+        if config is None:
+            raise ClipevalError(f"the {_CONFIG} of {self._repository} is not on this machine; run `{self._command}`")
+        return self._read_config(config, architecture)
+
+    def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
+        """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            model: dict[str, Any] = content["model_cfg"]
+            preprocess = content.get("preprocess_cfg") or {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
+        self._preprocess_cfg = dict(preprocess)
+        if architecture:
+            self._architecture = model
+        return model
+
+    def _read_architecture(self) -> None:
+        known = open_clip.list_models()
+        name = self.name.replace("/", "-")
+        if name not in known:
+            raise ClipevalError(nearest("model.name", self.name, known))
+        self._architecture = open_clip.get_model_config(name)
+
+    def _read_pretrained(self, strict_quickgelu: bool) -> None:
+        name, given = self.name.replace("/", "-"), self.pretrained
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if given is None:
+            choices = ", ".join(tags) or "none: give a checkpoint file"
+            raise ClipevalError(
+                f"model.name={self.name} needs model.pretrained, a tag ({choices}), file or hf-hub:org/repo"
+            )
+        if given == RANDOM:
+            self.flags.append("random weights: scores mean nothing")
+        elif given.startswith(HUB):
+            self._repository = given[len(HUB) :]
+            trained = self._read_repository(architecture=False)
+            self._check_quickgelu(bool(trained.get("quick_gelu", False)), strict_quickgelu)
+        elif open_clip.get_pretrained_cfg(name, given):
+            cfg = open_clip.get_pretrained_cfg(name, given)
+            repository, _, filename = cfg["hf_hub"].rpartition("/")
+            self._repository, self._filenames = repository, hub.weight_names(filename)
+            self._preprocess_cfg = cfg
+            self._check_quickgelu(bool(cfg.get("quick_gelu", False)), strict_quickgelu)
+        elif Path(given).expanduser().is_file():
+            self._file = Path(given).expanduser()
+        elif os.sep in given or Path(given).suffix in (".pt", ".pth", ".bin", ".safetensors", ".ckpt"):
+            raise ClipevalError(f"model.pretrained={given}: there is no such file")
+        else:
+            raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, tags))
+
+    def _check_quickgelu(self, trained: bool, strict: bool) -> None:
+        """A checkpoint trained with QuickGELU and run without it loses points, and nothing else shows it."""
+        assert self._architecture is not None
+        built = bool(self._architecture.get("quick_gelu", False))
+        if trained == built:
+            return
+        base = self.name.removesuffix("-quickgelu")
+        better = f"{base}-quickgelu" if trained else base
+        hint = f"; use model.name={better}" if better in open_clip.list_models() else ""
+        message = (
+            f"QuickGELU mismatch: {self.pretrained} was trained {'with' if trained else 'without'} it,"
+            f" {self.name} runs {'with' if built else 'without'} it{hint}"
+        )
+        if strict:
+            raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
+        self.flags.append(message)
+
+    def _slug(self) -> str:
+        if self.name.startswith(LOCAL):
+            folder = Path(self.name[len(LOCAL) :]).expanduser()
+            return slug_of(f"{folder.resolve().name}-{path_mark(folder)}")
+        if self._file is not None:
+            return slug_of(self.name, f"{self._file.stem}-{path_mark(self._file)}")
+        return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB))
+
+    # -- what is here ---------------------------------------------------------------------------------------------
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """As open_clip would set it: the weights' own constants, at the image tower's size."""
+        assert self._architecture is not None
+        size = self._architecture["vision_cfg"].get("image_size", 224)
+        return from_open_clip({**self._preprocess_cfg, "size": size})
+
+    @property
+    def _command(self) -> str:
+        pretrained = f" model.pretrained={self.pretrained}" if self.pretrained else ""
+        return f"clipeval download model=open_clip model.name={self.name}{pretrained}"
+
+    def _weights(self) -> Path | None:
+        """The checkpoint on this machine; None if it must be fetched, or if the weights are random."""
+        if self._file is not None or self._repository is None:
+            return self._file
+        return hub.cached_any(self._repository, self._filenames)
+
+    def _text_cfg(self) -> Mapping[str, Any]:
+        assert self._architecture is not None
+        text: Mapping[str, Any] = self._architecture["text_cfg"]
+        return text
+
+    def _tokenizer_source(self) -> str | None:
+        """The folder or repository of a Hugging Face tokenizer; None: open_clip's own."""
+        named = self._text_cfg().get("hf_tokenizer_name")
+        if not named:
+            return None
+        return self.name[len(LOCAL) :] if self.name.startswith(LOCAL) else str(named)
+
+    @property
+    def missing(self) -> str | None:
+        """See `ModelHandle.missing`."""
+        if self.pretrained != RANDOM and self._weights() is None:
+            return f"the weights of {self.name} {self.pretrained or ''} are not on this machine; run `{self._command}`"
+        source = self._tokenizer_source()
+        if source is not None and not hub.tokenizer_files(source):
+            return f"the tokenizer {source} is not on this machine; run `{self._command}`"
+        tower = self._text_cfg().get("hf_model_name")
+        if tower and not Path(tower).is_dir() and hub.cached(tower, "config.json") is None:
+            return f"the config of the text tower {tower} is not on this machine; run `{self._command}`"
+        return None
+
+    def fetch(self) -> None:
+        """See `ModelHandle.fetch`."""
+        if self._repository is not None and self._weights() is None:
+            hub.download(self._repository, self._filenames)
+        source, tower = self._tokenizer_source(), self._text_cfg().get("hf_model_name")
+        if source is not None and not hub.tokenizer_files(source):
+            hub.download_tokenizer(source)
+        if tower and not Path(tower).is_dir() and hub.cached(tower, "config.json") is None:
+            hub.download(tower, ("config.json",))
+
+    def _require(self) -> None:
+        if self.missing is not None:
+            raise ClipevalError(self.missing)
+
+    @property
+    def weights_digest(self) -> str:
+        """See `ModelHandle.weights_digest`."""
+        path = self._weights()
+        if path is None:
+            if self.pretrained != RANDOM:
+                self._require()
+            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._architecture})
+        # The file's name says nothing of its weights.
+        return digest_of(
+            {"file": digest_files([path], self._cache, {}, names=False), "architecture": self._architecture}
+        )
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """See `ModelHandle.tokenizer_digest`."""
+        text = self._text_cfg()
+        settings = {k: text.get(k) for k in ("context_length", "tokenizer_kwargs", "tokenizer_mode")}
+        source = self._tokenizer_source()
+        if source is None:
+            from open_clip.tokenizer import default_bpe
+
+            return digest_files([Path(default_bpe())], self._cache, settings)
+        files = hub.tokenizer_files(source)
+        if not files:
+            self._require()
+            raise ClipevalError(f"{self.name}: there are no tokenizer files in {source}")
+        return digest_files(files, self._cache, settings)
+
+    # -- loading --------------------------------------------------------------------------------------------------
+
+    def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
+        """See `ModelHandle.load`."""
+        self._require()
+        path = self._weights()
+        model = self._build(blank=path is not None)
+        if path is not None:
+            load_into(model, path)
+        seen = from_open_clip({**self._preprocess_cfg, "size": getattr(model.visual, "image_size", None)})
+        if seen != self.preprocess:
+            raise ClipevalError(
+                f"{self.name} sees {seen.describe()}, not {self.preprocess.describe()} as its config says"
+            )
+        return Encoder(model, self._tokenizer(), self.preprocess, device, precision, compile=compile)
+
+    def _build(self, blank: bool) -> nn.Module:
+        """The architecture with random weights, the same each time; or with no weights to speak of, for a checkpoint.
+
+        It goes through a `local-dir:` folder that holds the config alone, the one way that open_clip offers to build a
+        model from an architecture without looking for weights.
+        """
+        assert self._architecture is not None
+        drawing = _Undrawn() if blank else nullcontext()
+        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _quiet(), drawing:
+            torch.default_generator.manual_seed(0)
+            architecture = copy.deepcopy(self._architecture)
+            tower = architecture["text_cfg"].get("hf_model_name")
+            if tower and not Path(tower).is_dir() and (config := hub.cached(tower, "config.json")) is not None:
+                architecture["text_cfg"]["hf_model_name"] = str(config.parent)  # so that no network is asked
+            Path(folder, _CONFIG).write_text(json.dumps({"model_cfg": architecture}), "utf-8")
+            try:
+                model: nn.Module = open_clip.create_model(LOCAL + folder, load_weights=False, pretrained_text=False)
+            except (RuntimeError, TypeError, ValueError, KeyError, AssertionError, OSError) as error:
+                raise ClipevalError(f"open_clip cannot build {self.name}: {error}") from error
+        return model
+
+    def _tokenizer(self) -> Tokenizer:
+        """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
+        text, source = self._text_cfg(), self._tokenizer_source()
+        context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
+        if source is None:
+            if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
+                # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
+                raise ClipevalError(f"the architecture {self.name} must name its tokenizer, text_cfg.hf_tokenizer_name")
+            return cast(Tokenizer, open_clip.SimpleTokenizer(context_length=context, **options))
+        folder = str(hub.tokenizer_files(source)[0].parent)
+        try:
+            return cast(
+                Tokenizer,
+                HFTokenizer(folder, context_length=context, tokenizer_mode=text.get("tokenizer_mode"), **options),
+            )
+        except (OSError, ValueError, TypeError, ImportError) as error:
+            raise ClipevalError(f"the tokenizer of {self.name} in {folder} cannot be read: {error}") from error
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no random numbers for weights that a checkpoint replaces, every one: of a model's load, a third of the time."""
+
+    _METHODS = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+    _FUNCTIONS = (nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self._METHODS or func in self._FUNCTIONS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+def _add_configs(folder: Path) -> None:
+    """Make a folder of architecture files known to open_clip, once."""
+    folder = folder.expanduser()
+    if not folder.is_dir() or not any(folder.glob("*.json")):
+        raise ClipevalError(f"model.config_dir={folder} is no folder with open_clip architecture files (*.json)")
+    if folder not in open_clip.factory._MODEL_CONFIG_PATHS:
+        open_clip.add_model_config(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip warns that no weights were loaded; they come afterwards, strictly."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,57 @@
+"""From a config's `model:` to a handle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ClipevalError, nearest
+from eval.models.handle import ModelHandle
+from eval.models.hf import HuggingFace
+from eval.models.openclip import OpenClip
+from eval.models.user import UserModel
+
+_OPEN_CLIP = "eval.models.openclip.OpenClip"
+_HUGGING_FACE = "eval.models.hf.HuggingFace"
+_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu")
+
+
+def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bool = False) -> ModelHandle:
+    """The model that a config names. Loads no weights.
+
+    Args:
+        cfg_model: `name`, `pretrained`, `config_dir`, `slug`, `strict_quickgelu` for open_clip; or `_target_` and the
+            arguments of a class.
+        cache_root: where digests of checkpoints are remembered.
+        offline: never ask the network, not even for a repository's config.
+
+    Raises:
+        ClipevalError: a key, architecture, tag or file that does not exist, with the nearest names.
+    """
+    values = {str(key): value for key, value in cfg_model.items()}
+    target, cache = str(values.pop("_target_", None) or _OPEN_CLIP), Path(cache_root).expanduser()
+    if target == _OPEN_CLIP:
+        return _open_clip(values, cache, offline)
+    if target == _HUGGING_FACE:
+        _known(values, ("path", "name", "pretrained", "slug"))
+        if not values.get("path"):
+            raise ClipevalError("model.path is missing: a folder that transformers' save_pretrained wrote")
+        return HuggingFace(**values, cache_root=cache)
+    name, slug = values.pop("name", None), values.pop("slug", None)
+    return UserModel(target, values, name=name, slug=slug)
+
+
+def _known(values: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise ClipevalError(nearest("key of model", key, list(known)))
+
+
+def _open_clip(values: dict[str, Any], cache_root: Path, offline: bool) -> ModelHandle:
+    _known(values, _OPEN_CLIP_KEYS)
+    name = values.pop("name", None)
+    if not name:
+        raise ClipevalError("model.name is missing: an open_clip architecture, hf-hub:org/repo or local-dir:folder")
+    given = {key: value for key, value in values.items() if value is not None}
+    return OpenClip(str(name), cache_root=cache_root, offline=offline, **given)

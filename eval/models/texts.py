@@ -1,0 +1,206 @@
+"""Embedding many texts: each distinct text once, sorted by length, in batches of about equal work.
+
+A causal text tower that pools its end token sees nothing after that token, so a batch of short texts need not be padded
+to the 77 positions of the context: ViT-B-32's ImageNet prompts have 10 tokens on average. Whether a tower is of that kind
+is measured, on probe texts, and not told from its name: SigLIP pools the last, padded, position; CoCa appends a class
+token; a tower without a causal mask sees its padding. All of these fail the test and are given their full length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from configs.errors import ClipevalError
+
+Tokenizer = Callable[[list[str]], Any]
+"""Texts to int64 [T, L]; a mapping with `input_ids`, as Hugging Face's tokenizers give it, will do."""
+
+PROBES = (
+    "a",
+    "a photo of a cat.",
+    "two dogs and a red frisbee on the grass, in the rain; behind them, a white house with 3 windows.",
+    "a low resolution photo of the great white shark",
+)
+TOLERANCE = 2e-6
+"""How far a trimmed embedding of unit length may lie from the untrimmed one, in any component: float32's rounding."""
+_TOKENISED_AT_ONCE = 4096
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
+    """int64 [T, L], on the CPU. ClipevalError if the tokenizer gives anything else."""
+    given = tokenizer(list(texts))
+    if isinstance(given, Mapping):
+        given = given["input_ids"]
+    tokens = torch.as_tensor(given)
+    if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
+        raise ClipevalError(
+            f"the tokenizer must give integers [{len(texts)}, context length] for {len(texts)} texts,"
+            f" got {tokens.dtype} {list(tokens.shape)}"
+        )
+    return tokens.to("cpu", torch.int64)
+
+
+class TextEncoder:
+    """Texts to embeddings, with a model's own tokenizer and text tower.
+
+    Args:
+        encode: int64 tokens [B, L] on `device` to embeddings [B, D], in whatever precision.
+        tokenizer: the model's tokenizer, padding to one length.
+        module: the module whose positional embedding and causal mask are to be cut to a batch's length; None: never trim.
+        device: where `encode` wants its tokens.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        tokenizer: Tokenizer,
+        module: nn.Module | None,
+        device: torch.device,
+    ):
+        self.tokenizer, self.device = tokenizer, device
+        self._full = encode
+        self._call = _Call(encode, module) if module is not None else None
+        self._sliced: dict[int, dict[str, torch.Tensor]] = {}
+        self.context = int(self.tokens(["a"]).shape[1])
+        self.pad = int(self.tokens(["a"])[0, -1])
+        self.margin: int | None = None
+        """How many padding tokens to keep behind the last token of a batch's longest text; None: do not trim."""
+        self.reason = "it has not been tested"
+        """Why texts are or are not trimmed, for people."""
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """int64 [T, L], on the CPU. ValueError if the tokenizer gives anything else."""
+        return tokenise(self.tokenizer, texts)
+
+    def lengths(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 [T]: tokens of each text up to the last that is not padding, at least 1."""
+        positions = torch.arange(1, tokens.shape[1] + 1)
+        return ((tokens != self.pad) * positions).amax(dim=1).clamp_(min=1)
+
+    def test_trimming(self) -> bool:
+        """Find out whether texts may be trimmed. Call it while the tower computes in float32."""
+        tokens = self.tokens(PROBES)
+        lengths = self.lengths(tokens)
+        if self._call is None:
+            self.reason = "the text tower is no torch module that can be cut"
+        elif int(lengths.min()) >= self.context:
+            self.reason = "the tokenizer does not pad"
+        else:
+            full = self._unit(self._full(tokens.to(self.device)))
+            for margin in (0, 1):
+                try:
+                    worst = self._worst(tokens, lengths, margin, full)
+                except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+                    self.reason = f"the text tower takes its full context only ({type(error).__name__})"
+                    continue
+                if worst <= TOLERANCE:
+                    self.margin, self.reason = margin, f"trimmed probe texts differ by {worst:.0e} at most"
+                    break
+                self.reason = f"trimmed probe texts differ by {worst:.0e}"
+        self._sliced.clear()
+        return self.margin is not None
+
+    def _worst(self, tokens: torch.Tensor, lengths: torch.Tensor, margin: int, full: torch.Tensor) -> float:
+        """The largest difference over probes of every length, each cut to its own length and all cut to the longest."""
+        longest = int(lengths.max())
+        worst = _distance(self._unit(self._cut(tokens, longest + margin)), full)
+        for i, length in enumerate(lengths.tolist()):
+            worst = max(worst, _distance(self._unit(self._cut(tokens[i : i + 1], length + margin)), full[i : i + 1]))
+        return worst
+
+    def _unit(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(embeddings.float(), dim=-1).cpu()
+
+    def _cut(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
+        length = min(length, self.context)
+        moved = tokens[:, :length].to(self.device)
+        if length == self.context or self._call is None:
+            return self._full(moved)
+        if length not in self._sliced:
+            self._sliced[length] = self._call.sliced(self.context, length)
+        result: torch.Tensor = functional_call(self._call, self._sliced[length], (moved,))
+        return result
+
+    def __call__(
+        self, texts: Sequence[str], budget: int, progress: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """float32 [T, D] of unit length, on the CPU, in the order of `texts`.
+
+        Args:
+            texts: T texts; duplicates are embedded once.
+            budget: tokens in a batch, padding included; halved where the device's memory does not suffice.
+            progress: told after each batch how many of the T texts are done with it.
+        """
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            raise ValueError("no texts to embed")
+        counts = np.zeros(len(distinct), dtype=np.int64)
+        index = {text: i for i, text in enumerate(distinct)}
+        rows = np.fromiter((index[text] for text in texts), dtype=np.int64, count=len(texts))
+        np.add.at(counts, rows, 1)
+        tokens = torch.cat(
+            [
+                self.tokens(distinct[i : i + _TOKENISED_AT_ONCE]).to(torch.int32)
+                for i in range(0, len(distinct), _TOKENISED_AT_ONCE)
+            ]
+        )
+        lengths = self.lengths(tokens) if self.margin is not None else torch.full((len(tokens),), self.context)
+        # The longest first: if the memory does not suffice, it shows at once.
+        order = torch.argsort(lengths, descending=True, stable=True)
+        embeddings: torch.Tensor | None = None
+        start = 0
+        while start < len(order):
+            length = min(self.context, int(lengths[order[start]]) + (self.margin or 0))
+            batch = order[start : start + max(1, budget // length)]
+            try:
+                unit = self._unit(self._cut(tokens[batch].to(torch.int64), length))
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise ClipevalError("the device's memory does not hold one text and the model") from None
+                budget = max(1, len(batch) // 2) * length
+                continue
+            if embeddings is None:
+                embeddings = torch.empty(len(order), unit.shape[1])
+            embeddings[batch] = unit
+            start += len(batch)
+            if progress is not None:
+                progress(int(counts[batch.numpy()].sum()))
+        assert embeddings is not None
+        return embeddings[torch.from_numpy(rows)] if len(distinct) < len(texts) else embeddings
+
+
+class _Call(nn.Module):
+    """A model whose forward pass is its text encoding, so that functional_call can lend it shorter tensors."""
+
+    def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor], module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.encode = encode
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.encode(tokens)
+
+    def sliced(self, context: int, length: int) -> dict[str, torch.Tensor]:
+        """The text side's positional embedding and causal mask, cut from `context` positions to `length`: views."""
+        cut: dict[str, torch.Tensor] = {}
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            parts = name.split(".")
+            if "visual" in parts:
+                continue
+            if parts[-1] == "positional_embedding" and tensor.ndim == 2 and tensor.shape[0] == context:
+                cut[name] = tensor.detach()[:length]
+            elif parts[-1] == "attn_mask" and tuple(tensor.shape) == (context, context):
+                cut[name] = tensor[:length, :length]
+        return cut
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    worst = float((a - b).abs().max())
+    return worst if worst == worst else float("inf")  # NaN, of weights that are not finite

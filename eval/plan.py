@@ -1,0 +1,277 @@
+"""What a run would do: one cell for each task, what it needs, and whether its record already stands.
+
+Planning reads configs, indices of data and digests of weights. It loads no weights, decodes no image and writes nothing
+but the caches of indices and digests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from configs.errors import ClipevalError, nearest
+from eval.cluster.share import Part
+from eval.data.images import Images
+from eval.data.split import DataConfig, Split, open_split, take
+from eval.models import ModelHandle, image_precision, text_precision
+from eval.preprocess import Convert
+from eval.prompts import prompt_set, prompts_digest
+from results.fingerprint import Fingerprint
+from results.folder import RunFolder
+from results.records import DamagedRecord, Record
+from tasks.base import Samples, Task
+
+FEW = 32
+"""Samples that a task's metrics are tried on while planning."""
+
+DETERMINISTIC_BATCH = 32
+"""The batch of `runtime.deterministic=true` where none is given; it divides the cache's chunk."""
+
+NOT_TASK = ("data", "prompts", "notes")
+"""The parts of a task's config that are not arguments of its Task."""
+
+
+@dataclass(frozen=True)
+class ImageNeed:
+    """Images that some tasks need embedded in one way; tasks that agree on all of it share the work.
+
+    Attributes:
+        parts: everything that the embeddings depend on; the key of their store.
+        images: the split's images.
+        convert, mixed: as in `eval.stream.ImageJob`.
+    """
+
+    parts: Mapping[str, Any]
+    images: Images
+    convert: Convert
+    mixed: bool
+    label: str = ""
+    """For people who look into the cache."""
+
+
+@dataclass
+class Cell:
+    """One task of a run, opened.
+
+    Attributes:
+        id: the task's place in the config, and its record's file name.
+        task: what to ask and how to score.
+        splits: the splits it needs, opened and checked.
+        samples: their tables, templates resolved.
+        needs: the images of each split.
+        prompts: {"name", "digest", "templates"}, as in the record.
+        fingerprint: what its scores depend on.
+        notes: footnotes of its config.
+        record: the record that stands, if any.
+        state: done | stale | todo.
+        why: for a stale one, the parts that differ; else empty.
+        part: the chunks of its images that this process embeds; None for all. Who finds the last ones there scores it.
+    """
+
+    id: str
+    task: Task
+    splits: Mapping[str, Split]
+    samples: Mapping[str, Samples]
+    needs: Mapping[str, ImageNeed]
+    prompts: Mapping[str, Any]
+    fingerprint: Fingerprint
+    notes: tuple[str, ...]
+    record: Record | None = None
+    state: str = "todo"
+    why: tuple[str, ...] = ()
+    part: Part | None = None
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts that the task asks about."""
+        return self.task.texts(self.samples)
+
+    @property
+    def unit(self) -> str:
+        """What this process does of it, as `eval.cluster.share.Unit` prints it."""
+        return self.id if self.part is None else f"{self.id}[{self.part}]"
+
+    @property
+    def flags(self) -> list[str]:
+        """What a reader of its scores must know about its data."""
+        return [flag for split in self.splits.values() for flag in split.flags]
+
+
+@dataclass
+class Plan:
+    """Every cell of a run, and what stands in its way."""
+
+    cells: list[Cell] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    """{task id: why it cannot run}."""
+
+    @property
+    def open(self) -> list[Cell]:
+        """The cells that are still to be computed."""
+        return [cell for cell in self.cells if cell.state != "done"]
+
+    def raise_problems(self) -> None:
+        """One error for everything that stands in the way.
+
+        Raises:
+            ClipevalError: some task cannot run.
+        """
+        if self.problems:
+            lines = "\n".join(f"  {task}: {problem}" for task, problem in self.problems.items())
+            raise ClipevalError(
+                f"{len(self.problems)} of {len(self.problems) + len(self.cells)} tasks cannot run:\n{lines}"
+            )
+
+
+def make_plan(
+    config: DictConfig, handle: ModelHandle, folder: RunFolder, progress: Callable[[str], None] | None = None
+) -> Plan:
+    """Opens every task of a config and compares it with the records that stand.
+
+    Args:
+        config: as `configs.compose` gives it.
+        handle: the model, not loaded.
+        folder: where records are.
+        progress: told of each task before it is opened.
+    """
+    plan = Plan()
+    nodes = {str(name): node for name, node in (config.get("tasks") or {}).items()}
+    if not nodes:
+        raise ClipevalError("the config has no task; choose some with suite=… or task=….")
+    for name, node in nodes.items():
+        if progress:
+            progress(name)
+        try:
+            cell = open_cell(name, node, config, handle)
+        except ClipevalError as problem:
+            plan.problems[name] = str(problem)
+            continue
+        _compare(cell, folder)
+        plan.cells.append(cell)
+    return plan
+
+
+def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHandle) -> Cell:
+    """Opens one task: its data, its prompts, its fingerprint.
+
+    Raises:
+        ClipevalError: the config or the data is not what the task needs.
+    """
+    task = make_task(name, node)
+    data = data_config(node)
+    cache = Path(config.cache.root).expanduser()
+    root = config.data.root
+    splits = {s: open_split(data, root, s, cache / "index", bool(config.data.strict)) for s in task.splits}
+    prompts = prompt_set(node.get("prompts") or config.get("prompts"))
+    samples = {
+        s: dataclasses.replace(split.samples, templates=prompts.load(split.samples)) for s, split in splits.items()
+    }
+    try:
+        texts = task.texts(samples)
+    except ValueError as problem:
+        raise ClipevalError(str(problem)) from None
+    precision, device = config.runtime.precision, config.runtime.device
+    how = {
+        "image": handle.image_digest,
+        "preprocess": config.runtime.preprocess if handle.preprocess.exact else "own",
+        "convert": data.convert,
+        "precision": image_precision(precision, task.mixed, device),
+    }
+    if config.runtime.deterministic:  # the same bits want the same batches: kept apart from embeddings made otherwise
+        how["batches"] = f"aligned/{config.runtime.batch_size or DETERMINISTIC_BATCH}"
+    needs = {
+        s: ImageNeed(
+            {**how, "data": split.images.digest}, split.images, data.convert, task.mixed, f"{handle.name}, {task.name}"
+        )
+        for s, split in splits.items()
+    }
+    fingerprint = Fingerprint(
+        weights=handle.weights_digest,
+        preprocess=f"{handle.preprocess.digest}/{how['preprocess']}/{data.convert}",
+        precision=f"{how['precision']}/{text_precision(precision, device)}",
+        data="+".join(split.digest for split in splits.values()),
+        prompts=prompts_digest(texts),
+        protocol=protocol_digest(task),
+    )
+    about = {
+        "name": prompts.name,
+        "digest": fingerprint.prompts,
+        "templates": len(next(iter(samples.values())).templates),
+        "classnames": list(next(iter(samples.values())).classnames),
+    }
+    cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
+    cell.__dict__["texts"] = texts
+    if task.metric is not None:
+        _check_metric(cell)
+    return cell
+
+
+def _check_metric(cell: Cell) -> None:
+    """Scores a few samples with embeddings of no meaning, so that a metric that does not exist costs no hours."""
+    samples = {
+        s: table if table.instances is not None else take(table, np.arange(min(FEW, len(table.keys))))
+        for s, table in cell.samples.items()
+    }
+    few = cell.task.texts(samples)
+    images = {s: torch.ones(len(table.keys), 1) for s, table in samples.items()}
+    try:
+        metrics = cell.task.score(images, torch.ones(len(few), 1), samples).metrics
+    except ValueError as problem:
+        raise ClipevalError(str(problem)) from None
+    if cell.task.metric not in metrics:
+        raise ClipevalError(nearest("metric", cell.task.metric, metrics))
+
+
+def make_task(name: str, node: DictConfig) -> Task:
+    """The Task that a config node declares.
+
+    Raises:
+        ClipevalError: an argument is missing, unknown or impossible.
+    """
+    arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
+    try:
+        task = instantiate(arguments, _convert_="all")
+    except Exception as problem:
+        reason = problem.__cause__ or problem
+        raise ClipevalError(f"the config of the task {name!r} does not make a task: {reason}") from problem
+    if not isinstance(task, Task):
+        raise ClipevalError(f"the config of the task {name!r} names {arguments.get('_target_')}, which is not a Task.")
+    return task
+
+
+def data_config(node: DictConfig) -> DataConfig:
+    """The `data` part of a task's config."""
+    fields = OmegaConf.to_container(node.data, resolve=True)
+    assert isinstance(fields, dict)
+    known = {f.name for f in dataclasses.fields(DataConfig)}
+    values: dict[str, Any] = {str(k): tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
+    return DataConfig(**values)
+
+
+def protocol_digest(task: Task) -> str:
+    """The protocol, its version and every setting that can change a metric; what only labels the record is left out."""
+    labels = {"key", "name", "metric", "chance", "group"}
+    settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
+    return f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
+
+
+def _compare(cell: Cell, folder: RunFolder) -> None:
+    """Finds out whether the record that stands is this cell's."""
+    try:
+        cell.record = folder.record(cell.id)
+    except DamagedRecord as problem:
+        cell.state, cell.why = "stale", (str(problem),)
+        return
+    if cell.record is None:
+        return
+    differences = cell.fingerprint.differences(cell.record.fingerprint)
+    cell.state, cell.why = ("stale", tuple(differences)) if differences else ("done", ())

@@ -1,0 +1,85 @@
+"""Which prompts a task is asked with: its folder's own, a named set, a user's file, or prompts written for each class."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ClipevalError
+from eval.data.images import digest_of
+from eval.data.split import read_text
+from tasks.base import Samples
+from tasks.heads import Templates
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A named prompt set as configs/prompts/ declares it.
+
+    Attributes:
+        name: printed in records.
+        templates: `{c}` stands for the class name.
+        path: a user's file: a template a line, or JSON {class name: [prompts]}.
+        source: class-specific prompts that clip_benchmark packages, as `<file>:<set>`.
+    """
+
+    name: str
+    templates: tuple[str, ...] = ()
+    path: str | None = None
+    source: str | None = None
+
+    def load(self, samples: Samples) -> Templates:
+        """The templates for a split's classes; the folder's own where this set names none."""
+        if self.path:
+            return _from_file(Path(self.path).expanduser())
+        if self.source:
+            return _packaged(self.source)
+        return self.templates or samples.templates
+
+
+def prompt_set(config: Mapping[str, Any] | None) -> PromptSet:
+    """The prompt set of a config node; None is the folder's own."""
+    if config is None:
+        return PromptSet("folder")
+    fields = {key: value for key, value in config.items() if value is not None}
+    templates = tuple(fields.pop("templates", ()))
+    return PromptSet(templates=templates, **fields)
+
+
+def prompts_digest(texts: Sequence[str]) -> str:
+    """sha256 of the texts that a task asks about, in order."""
+    return digest_of(*texts)
+
+
+def _from_file(path: Path) -> Templates:
+    text = read_text(path)
+    if path.suffix == ".json":
+        return _checked(json.loads(text), str(path))
+    templates = [line.strip() for line in text.splitlines() if line.strip()]
+    if not templates:
+        raise ClipevalError(f"{path} holds no template; write one a line, with {{c}} where the class name goes.")
+    without = [t for t in templates if "{c}" not in t]
+    if without:
+        raise ClipevalError(f"{path}: the template {without[0]!r} has no {{c}}, the place of the class name.")
+    return templates
+
+
+def _packaged(source: str) -> Templates:
+    file, _, name = source.partition(":")
+    content = importlib.resources.files("clip_benchmark").joinpath("datasets", file).read_text(encoding="utf-8")
+    sets = json.loads(content)
+    if name not in sets:
+        raise ClipevalError(f"clip_benchmark's {file} has prompts for {', '.join(sets)}, and none for {name!r}.")
+    return _checked(sets[name], source)
+
+
+def _checked(content: object, where: str) -> Templates:
+    if isinstance(content, list) and all(isinstance(t, str) for t in content):
+        return content
+    if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
+        return content
+    raise ClipevalError(f"{where}: expected a JSON list of templates, or an object {{class name: [prompts]}}.")

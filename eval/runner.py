@@ -1,0 +1,367 @@
+"""The harness: plan the cells, stream their images, embed their texts, score them, write their records.
+
+    cells      tasks without a valid record                                   eval.plan
+    images     every split that they need, once, through one encoder          eval.stream, kept by eval.cache
+    texts      every distinct text of all tasks, once                         kept by eval.cache
+    scores     task.score(images, texts, samples), a pure function            tasks
+    records    written whole, last, one by one: what is finished stays        results.records
+
+There is no branch for a protocol here: a task says which texts and splits it needs, and gets their embeddings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.errors import ClipevalError
+from eval.cache import CHUNK, ImageStore, TextStore, key_of
+from eval.data.split import take
+from eval.models import Encoder, ModelHandle, text_precision
+from eval.plan import Cell, ImageNeed
+from eval.progress import Progress
+from eval.stream import Embedded, ImageJob, ImageStream, StreamOptions, worker_died
+from results.records import Record
+from tasks.base import Samples, Scores
+
+File = Callable[[Cell, Mapping[str, Samples], Scores, Sequence[str], Mapping[str, float]], Record]
+
+TEXTS_AT_ONCE = 16_384
+"""Texts embedded between two writes of the text store: what a killed run may lose of them."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out. Only `precision` and `fast` can change a score; both are in the fingerprint.
+
+    Attributes:
+        device: where the model runs.
+        precision: fp32 | bf16 | fp16 | datacomp.
+        compile: whether the image tower is compiled.
+        stream: decoders and batches.
+        store: `cache.root` for embeddings; None keeps them in memory only.
+    """
+
+    device: torch.device
+    precision: str
+    compile: bool
+    stream: StreamOptions
+    store: Path | None
+
+
+@dataclass
+class Outcome:
+    """What a run did: the records it wrote, in the order in which they were finished, and what it embedded."""
+
+    records: list[Record] = field(default_factory=list)
+    images: int = 0
+    texts: int = 0
+    seconds: float = 0.0
+    left: list[str] = field(default_factory=list)
+    """Tasks of which this process had a part, and whose other parts are not there yet."""
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    handle: ModelHandle,
+    options: RunOptions,
+    file: File,
+    progress: Progress,
+) -> Outcome:
+    """Computes every given cell and files its record.
+
+    Args:
+        cells: what to compute.
+        handle: the model; it is loaded only when an embedding is missing.
+        options: how.
+        file: writes a cell's record: `file(cell, samples, scores, flags, timings)`, the samples being those that were scored.
+        progress: shows how far it is.
+
+    Raises:
+        ClipevalError: an image cannot be read, a worker died, the model gives NaN. Records written before it stay.
+    """
+    started = time.monotonic()
+    outcome = Outcome()
+    stores = _image_stores(cells, options.store)
+    needs = {key_of(need.parts): (cell, need) for cell in cells for need in cell.needs.values()}
+    jobs = {key: positions for key in stores if len(positions := _own(stores[key], key, cells))}
+    texts = _text_stores(cells, handle, options)
+    wanted = _wanted(cells, texts)
+    failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
+    with (
+        _keeping(stores, options),
+        ThreadPoolExecutor(max_workers=1) as scorer,  # scores one task while the next one's images are embedded
+    ):
+        whole = [cell for cell in cells if cell.part is None]
+        desk = _Desk(whole, stores, failures, texts, file, progress, scorer, outcome)
+        if jobs or wanted:
+            with _sharing_cpu(), _stream(jobs, needs, handle, options) as stream, _load(handle, options) as encoder:
+                outcome.texts = _embed_texts(encoder, wanted, progress)
+                desk.settle()
+                outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
+        desk.settle()
+        desk.close()
+    stores.clear()
+    _finish_parts([cell for cell in cells if cell.part is not None], handle, options, file, progress, outcome)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _own(store: ImageStore, key: str, cells: Sequence[Cell]) -> np.ndarray:
+    """The positions of a store that this process embeds: what is missing, of the chunks that are its cells' parts."""
+    missing, mine = store.missing, np.zeros(store.count, dtype=bool)
+    for cell in cells:
+        if any(key_of(need.parts) == key for need in cell.needs.values()):
+            chunks = cell.part.chunks(store.count) if cell.part else range(-(-store.count // CHUNK))
+            mine[chunks.start * CHUNK : chunks.stop * CHUNK] = True
+    return np.asarray(missing[mine[missing]])
+
+
+@contextmanager
+def _keeping(stores: Mapping[str, ImageStore], options: RunOptions) -> Iterator[None]:
+    """Keeps what is embedded of a chunk when the run has to stop inside it; with fixed batches only whole chunks count."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, ClipevalError):
+        if not options.stream.aligned:
+            for store in stores.values():
+                store.flush()
+        raise
+
+
+def _finish_parts(
+    cells: Sequence[Cell],
+    handle: ModelHandle,
+    options: RunOptions,
+    file: File,
+    progress: Progress,
+    outcome: Outcome,
+) -> None:
+    """Scores the cells whose last part has now arrived, whoever embedded the others."""
+    ready = [cell for cell in cells if all(store.visited for store in _image_stores([cell], options.store).values())]
+    outcome.left = [cell.id for cell in cells if cell not in ready]
+    if ready:
+        rest = run_cells([replace(cell, part=None) for cell in ready], handle, options, file, progress)
+        outcome.records += rest.records
+        outcome.images += rest.images
+        outcome.texts += rest.texts
+
+
+def _image_stores(cells: Sequence[Cell], root: Path | None) -> dict[str, ImageStore]:
+    """One store for each distinct need, in the order of the cells."""
+    stores: dict[str, ImageStore] = {}
+    for cell in cells:
+        for need in cell.needs.values():
+            key = key_of(need.parts)
+            if key not in stores:
+                stores[key] = ImageStore(root, need.parts, len(need.images), need.label)
+    return stores
+
+
+def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
+    """What text embeddings depend on; the key of their store."""
+    return {"text": handle.text_digest, "precision": text_precision(options.precision, str(options.device))}
+
+
+@contextmanager
+def _stream(
+    jobs: Mapping[str, np.ndarray],
+    needs: Mapping[str, tuple[Cell, ImageNeed]],
+    handle: ModelHandle,
+    options: RunOptions,
+) -> Iterator[ImageStream | None]:
+    """Decoders over all jobs; they start before the model is loaded and while the texts are embedded."""
+    if not jobs:
+        yield None
+        return
+    work = []
+    for key, positions in jobs.items():
+        cell, need = needs[key]
+        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed))
+    stream = ImageStream(work, handle.preprocess, options.stream, options.device)
+    try:
+        yield stream
+    except (RuntimeError, ClipevalError) as problem:
+        died = worker_died(problem)
+        if died is None:
+            raise
+        raise died from None
+    finally:
+        stream.close()
+
+
+@contextmanager
+def _load(handle: ModelHandle, options: RunOptions) -> Iterator[Encoder]:
+    encoder = handle.load(str(options.device), options.precision, options.compile)
+    try:
+        yield encoder
+    finally:
+        encoder.close()
+
+
+@contextmanager
+def _sharing_cpu() -> Iterator[None]:
+    """Keeps the tokenizers' own threads from being forked into the decoders."""
+    import os
+
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+
+
+def _text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions) -> dict[str, TextStore]:
+    """The store of each cell's texts: one for all, so that a text is embedded once.
+
+    With fixed batches (`aligned`) a store for each list of texts: which others a text is embedded with, and so its last
+    bits, must not depend on the other tasks of a run.
+    """
+    parts = text_parts(handle, options)
+    if not options.stream.aligned:
+        store = TextStore(options.store, parts, handle.name)
+        return {cell.id: store for cell in cells}
+    lists = dict.fromkeys(cell.fingerprint.prompts for cell in cells)
+    apart = {prompts: TextStore(options.store, {**parts, "only": prompts}, handle.name) for prompts in lists}
+    return {cell.id: apart[cell.fingerprint.prompts] for cell in cells}
+
+
+def _wanted(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list[tuple[TextStore, list[str]]]:
+    """What each text store lacks; of a task done in parts, the process with the first part embeds the texts."""
+    texts: dict[int, tuple[TextStore, list[str]]] = {}
+    for cell in cells:
+        if cell.part is None or cell.part.first == 0:
+            store = stores[cell.id]
+            texts.setdefault(id(store), (store, []))[1].extend(cell.texts)
+    found = [(store, store.missing(every)) for store, every in texts.values()]
+    return [(store, missing) for store, missing in found if missing]
+
+
+def _embed_texts(encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress) -> int:
+    parts = [
+        (store, missing[first : first + TEXTS_AT_ONCE])
+        for store, missing in wanted
+        for first in range(0, len(missing), TEXTS_AT_ONCE)
+    ]
+    total = sum(len(part) for _, part in parts)
+    with progress.bar("texts", total, "prompts") as bar:
+        for store, part in parts:
+            rows = encoder.encode_texts(part, progress=bar.advance)
+            if not bool(torch.isfinite(rows).all()):
+                bad = part[int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])]
+                raise ClipevalError(f"the model gives no finite embedding for the text {bad!r}: {_NOT_FINITE}")
+            store.put(part, rows)
+    return total
+
+
+def _embed_images(
+    stream: ImageStream | None,
+    keys: list[str],
+    encoder: Encoder,
+    stores: Mapping[str, ImageStore],
+    failures: dict[str, list[tuple[int, str]]],
+    desk: _Desk,
+    progress: Progress,
+) -> int:
+    if stream is None:
+        return 0
+    count = 0
+    with progress.bar("images", sum(len(job.positions) for job in stream.jobs), "images") as bar:
+        for piece in stream.embed(encoder):
+            key, job = keys[piece.job], stream.jobs[piece.job]
+            bar.advance(len(piece.positions), job.name)
+            count += _take_in(piece, job, stores[key], failures[key])
+            if stores[key].complete:
+                desk.settle()
+    return count
+
+
+def _take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
+    """Puts what the stream gave into its store; how many embeddings that were."""
+    if piece.failures:
+        failures.extend(piece.failures)
+        store.skip(piece.positions)
+        return 0
+    if not bool(torch.isfinite(piece.rows).all()):
+        bad = int((~torch.isfinite(piece.rows)).any(dim=1).nonzero()[0])
+        where = job.images.where(int(piece.positions[bad]))
+        raise ClipevalError(f"the model gives no finite embedding for {where}: {_NOT_FINITE}")
+    store.put(piece.positions, piece.rows)
+    return len(piece.positions)
+
+
+_NOT_FINITE = "its weights hold NaN, or the precision is too low for them (try runtime.precision=fp32)."
+
+
+@dataclass
+class _Desk:
+    """Scores each cell as soon as all its embeddings are there, off the stream's thread, and files its record."""
+
+    waiting: list[Cell]
+    stores: dict[str, ImageStore]
+    failures: Mapping[str, list[tuple[int, str]]]
+    texts: Mapping[str, TextStore]
+    file: File
+    progress: Progress
+    scorer: ThreadPoolExecutor
+    outcome: Outcome
+    _scoring: list[Future[Record]] = field(default_factory=list)
+    _clock: float = field(default_factory=time.monotonic)
+
+    def settle(self) -> None:
+        """Hands every cell that is complete to the scorer, and raises what scoring raised."""
+        for cell in [cell for cell in self.waiting if self._complete(cell)]:
+            self.waiting.remove(cell)
+            elapsed, self._clock = time.monotonic() - self._clock, time.monotonic()
+            stores = {split: self.stores[key_of(need.parts)] for split, need in cell.needs.items()}
+            self._scoring.append(self.scorer.submit(self._score, cell, stores, elapsed))
+        self._release()
+        for future in [f for f in self._scoring if f.done()]:
+            self._scoring.remove(future)
+            self._finished(future)
+
+    def close(self) -> None:
+        """Waits for the last score."""
+        while self._scoring:
+            self._finished(self._scoring.pop(0))
+        assert not self.waiting
+
+    def _finished(self, future: Future[Record]) -> None:
+        record = future.result()
+        self.outcome.records.append(record)
+        self.progress.done(record)
+
+    def _complete(self, cell: Cell) -> bool:
+        return all(self.stores[key_of(need.parts)].complete for need in cell.needs.values())
+
+    def _release(self) -> None:
+        """Forgets the embeddings that no waiting cell needs, so that memory does not grow with the suite."""
+        needed = {key_of(need.parts) for cell in self.waiting for need in cell.needs.values()}
+        for key in [key for key, store in self.stores.items() if store.complete and key not in needed]:
+            del self.stores[key]
+
+    def _score(self, cell: Cell, stores: Mapping[str, ImageStore], elapsed: float) -> Record:
+        started = time.monotonic()
+        samples, flags = dict(cell.samples), []
+        images = {split: store.finish() for split, store in stores.items()}
+        for split, rows in images.items():
+            kept = ~torch.isnan(rows[:, 0]).numpy()
+            if not kept.all():
+                samples[split] = take(samples[split], np.flatnonzero(kept))
+                images = {**images, split: rows[torch.from_numpy(kept)]}
+                lost = [reason for _, reason in self.failures[key_of(cell.needs[split].parts)]]
+                flags.append(f"{len(lost)} of {len(kept):,} images left out, unreadable: {'; '.join(lost[:20])}")
+        texts = cell.task.texts(samples) if flags else cell.texts
+        scores = cell.task.score(images, self.texts[cell.id].rows(texts), samples)
+        timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
+        return self.file(cell, samples, scores, flags, timings)

@@ -1,0 +1,241 @@
+"""From a composed config to a run folder: resolve the model, plan, run what is missing, file the records."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from configs.errors import ClipevalError
+from eval.cluster.markers import working
+from eval.cluster.share import Unit, only
+from eval.devices import run_shares, share_cells
+from eval.models import ModelHandle, resolve
+from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
+from eval.progress import Progress
+from eval.runner import Outcome, RunOptions, run_cells
+from eval.stream import StreamOptions, default_workers
+from results.folder import RunFolder
+from results.provenance import provenance
+from results.records import DamagedRecord, Record
+from results.uncertainty import intervals
+from tasks.base import Samples, Scores
+
+
+@dataclass
+class Session:
+    """One model on one set of tasks: what `clipeval run`, `plan` and the Python interface share."""
+
+    config: DictConfig
+    handle: ModelHandle
+    folder: RunFolder
+    console: Console
+    units: Sequence[Unit] | None = None
+    """What of the config this process does; None: all of it."""
+
+    @classmethod
+    def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Session:
+        """Resolves the model and the run folder; loads and writes nothing."""
+        config = config.copy()
+        config.runtime.device = str(choose_device(config.runtime.device))
+        if handle is None:
+            handle = resolve(config.model, Path(config.cache.root).expanduser())
+        return cls(config, handle, RunFolder(Path(config.out).expanduser()), console)
+
+    def plan(self) -> Plan:
+        """Opens every task; see `eval.plan`."""
+        if self.handle.missing:
+            raise ClipevalError(self.handle.missing)
+        with self.console.status("reading the sets …") as status:
+            config = self.config if self.units is None else only(self.config, self.units)
+            plan = make_plan(config, self.handle, self.folder, lambda name: status.update(f"reading {name} …"))
+            for unit in self.units or ():
+                for cell in plan.cells:
+                    cell.part = unit.part if cell.id == unit.task else cell.part
+            return plan
+
+    def run(self) -> Outcome:
+        """Computes what is missing, and brings what stands up to date.
+
+        Raises:
+            ClipevalError: a task cannot run, or records differ and `resume=refuse`.
+        """
+        plan = self.prepare()
+        self.announce()
+        done = [cell for cell in plan.cells if cell.state == "done"]
+        for cell in done:
+            self._relabel(cell)
+        outcome = Outcome()
+        if plan.open:
+            with working(self.folder.path, [cell.unit for cell in plan.open]):
+                outcome = self.compute(plan)
+        self.folder.rebuild_eval_results()
+        return outcome
+
+    def compute(self, plan: Plan) -> Outcome:
+        """Every open cell of a plan, on one device or several; `run.json` and `eval_results.jsonl` are left alone."""
+        started, count = time.monotonic(), int(self.config.runtime.devices)
+        shares = share_cells(plan.open, self.options().store, count) if count > 1 else []
+        images = texts = 0
+        filed: list[Record] = []
+        if len(shares) > 1:
+            todo = {cell.id for cell in plan.open}
+            images, texts = run_shares(self.config, self.handle, shares)
+            plan = self.plan()
+            filed = [c.record for c in plan.cells if c.record and c.state == "done" and c.id in todo]
+        progress = Progress(self.console, total=len(plan.cells), done=len(plan.cells) - len(plan.open))
+        outcome = run_cells(plan.open, self.handle, self.options(), self._file, progress)
+        return Outcome(
+            records=filed + outcome.records,
+            images=images + outcome.images,
+            texts=texts + outcome.texts,
+            seconds=time.monotonic() - started,
+            left=outcome.left,
+        )
+
+    def prepare(self) -> Plan:
+        """The plan, once nothing stands in its way.
+
+        Raises:
+            ClipevalError: a task cannot run, the folder is another model's or another version's, or `resume=refuse`.
+        """
+        plan = self.plan()
+        plan.raise_problems()
+        self.folder.check(self.handle.weights_digest, self.handle.slug)
+        self._check_version()
+        self._settle_stale(plan)
+        return plan
+
+    def announce(self) -> None:
+        """Says in `run.json` what the folder is to hold, all units of it."""
+        self.folder.write_run(self._about())
+
+    def _check_version(self) -> None:
+        """Scores of two releases are never mixed in one folder; within a release, protocols carry their own versions."""
+        try:
+            theirs = ((self.folder.run() or {}).get("code") or {}).get("version")
+        except DamagedRecord:  # written anew; the records vouch for themselves
+            return
+        mine = provenance()["code"]["version"]
+        if theirs and theirs != mine:
+            raise ClipevalError(
+                f"{self.folder.path} was written by clipeval {theirs}, and this is {mine}, whose scores may differ: "
+                f"give this run a folder of its own with out=, or go on with clipeval {theirs}."
+            )
+
+    def options(self) -> RunOptions:
+        """How to run, from the config's `runtime`."""
+        runtime, device = self.config.runtime, torch.device(self.config.runtime.device)
+        steady = bool(runtime.deterministic)
+        stream = StreamOptions(
+            workers=default_workers(device) if runtime.workers is None else int(runtime.workers),
+            batch_size=runtime.batch_size or (DETERMINISTIC_BATCH if steady else None),
+            fast=runtime.preprocess == "fast",
+            aligned=steady,
+            on_error=self.config.data.on_error,
+        )
+        store = Path(self.config.cache.root).expanduser() if self.config.cache.features else None
+        return RunOptions(device, runtime.precision, bool(runtime.compile), stream, store)
+
+    def _settle_stale(self, plan: Plan) -> None:
+        stale = [cell for cell in plan.cells if cell.state == "stale"]
+        if not stale:
+            return
+        lines = [f"  {cell.id}: {'; '.join(cell.why)}" for cell in stale]
+        if self.config.resume == "refuse":
+            raise ClipevalError(
+                f"{self.folder.path} holds records of something else, and resume=refuse:\n" + "\n".join(lines) + "\n"
+                "Choose another out=, or replace them with resume=recompute."
+            )
+        self.console.print(
+            "Records that no longer hold, computed again:", *lines, sep="\n", markup=False, highlight=False
+        )
+
+    def _about(self) -> dict[str, Any]:
+        config = OmegaConf.to_container(self.config, resolve=True)
+        model = {**self.handle.describe(), "weights": self.handle.weights_digest}
+        return {"model": model, "config": config, **provenance()}
+
+    def _file(
+        self,
+        cell: Cell,
+        samples: Mapping[str, Samples],
+        scores: Scores,
+        flags: Sequence[str],
+        timings: Mapping[str, float],
+    ) -> Record:
+        task, options = cell.task, self.options()
+        test = samples[task.splits[-1] if "test" not in task.splits else "test"]
+        record = Record(
+            task=cell.id,
+            key=task.key,
+            name=task.name,
+            protocol=task.protocol,
+            group=task.group,
+            model=self.handle.describe(),
+            metric=task.metric,
+            chance=task.chance,
+            metrics=scores.metrics,
+            intervals=intervals(scores.statistics),
+            samples=len(test.instances) if test.instances is not None else len(test.keys),
+            classes=len(test.classnames) or None,
+            fingerprint=cell.fingerprint,
+            flags=(*self.handle.flags, *cell.flags, *flags),
+            notes=cell.notes,
+            prompts=cell.prompts,
+            timings=timings,
+            options={
+                "device": str(options.device),
+                "workers": options.stream.workers,
+                "batch_size": options.stream.batch_size,
+                "compile": options.compile,
+                "deterministic": options.stream.aligned,
+            },
+            run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
+        )
+        return self.folder.write(record, scores.predictions)
+
+    def _relabel(self, cell: Cell) -> None:
+        """Another main metric, name or footnote needs no computing: the record that stands is amended."""
+        task, old = cell.task, cell.record
+        assert old is not None
+        new = replace(
+            old,
+            key=task.key,
+            name=task.name,
+            group=task.group,
+            metric=task.metric,
+            chance=task.chance,
+            notes=cell.notes,
+        )
+        if new != old:
+            self.folder.amend(new)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ClipevalError: the device is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ClipevalError(f"runtime.device={name} is no device; expected auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ClipevalError(f"runtime.device={name}, and this machine has {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Limits torch's own threads to the cores of this job, where the system's count is of the whole node."""
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))

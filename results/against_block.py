@@ -1,0 +1,164 @@
+"""How a comparison with published figures, or with another run, is put into words."""
+
+from __future__ import annotations
+
+from results import published, words
+from results.against import Against, Line, Verdict
+from results.block import Block, Tone
+
+SAYS: dict[Verdict, str] = {
+    "exact": "exact",
+    "within": "within",
+    "outside": "OUTSIDE",
+    "unknown": "no interval",
+    "missing": "missing",
+}
+
+TONES: dict[Verdict, Tone] = {
+    "exact": "good",
+    "within": "plain",
+    "outside": "bad",
+    "unknown": "faint",
+    "missing": "faint",
+}
+
+RUN_SAYS: dict[Verdict, str] = {
+    "exact": "equal",
+    "within": "no clear difference",
+    "outside": "DIFFERS",
+    "unknown": "no interval",
+    "missing": "missing",
+}
+
+RUN_TONES: dict[Verdict, Tone] = {**TONES, "exact": "plain", "outside": "good"}
+
+
+def block(found: Against) -> Block:
+    """What a reader sees: the verdict at a glance, then the tasks."""
+    if not found.of:
+        return _run_block(found)
+    return _reproduction(found) if found.same_model else _places(found)
+
+
+def _reproduction(found: Against) -> Block:
+    scored = [line for line in found.lines if line.measured is not None]
+    outside = [line for line in scored if line.verdict == "outside"]
+    holds = not outside and bool(scored)
+    partial = (
+        "" if len(scored) == len(published.COLUMNS) else f" (so far: {len(scored)} of {len(published.COLUMNS)} tasks)"
+    )
+    if not scored:
+        headline = "Nothing to judge yet: no task of the published table is recorded"
+    elif holds:
+        counts = [(found.count("exact"), "to the printed digit"), (found.count("within"), "within their 95% intervals")]
+        counts.append((found.count("unknown"), "without an interval"))
+        parts = ", ".join(f"{count} {what}" for count, what in counts if count)
+        headline = f"The reproduction HOLDS{partial}: of {len(scored)} tasks {parts}"
+    else:
+        named = ", ".join(f"{line.name} ({words.signed(line.difference)})" for line in outside)
+        headline = f"The reproduction DOES NOT HOLD on {len(outside)} of {len(scored)} tasks{partial}: {named}"
+    remarks = [_place_words(found)]
+    if any(line.flagged for line in scored):
+        remarks.append(
+            "!: other samples than the published figure's, see the flags; the interval is the measured one's."
+        )
+    else:
+        remarks.append("Intervals: the measured score's, 95% over samples; published figures have four digits.")
+    lines = [*found.lines, *([found.average] if found.average else [])]
+    return Block(
+        title=f"{found.run} against what was published for it",
+        headline=headline,
+        tone="good" if holds else "bad" if outside else "faint",
+        header=("Task", "Published", "Measured", "Difference", "95% interval", "Agrees"),
+        rows=tuple(
+            (
+                line.name + (" !" if line.flagged else ""),
+                words.score(line.reference),
+                words.score(line.measured),
+                words.signed(line.difference) if line.measured is not None else "",
+                words.interval(line.interval) if line.measured is not None else "",
+                SAYS[line.verdict],
+            )
+            for line in lines
+        ),
+        tones=tuple(TONES[line.verdict] for line in lines),
+        remarks=tuple(remark for remark in remarks if remark),
+    )
+
+
+def _place_words(found: Against) -> str:
+    if found.average is None or found.average.place is None:
+        return ""
+    beside = ""
+    if found.neighbours:
+        beside = f", {'between' if len(found.neighbours) == 2 else 'beside'} {' and '.join(found.neighbours)}"
+    rivals = f"{found.of} other" if found.same_model else str(found.of)
+    return (
+        f"{found.average.name} tasks: {words.score(found.average.measured)}, place {found.average.place} "
+        f"among {found.of + 1}, the {rivals} published models and this run{beside}."
+    )
+
+
+def _places(found: Against) -> Block:
+    rows = published.table()
+    lines = [line for line in found.lines if line.measured is not None]
+    shown = []
+    for line in lines:
+        column = published.COLUMNS[line.key][0]
+        shown.append(
+            (
+                line.name + (" !" if line.flagged else ""),
+                words.score(line.measured),
+                words.interval(line.interval),
+                words.score(float(rows[column].median())),
+                words.score(float(rows[column].max())),
+                f"{line.place} of {found.of + 1}",
+            )
+        )
+    return Block(
+        title=f"{found.run} among {found.of} published models",
+        headline=_place_words(found) or "Nothing to place yet: no task of the published table is recorded",
+        tone="plain",
+        header=("Task", "Measured", "95% interval", "Median", "Best", "Place"),
+        rows=tuple(shown),
+        tones=tuple("plain" for _ in shown),
+        remarks=("This model is not in the published table: its place is shown, and nothing is reproduced.",),
+    )
+
+
+def _run_block(found: Against) -> Block:
+    scored = [line for line in found.lines if line.verdict not in ("missing",)]
+    apart = [line for line in scored if line.verdict == "outside"]
+    higher = sum((line.difference or 0) > 0 for line in apart)
+    lines = [*found.lines, *([found.average] if found.average else [])]
+    return Block(
+        title=f"{found.run} against {found.reference}",
+        headline=(
+            f"{len(apart)} of {len(scored)} tasks differ by more than chance: {higher} higher, {len(apart) - higher} lower"
+            if scored
+            else "No task is recorded in both"
+        ),
+        tone="plain",
+        header=("Task", "Theirs", "This run", "Difference", "95% interval", "Verdict"),
+        rows=tuple(
+            (
+                line.name + (" !" if line.flagged else ""),
+                words.score(line.reference),
+                words.score(line.measured),
+                words.signed(line.difference),
+                _signed_interval(line),
+                RUN_SAYS[line.verdict],
+            )
+            for line in lines
+        ),
+        tones=tuple(RUN_TONES[line.verdict] for line in lines),
+        remarks=(
+            "The intervals take the two runs as independent; `clipeval compare` pairs their samples and sees more.",
+        ),
+    )
+
+
+def _signed_interval(line: Line) -> str:
+    if line.interval is None or line.difference is None:
+        return ""
+    return f"{line.interval[0]:+.4f} to {line.interval[1]:+.4f}"

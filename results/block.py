@@ -1,0 +1,70 @@
+"""A smaller table with a verdict above it: a comparison with what was published, or with another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from results import render_markdown
+
+Tone = Literal["good", "bad", "plain", "faint"]
+
+STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "plain": "", "faint": "dim"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Title, verdict, rows of text; how good each row is; remarks below."""
+
+    title: str
+    headline: str
+    tone: Tone
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    tones: tuple[Tone, ...]
+    remarks: tuple[str, ...] = ()
+    left: int = 1
+    """How many of the first columns are text, set left; the last is a verdict, set left too."""
+
+
+def terminal(block: Block) -> RenderableType:
+    """For a rich console."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=True, padding=(0, 1), header_style="dim")
+    for index, name in enumerate(block.header):
+        text = index < block.left or index == len(block.header) - 1
+        table.add_column(name, justify="left" if text else "right", no_wrap=index > 0, overflow="fold")
+    for row, tone in zip(block.rows, block.tones, strict=True):
+        table.add_row(*[Text(cell, style=STYLES[tone]) for cell in row])
+    head = Text(block.title, style="bold")
+    lines: list[RenderableType] = [Padding(head, (1, 1, 0, 1))]
+    lines.append(Padding(Text(block.headline, style=f"bold {STYLES[block.tone]}"), (0, 1)))
+    if block.rows:
+        lines.append(table)
+    lines += [Padding(Text(remark, style="dim"), (0, 1)) for remark in block.remarks]
+    return Group(*lines)
+
+
+def markdown(block: Block) -> str:
+    """For a Markdown file."""
+    escape = render_markdown.escape
+    parts = [f"### {escape(block.title)}\n", f"**{escape(block.headline)}**\n"]
+    if block.rows:
+        rows = [
+            [f"**{escape(cell)}**" if tone == "bad" and cell else escape(cell) for cell in row]
+            for row, tone in zip(block.rows, block.tones, strict=True)
+        ]
+        parts.append(render_markdown.table([escape(name) for name in block.header], rows, block.left))
+    parts += [f"{escape(remark)}  " for remark in block.remarks]
+    return "\n".join(parts) + "\n"
+
+
+def join(blocks: Sequence[Block]) -> str:
+    """Several blocks as Markdown."""
+    return "\n".join(markdown(block) for block in blocks)

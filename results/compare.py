@@ -1,0 +1,298 @@
+"""`clipeval compare A B`: two runs, task by task, on the samples that both saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from configs.errors import ClipevalError
+from results import paired, parquet
+from results.canonical import write_atomically
+from results.records import DamagedRecord, Record
+from results.runs import Run, load, tasks
+from results.uncertainty import Interval, difference_interval
+from tasks.statistics import Proportion, Statistic, paired_differences
+
+Statistics = Callable[[Record, pd.DataFrame], Mapping[str, Statistic | None]]
+"""(record, predictions) -> every metric: `task.statistics(predictions)` of the record's task."""
+
+DRAWS = 10_000
+"""Bootstrap worlds: the least p-value is 1 / 10,001, which Holm's correction over 38 tasks leaves below 0.01."""
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Two runs on one task. Differences are B minus A."""
+
+    task: str
+    name: str
+    group: str
+    metric: str
+    a: float
+    b: float
+    interval: Interval | None
+    p: float
+    adjusted: float
+    test: str
+    wins: int
+    """Samples on which B does better."""
+    losses: int
+    samples: int
+    paired: bool
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> float:
+        return self.b - self.a
+
+    @property
+    def verdict(self) -> str:
+        """Who is better, if one can tell at the 5% level after Holm's correction."""
+        if self.adjusted >= 0.05 or self.difference == 0:
+            return ""
+        return "B" if self.difference > 0 else "A"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on all the tasks that both recorded."""
+
+    a: str
+    b: str
+    tasks: tuple[TaskComparison, ...]
+    difference: float | None
+    """Mean over the tasks."""
+    interval: Interval | None
+    p: float | None
+    parted: pd.DataFrame
+    """The samples on which the runs do not do equally well: task, key, score_a, score_b, better, and what each said."""
+    remarks: tuple[str, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """A row a task, every number unrounded."""
+        rows = []
+        for item in self.tasks:
+            row = {**dataclasses.asdict(item), "difference": item.difference, "verdict": item.verdict}
+            row["low"], row["high"] = item.interval or (None, None)
+            row["remarks"] = "; ".join(item.remarks)
+            rows.append(row)
+        columns = [
+            "task",
+            "name",
+            "group",
+            "metric",
+            "a",
+            "b",
+            "difference",
+            "low",
+            "high",
+            "p",
+            "adjusted",
+            "test",
+            *["wins", "losses", "samples", "paired", "verdict", "remarks"],
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Writes `comparison.csv` and `parted.parquet` into a folder."""
+        folder = Path(folder)
+        csv = self.table().to_csv(index=False, lineterminator="\n")
+        write_atomically(folder / "comparison.csv", csv.encode())
+        write_atomically(folder / "parted.parquet", parquet.encode(self.parted))
+        return [folder / "comparison.csv", folder / "parted.parquet"]
+
+
+def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int = DRAWS, seed: int = 0) -> Comparison:
+    """Compares two run folders.
+
+    Args:
+        a: the first run, such as the baseline.
+        b: the second; differences are B minus A.
+        statistics: how to compute a task's metrics from its stored predictions.
+        draws: bootstrap worlds, for the metrics that McNemar's test does not fit.
+        seed: of the bootstrap.
+
+    Raises:
+        ClipevalError: a folder is no run, or the two share no task with a main metric.
+    """
+    run_a, run_b = load([a, b])
+    found, parted, remarks = [], [], []
+    for task, spec in tasks([run_a, run_b]).items():
+        if spec.get("metric") is None:
+            continue
+        if task not in run_a.records or task not in run_b.records:
+            only = run_a.label if task in run_a.records else run_b.label if task in run_b.records else None
+            remarks.append(f"{spec.get('name') or task}: recorded by {f'{only} alone' if only else 'neither'}")
+            continue
+        try:
+            item, apart = _compare_task(run_a, run_b, task, statistics, draws, seed)
+        except DamagedRecord as error:
+            remarks.append(str(error))
+            continue
+        if item is None:
+            remarks.append(f"{spec.get('name') or task}: its main metric is undefined in one of the runs")
+            continue
+        found.append(item)
+        parted.append(apart)
+    if not found:
+        raise ClipevalError(
+            f"{run_a.folder.path} and {run_b.folder.path} share no recorded task with a main metric: run the same suite in both"
+        )
+    adjusted = paired.holm([item.p for item in found])
+    found = [dataclasses.replace(item, adjusted=value) for item, value in zip(found, adjusted, strict=True)]
+    difference, interval, p = _overall(found)
+    everything = pd.concat(parted, ignore_index=True)
+    return Comparison(run_a.label, run_b.label, tuple(found), difference, interval, p, everything, tuple(remarks))
+
+
+def _compare_task(
+    run_a: Run, run_b: Run, task: str, statistics: Statistics, draws: int, seed: int
+) -> tuple[TaskComparison | None, pd.DataFrame]:
+    record_a, record_b = run_a.records[task], run_b.records[task]
+    frame_a, frame_b = run_a.folder.predictions(record_a), run_b.folder.predictions(record_b)
+    frame_a, frame_b, matched, remarks = align(frame_a, frame_b)
+    metric = str(record_a.metric)
+    if record_b.metric != record_a.metric:
+        remarks.append(f"B's main metric is {record_b.metric}; both are compared on {metric}")
+    all_a, all_b = statistics(record_a, frame_a), statistics(record_b, frame_b)
+    a, b = all_a.get(metric), all_b.get(metric)
+    if a is None or b is None:
+        return None, pd.DataFrame()
+    if matched and a.units == b.units:
+        interval, p, test = _test(a, b, draws, seed)
+        wins, losses, apart = _parted(task, metric, (frame_a, all_a), (frame_b, all_b))
+    else:
+        interval, p, test = _unpaired(a, b, seed)
+        wins, losses, apart, matched = 0, 0, pd.DataFrame(), False
+    item = TaskComparison(
+        task=task,
+        name=record_a.name,
+        group=record_a.group,
+        metric=metric,
+        a=a.value,
+        b=b.value,
+        interval=interval,
+        p=p,
+        adjusted=p,
+        test=test,
+        wins=wins,
+        losses=losses,
+        samples=a.units,
+        paired=matched,
+        remarks=tuple(remarks),
+    )
+    return item, apart
+
+
+def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, bool, list[str]]:
+    """The rows that both runs have, in the same order, matched by `key`; whether they could be matched; remarks.
+
+    A key may occur in several rows (a query of each direction, say): then the keys must be the same, row for row.
+    """
+    keys_a, keys_b = a["key"].to_numpy(), b["key"].to_numpy()
+    remarks: list[str] = []
+    if not np.array_equal(keys_a, keys_b):
+        if not (a["key"].is_unique and b["key"].is_unique):
+            return a, b, False, ["the samples differ: compared as independent"]
+        shared = set(keys_a) & set(keys_b)
+        if not shared:
+            return a, b, False, ["no sample is in both: compared as independent"]
+        if len(shared) < max(len(a), len(b)):
+            remarks.append(f"compared on the {len(shared):,} samples in both, of {len(a):,} and {len(b):,}")
+        a = a[a["key"].isin(shared)].reset_index(drop=True)
+        b = b.set_index("key").loc[a["key"]].reset_index()[list(b.columns)]
+    if "label" in a.columns and "label" in b.columns and a["label"].dtype != object:
+        wrong = int((a["label"].to_numpy() != b["label"].to_numpy()).sum())
+        if wrong:
+            remarks.append(f"{wrong:,} samples have another label in B: the data differ")
+    return a, b, True, remarks
+
+
+def _test(a: Statistic, b: Statistic, draws: int, seed: int) -> tuple[Interval, float, str]:
+    """The paired interval of b - a, the p-value, and the test's name."""
+    if isinstance(a, Proportion) and isinstance(b, Proportion):
+        wins = int(np.count_nonzero(b.values > a.values))
+        losses = int(np.count_nonzero(a.values > b.values))
+        return paired.difference_of_proportions(wins, losses, a.units), paired.mcnemar(wins, losses), "McNemar mid-p"
+    observed = b.value - a.value
+    interval, p = paired.bootstrap(paired_differences(a, b, draws, seed), observed)
+    return interval, p, "paired bootstrap"
+
+
+def _unpaired(a: Statistic, b: Statistic, seed: int) -> tuple[Interval, float, str]:
+    """For runs that saw different samples: the two are independent."""
+    interval = difference_interval(b.value, b.interval(seed=seed), a.value, a.interval(seed=seed))
+    return interval, _p_of(b.value - a.value, interval), "unpaired"
+
+
+def _p_of(difference: float, interval: Interval) -> float:
+    """The two-sided p-value of a normal estimate, from its 95% interval on the side of zero."""
+    reach = difference - interval[0] if difference > 0 else interval[1] - difference
+    if reach <= 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stats.norm.sf(abs(difference) / reach * stats.norm.ppf(0.975)))
+
+
+def _parted(
+    task: str,
+    metric: str,
+    a: tuple[pd.DataFrame, Mapping[str, Statistic | None]],
+    b: tuple[pd.DataFrame, Mapping[str, Statistic | None]],
+) -> tuple[int, int, pd.DataFrame]:
+    """On how many samples B and A do better, and the samples on which they part.
+
+    By the metric itself; where that is no mean over samples (a worst group, F1) or leaves samples out (an accuracy within one
+    group), by the first metric that is a mean over all of them.
+    """
+    (frame, found_a), (frame_b, found_b) = a, b
+    names = [metric, *(name for name in found_a if name != metric)]
+    for name in names:
+        one, other = found_a.get(name), found_b.get(name)
+        if one is None or other is None or one.units != other.units:
+            continue
+        scores_a, scores_b, keys = one.contributions(), other.contributions(), unit_keys(frame, one.units)
+        if scores_a is not None and scores_b is not None and keys is not None:
+            break
+    else:
+        return 0, 0, pd.DataFrame()
+    # Equal scores may differ in the last bit where a class's weight enters them.
+    better = np.where(np.isclose(scores_a, scores_b, rtol=1e-9, atol=1e-12), 0, np.sign(scores_b - scores_a))
+    where = np.flatnonzero(better)
+    apart = pd.DataFrame({"task": task, "key": keys[where], "better": np.where(better[where] > 0, "B", "A")})
+    apart["score_a"], apart["score_b"] = scores_a[where], scores_b[where]
+    if len(frame) == len(better):
+        if "label" in frame.columns and pd.api.types.is_integer_dtype(frame["label"]):
+            apart["label"] = frame["label"].to_numpy()[where]
+        for name in ("prediction", "score_1"):
+            if name in frame.columns and name in frame_b.columns:
+                apart[f"{name}_a"] = frame[name].to_numpy()[where]
+                apart[f"{name}_b"] = frame_b[name].to_numpy()[where]
+    return int(np.count_nonzero(better > 0)), int(np.count_nonzero(better < 0)), apart
+
+
+def unit_keys(frame: pd.DataFrame, units: int) -> np.ndarray | None:
+    """The key of each unit of a statistic: of each row, or of each distinct sample where rows are queries."""
+    if len(frame) == units:
+        return frame["key"].to_numpy()
+    distinct = pd.unique(frame["key"])
+    return np.asarray(distinct) if len(distinct) == units else None
+
+
+def _overall(found: Sequence[TaskComparison]) -> tuple[float, Interval | None, float | None]:
+    """The mean difference over tasks, its interval by the formula of `average_interval`, and its p-value."""
+    n = len(found)
+    mean = math.fsum(item.difference for item in found) / n
+    pairs = [(item.difference, item.interval) for item in found if item.interval is not None]
+    if len(pairs) < n:
+        return mean, None, None
+    below = math.sqrt(math.fsum((d - pair[0]) ** 2 for d, pair in pairs)) / n
+    above = math.sqrt(math.fsum((pair[1] - d) ** 2 for d, pair in pairs)) / n
+    interval = (mean - below, mean + above)
+    return mean, interval, _p_of(mean, interval)

@@ -1,0 +1,72 @@
+"""How a paired comparison is put into words."""
+
+from __future__ import annotations
+
+from results import block, render_terminal, words
+from results.block import Block, Tone
+from results.compare import Comparison, TaskComparison
+from results.uncertainty import Interval
+
+
+def render(comparison: Comparison, format: str = "table", width: int | None = None, colour: bool = False) -> str:
+    """The comparison as text: `table`, `md` or `csv`."""
+    if format == "csv":
+        return str(comparison.table().to_csv(index=False, lineterminator="\n"))
+    if format == "md":
+        return block.markdown(build(comparison))
+    return render_terminal.to_text(block.terminal(build(comparison)), width, colour)
+
+
+def build(comparison: Comparison) -> Block:
+    """Title, verdict, a row a task."""
+    better = [sum(item.verdict == side for item in comparison.tasks) for side in "AB"]
+    undecided = len(comparison.tasks) - sum(better)
+    headline = f"On {len(comparison.tasks)} tasks: B is better on {better[1]}, A on {better[0]}, {undecided} cannot be told apart"
+    if comparison.difference is not None and comparison.interval is not None and comparison.p is not None:
+        headline += f"; on average B - A = {words.signed(comparison.difference)} ({span(comparison.interval)})"
+    rows = [_row(item) for item in comparison.tasks]
+    remarks = [
+        "Differences are B - A with 95% intervals, paired by sample. p: McNemar's (mid-p) for accuracies, a paired bootstrap "
+        "(marked b) for the others, a plain one (u) where samples differ; adjusted by Holm over the tasks.",
+        "B wins, A wins: the samples on which one does better than the other.",
+        *(f"{item.name}: {text}" for item in comparison.tasks for text in item.remarks),
+        *comparison.remarks,
+    ]
+    return Block(
+        title=f"A: {comparison.a}   B: {comparison.b}",
+        headline=headline,
+        tone="plain",
+        header=("Task", "A", "B", "B - A", "95% interval", "p", "B wins", "A wins", "Better"),
+        rows=tuple(rows),
+        tones=tuple(_tone(item) for item in comparison.tasks),
+        remarks=tuple(remarks),
+    )
+
+
+def span(pair: Interval) -> str:
+    """An interval of a difference: `-0.0012 to +0.0034`."""
+    return f"{pair[0]:+.4f} to {pair[1]:+.4f}"
+
+
+def p_value(p: float) -> str:
+    """Three digits, or that it is smaller."""
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def _row(item: TaskComparison) -> tuple[str, ...]:
+    mark = {"paired bootstrap": "b", "unpaired": "u"}.get(item.test, "")
+    return (
+        item.name,
+        words.score(item.a),
+        words.score(item.b),
+        words.signed(item.difference),
+        span(item.interval) if item.interval else "",
+        p_value(item.adjusted) + mark,
+        f"{item.wins:,}" if item.paired else "",
+        f"{item.losses:,}" if item.paired else "",
+        item.verdict,
+    )
+
+
+def _tone(item: TaskComparison) -> Tone:
+    return {"B": "good", "A": "bad", "": "plain"}[item.verdict]  # type: ignore[return-value]

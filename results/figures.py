@@ -1,0 +1,136 @@
+"""The page's charts as SVG and PDF, for papers. The same numbers: they are read off the page's own figures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ClipevalError, nearest
+from results.canonical import write_atomically
+from results.page.charts import Chart, charts
+from results.runs import load
+
+FORMATS = ("svg", "pdf", "png")
+
+SIZE = (5.5, 3.4)
+"""Inches: the width of a page's text."""
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clipeval",
+    "pdf.fonttype": 42,
+}
+"""Text stays text, and the same runs give the same bytes."""
+
+GREY = "#9a9a9a"
+
+
+def figures(paths: Sequence[str | Path], folder: str | Path, formats: Sequence[str] = ("svg", "pdf")) -> list[Path]:
+    """Draws every chart that the runs have data for.
+
+    Args:
+        paths: run folders.
+        folder: where the files go, `<chart>.<format>`.
+        formats: some of `FORMATS`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ClipevalError: an unknown format, or no chart can be drawn.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ClipevalError(nearest("figure format", name, FORMATS))
+    found = charts(load(paths))
+    if not found:
+        raise ClipevalError("there is nothing to draw: no run has a score yet")
+    written = []
+    for chart in found:
+        for name in formats:
+            path = Path(folder) / f"{chart.name}.{name}"
+            write_atomically(path, draw(chart, name))
+            written.append(path)
+    return written
+
+
+def draw(chart: Chart, format: str) -> bytes:
+    """One chart as the bytes of a file."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        layout = chart.figure.layout
+        bars = [trace for trace in chart.figure.data if trace.type == "bar"]
+        _bars(axes, bars)
+        for trace in chart.figure.data:
+            if trace.type == "scatter":
+                _points(axes, trace)
+        for shape in layout.shapes or ():
+            axes.axhline(shape.y0, color=shape.line.color, linestyle="--", linewidth=1)
+        if layout.xaxis.type == "log":
+            axes.set_xscale("log")
+        axes.set_xlabel(layout.xaxis.title.text or "")
+        axes.set_ylabel(layout.yaxis.title.text or "")
+        if layout.showlegend:
+            figure.legend(loc="outside upper left", ncols=3, fontsize=8)
+        sink = io.BytesIO()
+        # A date in the file would make each drawing of the same numbers another file.
+        dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+        figure.savefig(sink, format=format, metadata=dates[format], dpi=200)
+    return sink.getvalue()
+
+
+def _bars(axes: Any, bars: Sequence[Any]) -> None:
+    """Grouped bars; a group that a run lacks keeps its place."""
+    names = list(dict.fromkeys(name for trace in bars for name in trace.x))
+    width = 0.75 / max(1, len(bars))
+    for index, trace in enumerate(bars):
+        places = [names.index(name) + (index - (len(bars) - 1) / 2) * width for name in trace.x]
+        errors = [list(trace.error_y.arrayminus), list(trace.error_y.array)]
+        axes.bar(
+            places,
+            list(trace.y),
+            width,
+            color=trace.marker.color,
+            label=trace.name,
+            yerr=errors,
+            error_kw={"elinewidth": 0.9, "capsize": 2},
+        )
+    if names:
+        axes.set_xticks(range(len(names)), names)
+        axes.grid(axis="x", visible=False)
+
+
+def _points(axes: Any, trace: Any) -> None:
+    if trace.mode == "lines":
+        axes.plot(list(trace.x), list(trace.y), color=GREY, linestyle=":", linewidth=1.2, label=trace.name)
+        return
+    if trace.name == "published":
+        axes.scatter(list(trace.x), list(trace.y), s=12, color=GREY, alpha=0.7, linewidths=0, label=trace.name)
+        return
+    axes.errorbar(
+        list(trace.x),
+        list(trace.y),
+        yerr=[list(trace.error_y.arrayminus), list(trace.error_y.array)],
+        xerr=[list(trace.error_x.arrayminus), list(trace.error_x.array)] if trace.error_x.array is not None else None,
+        color=trace.marker.color,
+        ecolor="#333333",
+        elinewidth=0.9,
+        marker="*",
+        markersize=11,
+        linestyle="none",
+        label=trace.name,
+    )

@@ -1,0 +1,262 @@
+"""A run folder: what one model made of its tasks, on disk, in files that any number of processes may write.
+
+run.json                    what ran: schema, model, config, packages, code, hardware, tasks
+records/<task>.json         one for each task, written last, atomically
+predictions/<task>.parquet  one row a sample
+eval_results.jsonl          derived from the records, as DataComp writes it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs.errors import ClipevalError
+from results import parquet
+from results.canonical import plain, pretty, write_atomically
+from results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
+
+TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")
+
+ATTEMPTS = 100
+"""How often a writer tries to have the last word. Each retry means that another process wrote in between."""
+
+
+class RunFolder:
+    """The files of one run. Making one touches nothing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+
+    def run(self) -> dict[str, Any] | None:
+        """What `run.json` holds; None where there is none.
+
+        Raises:
+            DamagedRecord: it is not JSON.
+            ClipevalError: another schema wrote it.
+        """
+        path = self.path / "run.json"
+        try:
+            data = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise DamagedRecord(path, f"it is not JSON ({error})") from error
+        if not isinstance(data, dict):
+            raise DamagedRecord(path, f"it holds a {type(data).__name__}, not an object")
+        check_schema(path, data)
+        return data
+
+    def write_run(self, info: Mapping[str, Any]) -> None:
+        """Writes `run.json`, adding `schema`, `created` and `tasks`.
+
+        `tasks` says what the whole run is to hold: the tasks of `info["config"]["tasks"]`, after those that other jobs
+        of an array announced in the same folder. The config kept has the tasks of all of them.
+        """
+        config = info.get("config") or {}
+        announced = {
+            task: {name: spec.get(name) for name in TASK_FIELDS}
+            for task, spec in (info.get("tasks") or config.get("tasks") or {}).items()
+        }
+        created = info.get("created") or now()
+        for _ in range(ATTEMPTS):
+            try:
+                before = self.run() or {}
+            except DamagedRecord:
+                before = {}
+            tasks = {**before.get("tasks", {}), **plain(announced)}
+            merged = {
+                **info,
+                "config": {
+                    **config,
+                    "tasks": {**((before.get("config") or {}).get("tasks") or {}), **(config.get("tasks") or {})},
+                },
+            }
+            content = plain({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
+            write_atomically(self.path / "run.json", pretty(content))
+            after = self.run() or {}
+            if tasks.keys() <= after.get("tasks", {}).keys():
+                return
+        raise ClipevalError(
+            f"{self.path}/run.json could not be written: other processes keep writing it; run this job again"
+        )
+
+    def check(self, weights: str, slug: str | None = None) -> None:
+        """Whether this folder may hold records of a model with these weights.
+
+        Raises:
+            ClipevalError: it holds another model's, or was written under another schema.
+        """
+        try:
+            run = self.run()
+        except DamagedRecord:
+            run = None
+        model = (run or {}).get("model") or {}
+        if not model.get("weights"):
+            records = self.records(damaged=[])
+            model = {**records[0].model, "weights": records[0].fingerprint.weights} if records else {}
+        theirs = model.get("weights")
+        if theirs and theirs != weights:
+            mine = f"of {slug} ({weights[:8]})" if slug else weights[:8]
+            raise ClipevalError(
+                f"{self.path} holds results of {model.get('slug', 'another model')}, whose weights are {theirs[:8]}, "
+                f"not {mine}: give this run a folder of its own with out=, or remove that one"
+            )
+
+    def tasks(self) -> list[str]:
+        """The ids that have a record file, sorted."""
+        return sorted(path.stem for path in (self.path / "records").glob("*.json") if not path.name.startswith("."))
+
+    def record(self, task: str, *, verify: bool = True) -> Record | None:
+        """One task's record; None where there is none.
+
+        Args:
+            task: the id in the config.
+            verify: whether to read the predictions too and compare their digest.
+
+        Raises:
+            DamagedRecord: the record, or its predictions file, is not what was written.
+            ClipevalError: another schema wrote it.
+        """
+        path = self._record_path(task)
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            return None
+        while verify:
+            try:
+                self._verify(record)
+                break
+            except DamagedRecord:
+                # Another process may have been between writing the predictions and writing the record.
+                again = read_record(path)
+                if again.predictions == record.predictions:
+                    raise
+                record = again
+        return record
+
+    def records(self, *, verify: bool = False, damaged: list[DamagedRecord] | None = None) -> list[Record]:
+        """Every record, in the suite's order. Damaged ones are appended to `damaged` if it is given, else raised."""
+        found = []
+        for task in self._ordered(self.tasks()):
+            try:
+                record = self.record(task, verify=verify)
+            except DamagedRecord as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
+                continue
+            if record is not None:
+                found.append(record)
+        return found
+
+    def predictions(self, record: Record) -> pd.DataFrame:
+        """A record's predictions, verified.
+
+        Raises:
+            DamagedRecord: the file is missing, or is not the one that the record was written with.
+        """
+        path, content = self._verify(record)
+        try:
+            return parquet.decode(content)
+        except (OSError, ValueError) as error:
+            raise DamagedRecord(path, f"it cannot be read as Parquet ({error})") from error
+
+    def write(self, record: Record, predictions: pd.DataFrame) -> Record:
+        """Writes a cell: predictions first, the record last. Returns the record as written.
+
+        Any number of processes may write the same cell. Each ends only when what lies on the disk agrees with itself,
+        and the last one to write sees what everyone else left, so that what is left agrees.
+        """
+        path = self._record_path(record.task)
+        content = parquet.encode(predictions)
+        name = f"predictions/{record.task}.parquet"
+        record = dataclasses.replace(
+            record,
+            created=record.created or now(),
+            predictions={"file": name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(predictions)},
+        )
+        for _ in range(ATTEMPTS):
+            write_atomically(self.path / name, content)
+            write_record(path, record)
+            try:
+                self._verify(read_record(path))
+            except (DamagedRecord, FileNotFoundError):
+                continue
+            return record
+        raise ClipevalError(
+            f"{path} could not be written: other processes keep writing other predictions there; run this job again"
+        )
+
+    def amend(self, record: Record) -> Record:
+        """Writes a record alone: for what needs no new predictions, another main metric say."""
+        self._verify(record)
+        write_record(self._record_path(record.task), record)
+        return record
+
+    def rebuild_eval_results(self) -> None:
+        """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""
+        for _ in range(ATTEMPTS):
+            content = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
+            write_atomically(self.path / "eval_results.jsonl", content)
+            again = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
+            # Another job may have added a record after ours were read, and have written its lines before ours.
+            if content == again:
+                return
+
+    def _record_path(self, task: str) -> Path:
+        if not task or task.startswith(".") or "/" in task or "\\" in task:
+            raise ClipevalError(
+                f"a task's id is the name of its file, and {task!r} cannot be one: use letters, digits, - and _"
+            )
+        return self.path / "records" / f"{task}.json"
+
+    def _verify(self, record: Record) -> tuple[Path, bytes]:
+        """The predictions file of a record and its bytes, once their digest is known to be the record's."""
+        if record.predictions is None:
+            raise DamagedRecord(self._record_path(record.task), "it names no predictions file")
+        path = self.path / str(record.predictions["file"])
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedRecord(path, "it is missing, and a record speaks of it") from error
+        if hashlib.sha256(content).hexdigest() != record.predictions["sha256"]:
+            raise DamagedRecord(path, "its content does not match the digest in its record")
+        return path, content
+
+    def _ordered(self, tasks: Iterable[str]) -> list[str]:
+        """The suite's order, then the alphabet's."""
+        try:
+            planned = list((self.run() or {}).get("tasks", {}))
+        except DamagedRecord:
+            planned = []
+        place = {task: index for index, task in enumerate(planned)}
+        return sorted(tasks, key=lambda task: (place.get(task, len(place)), task))
+
+
+def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """DataComp's form: for each record `{"key", "dataset", "metrics": {..., "main_metric"}}`.
+
+    As in `evaluate.py` of mlfoundations/datacomp; its NaN is null here, so that every JSON reader takes it.
+    """
+    return [
+        {
+            "key": record.key,
+            "dataset": record.name,
+            "metrics": plain({**record.metrics, "main_metric": record.value}),
+        }
+        for record in records
+    ]
+
+
+def now() -> str:
+    """The time as records write it: UTC to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,177 @@
+"""Puts the page together: one file with its data, styles, scripts and pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from results import against_block, sheet, words
+from results.against import Against
+from results.page.charts import Chart, charts, colour
+from results.page.mistakes import Mistakes, Pictures, mistakes
+from results.records import Record
+from results.runs import Run, group_name, tasks
+
+HERE = Path(__file__).parent
+
+
+def render(runs: Sequence[Run], against: Sequence[Against] = (), pictures: Pictures | None = None) -> str:
+    """The page.
+
+    Args:
+        runs: those to show side by side.
+        against: comparisons to show with them.
+        pictures: where example mistakes get their pictures; without it, they are listed by key.
+    """
+    built = sheet.build(runs)
+    found = charts(runs)
+    details = [_task(task, spec, runs, pictures) for task, spec in tasks(runs).items()]
+    details = [task for task in details if task["runs"]]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        score=words.score,
+        interval=words.interval,
+        margin=words.margin,
+        count_samples=words.count,
+        tally=words.tally,
+        number=_number,
+    )
+    return environment.get_template("template.html").render(
+        title=" · ".join(run.label for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
+        sheet=built,
+        runs=runs,
+        colours=[colour(index) for index in range(len(runs))],
+        averages=[row for row in built.rows if row.kind in ("average", "common", "group")],
+        overall=next(row for row in built.rows if row.kind == "average"),
+        rows=[(row, _group_of(row.task, runs)) for row in built.rows if row.kind in ("task", "single")],
+        row_label=words.row_label,
+        blocks=[against_block.block(item) for item in against],
+        charts=[(chart, _json(chart)) for chart in found],
+        details=details,
+        provenance=[_provenance(run) for run in runs],
+        css=_asset("page.css"),
+        script=_asset("page.js"),
+        plotly=_library("plotly", "package_data/plotly.min.js"),
+        tables_css=_library("itables", "html/dt_bundle.css"),
+        tables_js=base64.b64encode(_library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
+    )
+
+
+def _number(value: float | None) -> str:
+    """A metric's value; counts and weight decays keep the digits that they have."""
+    if value is not None and (value == int(value) and abs(value) > 1):
+        return words.count(int(value))
+    return words.score(value)
+
+
+def _asset(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+@cache
+def _library(package: str, path: str) -> Markup:
+    """A file that a library ships: found without importing it, for plotly takes its time."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"--format html needs the package {package}: pip install {package}")
+    return Markup((Path(spec.origin).parent / path).read_text(encoding="utf-8"))
+
+
+def _json(chart: Chart) -> Markup:
+    """A figure as JSON that cannot end the script element which it stands in."""
+    text = str(chart.figure.to_json())
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _group_of(task: str, runs: Sequence[Run]) -> str:
+    return group_name(str(tasks(runs)[task].get("group")))
+
+
+def _task(task: str, spec: Any, runs: Sequence[Run], pictures: Pictures | None) -> dict[str, Any]:
+    """What the page says about one task, run by run."""
+    found = []
+    for index, run in enumerate(runs):
+        record = run.records.get(task)
+        if record is not None:
+            wrong = mistakes(run, record, pictures)
+            found.append(
+                {
+                    "label": run.label,
+                    "colour": colour(index),
+                    "record": record,
+                    "metrics": [(name, value, record.intervals.get(name)) for name, value in record.metrics.items()],
+                    "mistakes": wrong,
+                    "confusion": _confusion(wrong),
+                    "facts": _facts(record),
+                }
+            )
+    name = str(spec.get("name") or task)
+    return {"task": task, "name": name, "group": group_name(str(spec.get("group"))), "runs": found}
+
+
+def _confusion(found: Mistakes) -> Markup | None:
+    """The heat map's data, drawn by the page when it is opened; None without classes."""
+    if found.confusion is None:
+        return None
+    text = json.dumps(dataclasses.asdict(found.confusion))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """Where a task's numbers come from, in pairs of words."""
+    prompts = record.prompts
+    facts = [
+        ("Protocol", record.fingerprint.protocol),
+        ("Samples", words.count(record.samples)),
+        ("Classes", words.count(record.classes)),
+        (
+            "Prompts",
+            ", ".join(str(part) for part in (prompts.get("name"), _templates(prompts.get("templates"))) if part),
+        ),
+        ("Precision", sheet.short_precision(record.fingerprint.precision)),
+        ("Preprocessing", record.fingerprint.preprocess),
+        ("Data digest", record.fingerprint.data[:16]),
+        ("Seconds", ", ".join(f"{name.removesuffix('_s')} {value:.1f}" for name, value in record.timings.items())),
+        ("Made", record.created),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _templates(number: Any) -> str:
+    return f"{number} template{'s' if number != 1 else ''}" if isinstance(number, int) else ""
+
+
+def _provenance(run: Run) -> tuple[str, list[tuple[str, str]]]:
+    info, model = run.info, run.model
+    code, hardware = info.get("code") or {}, info.get("hardware") or {}
+    changed = {True: " with changes that were not committed", False: "", None: ""}[code.get("dirty")]
+    machine = [
+        hardware.get("cpu"),
+        f"{hardware['cores']} cores" if hardware.get("cores") else None,
+        f"{hardware['memory_gib']} GiB" if hardware.get("memory_gib") else None,
+        *(hardware.get("gpus") or []),
+    ]
+    pairs = [
+        ("Folder", str(run.folder.path)),
+        ("Architecture", str(model.get("name") or "")),
+        ("Weights", str(model.get("pretrained") or "")),
+        ("Weights' digest", str(model.get("weights") or "")),
+        ("Parameters", f"{float(model['params_m']):.1f} M" if model.get("params_m") else ""),
+        ("clipeval", f"{code.get('version') or ''} {str(code.get('commit') or '')[:12]}{changed}".strip()),
+        ("Machine", ", ".join(str(part) for part in machine if part)),
+        ("Python", f"{info.get('python') or ''} on {info['os']}" if info.get("os") else ""),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in (info.get("packages") or {}).items())),
+        ("Started", str(info.get("created") or "")),
+    ]
+    return run.label, [(name, value) for name, value in pairs if value]

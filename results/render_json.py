@@ -1,0 +1,56 @@
+"""The report in the forms that other tools read: DataComp's JSON lines, clip_benchmark's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from results.canonical import plain, pretty
+from results.folder import eval_results
+from results.records import Record
+from results.runs import Run, tasks
+
+CLIP_BENCHMARK_TASKS = {
+    "classification": "zeroshot_classification",
+    "attributes": "zeroshot_classification",
+    "retrieval": "zeroshot_retrieval",
+    "selection": "image_caption_selection",
+    "linear_probe": "linear_probe",
+}
+"""clip_benchmark's names for protocols; another protocol keeps its own."""
+
+
+def _records(run: Run) -> list[Record]:
+    return [run.records[task] for task in tasks([run]) if task in run.records]
+
+
+def datacomp(runs: Sequence[Run]) -> str:
+    """DataComp's `eval_results.jsonl`: a line a task. Of several runs, each line names its model as well."""
+    lines: list[dict[str, Any]] = []
+    for run in runs:
+        for line in eval_results(_records(run)):
+            if len(runs) > 1:
+                line = {"model": run.model.get("name"), "pretrained": run.model.get("pretrained"), **line}
+            lines.append(line)
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
+    """{file name: content}: a file for each run and task, as `clip_benchmark eval` writes them and `build` reads them."""
+    files = {}
+    for run in runs:
+        for record in _records(run):
+            model, pretrained = str(run.model.get("name") or run.label), str(run.model.get("pretrained") or "")
+            protocol = record.protocol.partition("/")[0]
+            content = {
+                "dataset": f"wds/{record.key}",
+                "model": model,
+                "pretrained": pretrained,
+                "task": CLIP_BENCHMARK_TASKS.get(protocol, protocol),
+                "metrics": plain(record.metrics),
+                "language": "en",
+            }
+            parts = [record.key, pretrained, model, "en", content["task"]]
+            files["_".join(str(part).replace("/", "_") for part in parts) + ".json"] = pretty(content)
+    return files

@@ -1,0 +1,77 @@
+"""The report as a Markdown table (GitHub's kind)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from results import words
+from results.sheet import Cell, Row, Sheet
+
+
+def render(sheet: Sheet) -> str:
+    """The report as Markdown: one run with every column, several runs side by side."""
+    several = len(sheet.runs) > 1
+    parts = [f"> **Warning** {escape(text)}\n" for text in sheet.warnings]
+    if not several:
+        parts.append(f"### {escape(sheet.runs[0])}\n" + (f"\n{escape(sheet.details[0])}\n" if sheet.details[0] else ""))
+    parts.append(_several(sheet) if several else _single(sheet))
+    notes = [f"[{n.number}] {'**Warning:** ' if n.flag else ''}{escape(n.text)}" for n in sheet.footnotes]
+    parts.append("  \n".join([*notes, escape(words.legend(sheet))]) + "\n")
+    return "\n".join(parts)
+
+
+def escape(text: str) -> str:
+    """Text as Markdown shows it unchanged, in a table's cell too."""
+    for character in "\\|*_`<[]":
+        text = text.replace(character, "\\" + character)
+    return text.replace("\n", " ")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table whose first `left` columns are set left and the others right."""
+    rule = [":--"] * left + ["--:"] * (len(header) - left)
+    return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *rows])
+
+
+def _label(row: Row, several: bool) -> str:
+    text = escape(words.row_label(row, several))
+    if row.kind != "task":
+        text = f"**{text}**"
+    if row.kind in ("task", "single") and any(cell.flagged for cell in row.cells):
+        text += " **!**"
+    return text + (f" <sup>{','.join(map(str, row.marks))}</sup>" if row.marks else "")
+
+
+def _single(sheet: Sheet) -> str:
+    rows = []
+    for row in sheet.rows:
+        cell = row.cells[0]
+        if cell.absent:
+            values = [f"**{cell.absent}**", "", "", "", ""]
+        else:
+            score = words.score(cell.value)
+            values = [
+                score if row.kind == "task" else f"**{score}**",
+                words.interval(cell.interval) if cell.value is not None else "",
+                words.score(cell.corrected) if cell.value is not None else "",
+                words.count(cell.samples),
+                escape(row.metric),
+            ]
+        rows.append([_label(row, several=False), *values])
+    return table(["Task", "Score", "95% interval", "Corrected", "Samples", "Metric"], rows)
+
+
+def _several(sheet: Sheet) -> str:
+    rows = [[_label(row, several=True), *[_beside(cell, row) for cell in row.cells]] for row in sheet.rows]
+    return table(["Task", *map(escape, sheet.runs)], rows)
+
+
+def _beside(cell: Cell, row: Row) -> str:
+    if cell.absent:
+        return "" if cell.absent == "not planned" else f"**{cell.absent}**"
+    score = words.score(cell.value)
+    text = f"**{score}**\\*" if cell.best else score
+    text += f" {words.margin(cell)}".rstrip()
+    if row.kind in ("average", "common") or cell.partial:
+        text += f" ({words.tally(cell)})"
+    return text

@@ -1,0 +1,174 @@
+"""Runs, as the reporter reads them: what was recorded, what was planned and is not there, what is damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs.errors import ClipevalError
+from results.folder import RunFolder
+from results.records import DamagedRecord, Record
+from results.uncertainty import chance_corrected
+
+GROUPS = {
+    "imagenet": "ImageNet",
+    "imagenet_shifts": "ImageNet shifts",
+    "vtab": "VTAB",
+    "retrieval": "Retrieval",
+    "wilds": "WILDS",
+    "fairness": "Fairness",
+    "other": "Other",
+}
+"""The report's groups in the order of its rows, with the names to print. A group of one's own comes after them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read."""
+
+    label: str
+    folder: RunFolder
+    info: Mapping[str, Any]
+    records: Mapping[str, Record]
+    planned: Mapping[str, Mapping[str, Any]]
+    """Every task, recorded or not, in order: {id: {"key", "name", "protocol", "metric", "chance", "group"}}."""
+    damaged: Sequence[DamagedRecord] = ()
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The model: slug, name, pretrained and more."""
+        if self.info.get("model"):
+            model: Mapping[str, Any] = self.info["model"]
+            return model
+        return next((record.model for record in self.records.values()), {})
+
+    @property
+    def missing(self) -> list[str]:
+        """The planned tasks without a record."""
+        return [task for task in self.planned if task not in self.records]
+
+
+def load(paths: Sequence[str | Path]) -> list[Run]:
+    """Reads run folders.
+
+    Raises:
+        ClipevalError: no path is given, one of them is no run folder, or it was written under another schema.
+    """
+    if not paths:
+        raise ClipevalError("no run folder was named: give at least one, such as runs/<model>")
+    runs = [_load(Path(path)) for path in paths]
+    labels = [run.label for run in runs]
+    # Two runs of one model are told apart by their folders.
+    return [
+        dataclasses.replace(run, label=f"{run.label} ({run.folder.path})") if labels.count(run.label) > 1 else run
+        for run in runs
+    ]
+
+
+def _load(path: Path) -> Run:
+    if not path.is_dir():
+        raise ClipevalError(f"{path} is no run folder: it does not exist; `clipeval run out={path}` would make it")
+    folder = RunFolder(path)
+    damaged: list[DamagedRecord] = []
+    try:
+        info = folder.run() or {}
+    except DamagedRecord as error:
+        damaged.append(error)
+        info = {}
+    records = {record.task: record for record in folder.records(damaged=damaged)}
+    if not info and not records and not damaged:
+        inside = sorted(child for child in path.iterdir() if (child / "run.json").exists())
+        hint = (
+            f"did you mean {' '.join(map(str, inside[:5]))}?" if inside else "give a folder that `clipeval run` wrote"
+        )
+        raise ClipevalError(f"{path} is no run folder: it holds neither run.json nor records/; {hint}")
+    planned: dict[str, Mapping[str, Any]] = dict(info.get("tasks", {}))
+    for task, record in records.items():
+        # What was recorded speaks for itself, whatever was planned under the name.
+        planned[task] = {
+            "key": record.key,
+            "name": record.name,
+            "protocol": record.protocol,
+            "metric": record.metric,
+            "chance": record.chance,
+            "group": record.group,
+        }
+    model = info.get("model") or next((record.model for record in records.values()), {})
+    return Run(_label(model, path), folder, info, records, planned, damaged)
+
+
+def _label(model: Mapping[str, Any], path: Path) -> str:
+    name, pretrained = model.get("name"), model.get("pretrained")
+    # Where a bundled or a local model lies says nothing to a reader; its slug was made to.
+    if not name or str(name).startswith("local-dir:"):
+        return str(model.get("slug") or path.name)
+    if not pretrained:
+        return str(name)
+    # A checkpoint file is known by its name, not by where it lies.
+    short = (
+        Path(str(pretrained)).name if str(pretrained).endswith((".pt", ".pth", ".bin", ".safetensors")) else pretrained
+    )
+    return f"{name} {short}"
+
+
+def tasks(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
+    """The tasks of all runs, in the report's order: by group, within it in the order of the first run that has them."""
+    union: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        for task, spec in run.planned.items():
+            union.setdefault(task, spec)
+    groups = list(GROUPS) + sorted({str(spec.get("group")) for spec in union.values()} - GROUPS.keys())
+    return dict(sorted(union.items(), key=lambda item: groups.index(str(item[1].get("group")))))
+
+
+def group_name(group: str) -> str:
+    """The name to print for a group."""
+    return GROUPS.get(group, group.replace("_", " ").capitalize())
+
+
+def long_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each run and task, recorded or not, in the report's order.
+
+    Columns: run, slug, model, pretrained, group, task, key, name, protocol, metric, value, low, high, chance,
+    corrected, samples, classes, flags, notes, status (done, missing, damaged).
+    """
+    rows = []
+    union = tasks(runs)
+    for run in runs:
+        broken = {error.path.stem for error in run.damaged}
+        for task in union:
+            if task not in run.planned:
+                continue
+            record = run.records.get(task)
+            low, high = (record.interval if record else None) or (None, None)
+            rows.append(
+                {
+                    "run": run.label,
+                    "slug": run.model.get("slug", run.folder.name),
+                    "model": run.model.get("name"),
+                    "pretrained": run.model.get("pretrained"),
+                    "group": run.planned[task].get("group"),
+                    "task": task,
+                    "key": run.planned[task].get("key"),
+                    "name": run.planned[task].get("name") or task,
+                    "protocol": run.planned[task].get("protocol"),
+                    "metric": run.planned[task].get("metric"),
+                    "value": record.value if record else None,
+                    "low": low,
+                    "high": high,
+                    "chance": run.planned[task].get("chance"),
+                    "corrected": chance_corrected(record.value, record.chance) if record else None,
+                    "samples": record.samples if record else None,
+                    "classes": record.classes if record else None,
+                    "flags": record.flags if record else (),
+                    "notes": record.notes if record else (),
+                    "status": "done" if record else "damaged" if task in broken else "missing",
+                }
+            )
+    numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
+    return pd.DataFrame(rows).astype({**numbers, "samples": "Int64", "classes": "Int64"})

@@ -1,0 +1,237 @@
+"""The report as rows and cells, before it is drawn as text, Markdown or LaTeX, so that all of them say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from results.runs import Run, group_name, tasks
+from results.uncertainty import Interval, average_interval, chance_corrected
+
+Kind = Literal["group", "task", "single", "average", "common"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run's answer in one row."""
+
+    value: float | None = None
+    interval: Interval | None = None
+    corrected: float | None = None
+    corrected_of: int = 0
+    """For an average: how many tasks the corrected one counts, those whose chance is known."""
+    samples: int | None = None
+    flagged: bool = False
+    best: bool = False
+    of: tuple[int, int] | None = None
+    """For an average: how many tasks it counts, of how many."""
+    absent: Literal["", "missing", "damaged", "not planned"] = ""
+
+    @property
+    def partial(self) -> bool:
+        """Whether this average leaves out tasks that it should count."""
+        return self.of is not None and self.of[0] < self.of[1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, a group's average, or an average over tasks, for every run."""
+
+    kind: Kind
+    label: str
+    cells: tuple[Cell, ...]
+    metric: str = ""
+    task: str = ""
+    marks: tuple[int, ...] = ()
+    """Numbers of the footnotes that speak of it."""
+
+
+@dataclass(frozen=True)
+class Footnote:
+    """A remark on one or more rows. A flag is a warning; a note is not."""
+
+    number: int
+    text: str
+    flag: bool
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The whole table."""
+
+    runs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[Footnote, ...] = ()
+    warnings: tuple[str, ...] = ()
+    details: tuple[str, ...] = field(default=())
+    """A line for each run: precision, device, version."""
+
+
+def build(runs: Sequence[Run]) -> Sheet:
+    """Lays out the report of some runs, one column of scores for each."""
+    rows: list[Row] = []
+    footnotes = _Footnotes(several=len(runs) > 1)
+    by_group: dict[str, list[str]] = {}
+    union = tasks(runs)
+    for task, spec in union.items():
+        by_group.setdefault(str(spec.get("group")), []).append(task)
+    for group, members in by_group.items():
+        if len(members) > 1:
+            rows.append(_average("group", group_name(group), members, runs))
+        for task in members:
+            kind: Kind = "task" if len(members) > 1 else "single"
+            rows.append(_task_row(kind, task, union[task], runs, footnotes))
+    averaged = _average("average", "Average", list(union), runs)
+    rows.append(averaged)
+    common = [task for task in union if all(_scored(run, task) for run in runs)]
+    if len(runs) > 1 and common and any(sorted(_members(run, list(union))) != sorted(common) for run in runs):
+        rows.append(_average("common", f"Average, {len(common)} in common", common, runs))
+    return Sheet(
+        runs=tuple(run.label for run in runs),
+        rows=tuple(rows),
+        footnotes=tuple(footnotes.entries),
+        warnings=tuple(_warnings(runs)),
+        details=tuple(_details(run) for run in runs),
+    )
+
+
+class _Footnotes:
+    """Numbers remarks in the order in which rows call for them; equal remarks share a number."""
+
+    def __init__(self, several: bool) -> None:
+        self.several = several
+        self.entries: list[Footnote] = []
+        self._numbers: dict[tuple[bool, str], int] = {}
+
+    def add(self, text: str, flag: bool) -> int:
+        if (flag, text) not in self._numbers:
+            self._numbers[flag, text] = len(self.entries) + 1
+            self.entries.append(Footnote(len(self.entries) + 1, text, flag))
+        return self._numbers[flag, text]
+
+
+def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run], footnotes: _Footnotes) -> Row:
+    cells, marks = [], []
+    metrics = {run.planned[task].get("metric") for run in runs if task in run.planned}
+    for run in runs:
+        record = run.records.get(task)
+        if record is None:
+            broken = any(error.path.stem == task for error in run.damaged)
+            cells.append(Cell(absent="damaged" if broken else "missing" if task in run.planned else "not planned"))
+            continue
+        owner = f"{run.label}: " if footnotes.several else ""
+        marks += [footnotes.add(f"{owner}{record.name}: {text}", flag=True) for text in record.flags]
+        marks += [footnotes.add(text, flag=False) for text in record.notes]
+        cells.append(
+            Cell(
+                value=record.value,
+                interval=record.interval,
+                corrected=chance_corrected(record.value, record.chance),
+                samples=record.samples,
+                flagged=bool(record.flags),
+            )
+        )
+    # Runs that were told different main metrics cannot be ranked on this row.
+    if len(metrics) > 1:
+        marks.append(footnotes.add(f"{spec.get('name') or task}: the runs differ in the main metric", flag=True))
+    elif len({cell.samples for cell in cells if cell.samples is not None}) <= 1:
+        cells = _mark_best(cells)
+    return Row(
+        kind=kind,
+        label=str(spec.get("name") or task),
+        cells=tuple(cells),
+        metric=" / ".join(str(metric) for metric in sorted(metrics, key=str) if metric is not None),
+        task=task,
+        marks=tuple(sorted(set(marks))),
+    )
+
+
+def _scored(run: Run, task: str) -> bool:
+    return task in run.records and run.records[task].value is not None
+
+
+def _members(run: Run, among: Sequence[str]) -> list[str]:
+    """The tasks of a run that an average counts: those planned with a main metric."""
+    return [task for task in among if task in run.planned and run.planned[task].get("metric") is not None]
+
+
+def average_cell(run: Run, among: Sequence[str]) -> Cell:
+    """A run's average over those of some tasks that have a main metric and a value."""
+    members = _members(run, among)
+    records = [run.records[task] for task in members if _scored(run, task)]
+    values = [record.value for record in records if record.value is not None]
+    corrected = [c for c in (chance_corrected(record.value, record.chance) for record in records) if c is not None]
+    return Cell(
+        value=math.fsum(values) / len(values) if values else None,
+        interval=average_interval(values, [record.interval for record in records]),
+        corrected=math.fsum(corrected) / len(corrected) if corrected else None,
+        corrected_of=len(corrected),
+        samples=sum(record.samples for record in records) or None,
+        flagged=any(record.flags for record in records),
+        of=(len(values), len(members)),
+        absent="" if members else "not planned",
+    )
+
+
+def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) -> Row:
+    cells = [average_cell(run, among) for run in runs]
+    same = len({tuple(sorted(task for task in among if _scored(run, task))) for run in runs}) == 1
+    return Row(kind=kind, label=label, cells=tuple(_mark_best(cells) if same else cells))
+
+
+def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
+    """Marks the highest of several values; all of them when they are equal to the printed digit."""
+    values = [cell.value for cell in cells if cell.value is not None]
+    if len(cells) < 2 or len(values) < 2:
+        return list(cells)
+    top = round(max(values), 4)
+    return [
+        Cell(**{**cell.__dict__, "best": True}) if cell.value is not None and round(cell.value, 4) == top else cell
+        for cell in cells
+    ]
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """What a reader has to know before any number: tasks that are not there, files that are damaged."""
+    found = []
+    for run in runs:
+        owner = f"{run.label}: " if len(runs) > 1 else ""
+        if run.missing:
+            names = ", ".join(str(run.planned[task].get("name") or task) for task in run.missing)
+            found.append(f"{owner}INCOMPLETE: {len(run.missing)} of {len(run.planned)} tasks are missing: {names}")
+        found += [f"{owner}{error}" for error in run.damaged]
+        # Protocols may have a precision each (the published recipe's have); within one, records must agree.
+        by_protocol: dict[str, set[str]] = {}
+        for record in run.records.values():
+            by_protocol.setdefault(record.protocol, set()).add(record.fingerprint.precision)
+        for protocol, several in by_protocol.items():
+            if len(several) > 1:
+                made = ", ".join(sorted(map(short_precision, several)))
+                found.append(f"{owner}MIXED: its {protocol} records were made under several precisions: {made}")
+    return found
+
+
+def short_precision(text: str) -> str:
+    """`fp32` for `fp32/fp32`, which names images and texts."""
+    return text.partition("/")[0] if len(set(text.split("/"))) == 1 else text
+
+
+def _details(run: Run) -> str:
+    """What a run was, in a line."""
+    parts = []
+    if run.model.get("params_m"):
+        parts.append(f"{float(run.model['params_m']):.1f} M parameters")
+    asked = ((run.info.get("config") or {}).get("runtime") or {}).get("precision")
+    made = sorted({short_precision(record.fingerprint.precision) for record in run.records.values()})
+    # The name of a recipe says more than what it does to each protocol; a run of one precision is what its records say.
+    parts += [str(asked)] if asked and len(made) > 1 else made
+    devices = sorted({str(record.options["device"]) for record in run.records.values() if record.options.get("device")})
+    parts += devices
+    code = run.info.get("code") or {}
+    if code.get("commit"):
+        parts.append(f"clipeval {str(code['commit'])[:8]}{' + changes' if code.get('dirty') else ''}")
+    elif code.get("version"):
+        parts.append(f"clipeval {code['version']}")
+    return ", ".join(parts)

@@ -1,0 +1,119 @@
+"""`clipeval report`: run folders in, one of the formats out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+
+from configs.errors import ClipevalError, nearest
+from results import against as beside
+from results import (
+    against_block,
+    block,
+    model_card,
+    render_csv,
+    render_json,
+    render_latex,
+    render_markdown,
+    render_terminal,
+    runs,
+    sheet,
+)
+from results.canonical import write_atomically
+
+FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
+
+WITH_AGAINST = ("table", "csv", "md", "html")
+"""The formats that can show a comparison."""
+
+Pictures = Callable[[str, str, Sequence[str]], Mapping[str, bytes]]
+"""(run folder, task id, keys of samples) -> {key: an encoded image}. Keys whose image is not at hand are left out."""
+
+
+def report(
+    paths: Sequence[str | Path],
+    format: str = "table",
+    against: str | None = None,
+    *,
+    width: int | None = None,
+    colour: bool = False,
+    pictures: Pictures | None = None,
+) -> str:
+    """The report of one or more run folders, as text in `format`.
+
+    Args:
+        paths: run folders; their order is the columns' order.
+        format: one of `FORMATS`.
+        against: `published`, or another run folder, to compare with.
+        width: characters of a line, for `table`; default: the terminal's.
+        colour: whether `table` holds ANSI colours.
+        pictures: where `html` gets its example pictures from.
+
+    Raises:
+        ClipevalError: an unknown format, a path that is no run folder, or a format that cannot show what is asked.
+    """
+    if format not in FORMATS:
+        raise ClipevalError(nearest("format", format, FORMATS))
+    if against is not None and format not in WITH_AGAINST:
+        raise ClipevalError(f"--against is shown by {', '.join(WITH_AGAINST)}, not by {format}")
+    loaded = runs.load(paths)
+    found = _against(loaded, against)
+    if format == "csv":
+        return render_csv.against(found) if found else render_csv.render(loaded)
+    if format == "jsonl":
+        return render_json.datacomp(loaded)
+    if format == "clip_benchmark":
+        raise ClipevalError("clip_benchmark's `build` reads a file for each task: name a folder for them with --output")
+    if format == "model-card":
+        if len(loaded) > 1:
+            raise ClipevalError(f"a model card is about one model, and {len(loaded)} runs were given: name one")
+        return model_card.render(loaded[0])
+    if format == "html":
+        from results.page.page import render
+
+        return render(loaded, found, pictures)
+    built = sheet.build(loaded)
+    if format == "latex":
+        return render_latex.render(built)
+    blocks = [against_block.block(item) for item in found]
+    if format == "md":
+        return "\n".join([render_markdown.render(built), *map(block.markdown, blocks)])
+    body = Group(render_terminal.layout(built, width or render_terminal.terminal_width()), *map(block.terminal, blocks))
+    return render_terminal.to_text(body, width, colour)
+
+
+def write_report(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    format: str = "table",
+    against: str | None = None,
+    *,
+    pictures: Pictures | None = None,
+) -> list[Path]:
+    """Writes the report to a file, or for `clip_benchmark` to a folder. Returns what was written."""
+    output = Path(output)
+    if format == "clip_benchmark":
+        written = []
+        for name, content in render_json.clip_benchmark(runs.load(paths)).items():
+            write_atomically(output / name, content)
+            written.append(output / name)
+        return written
+    write_atomically(output, report(paths, format, against, width=100, pictures=pictures).encode())
+    return [output]
+
+
+def print_table(paths: Sequence[str | Path], console: Console | None = None, against: str | None = None) -> None:
+    """Prints the report to a terminal, in its width and colours: what `clipeval run` ends with."""
+    console = console or Console(highlight=False)
+    loaded = runs.load(paths)
+    blocks = [against_block.block(item) for item in _against(loaded, against)]
+    console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *map(block.terminal, blocks)))
+
+
+def _against(loaded: Sequence[runs.Run], against: str | None) -> list[beside.Against]:
+    if against is None:
+        return []
+    others = [] if against == "published" else runs.load([against])
+    return beside.compare_with(loaded, against, others)

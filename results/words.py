@@ -1,0 +1,71 @@
+"""How numbers are written, the same in every format."""
+
+from __future__ import annotations
+
+from results.sheet import Cell, Row, Sheet
+from results.uncertainty import Interval
+
+DASH = "–"
+
+
+def score(value: float | None) -> str:
+    """A score as DataComp and open_clip print it: four digits."""
+    return DASH if value is None else f"{value:.4f}"
+
+
+def interval(pair: Interval | None) -> str:
+    """`0.7240–0.7318`."""
+    return DASH if pair is None else f"{pair[0]:.4f}{DASH}{pair[1]:.4f}"
+
+
+def margin(cell: Cell) -> str:
+    """Half an interval's width, `±.0039`: what fits beside a score where there are many."""
+    if cell.value is None or cell.interval is None:
+        return ""
+    return f"±{(cell.interval[1] - cell.interval[0]) / 2:.4f}".replace("±0.", "±.")
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return DASH if value is None else f"{value:+.4f}"
+
+
+def count(number: int | None) -> str:
+    """A number of samples, `50,000`."""
+    return "" if number is None else f"{number:,}"
+
+
+def row_label(row: Row, several: bool) -> str:
+    """A row's name; for one run's averages also how many tasks they count: `Average over 5 of 38: partial`."""
+    if several or row.kind not in ("average", "group", "common"):
+        return row.label
+    of = row.cells[0].of
+    if of is None or of[1] == 0:
+        return row.label
+    partial = ": partial" if row.cells[0].partial else ""
+    if row.kind == "average":
+        return f"{row.label} over {of[0]} of {of[1]}{partial}"
+    return f"{row.label} ({of[0]} of {of[1]}{partial})" if partial else f"{row.label} ({of[0]})"
+
+
+def tally(cell: Cell) -> str:
+    """How many tasks an average counts, where runs stand side by side: `38/38`, `5/38 partial`."""
+    if cell.of is None or cell.of[1] == 0:
+        return ""
+    return f"{cell.of[0]}/{cell.of[1]}" + (" partial" if cell.partial else "")
+
+
+def legend(sheet: Sheet) -> str:
+    """What the table's numbers and marks mean, in a sentence or two."""
+    text = "Scores with 95% intervals over samples."
+    if len(sheet.runs) == 1:
+        text += " Corrected: 0 is chance, 1 is perfect"
+        whole = next((row.cells[0] for row in sheet.rows if row.kind == "average"), Cell())
+        if whole.of and whole.corrected_of < whole.of[0]:
+            text += f"; its averages are over the tasks whose chance is known ({whole.corrected_of} in all)"
+        text += "."
+    else:
+        text += " *: the best."
+    if any(cell.flagged for row in sheet.rows for cell in row.cells):
+        text += " !: see the warnings."
+    return text

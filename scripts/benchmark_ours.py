@@ -1,0 +1,169 @@
+"""clipeval's side of the benchmark: the functions that the command itself calls, with its defaults for two cores."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+import time
+from functools import cache
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from rich.console import Console
+
+from configs.compose import compose
+from eval.data.split import DataConfig, open_split
+from eval.models import Encoder, resolve
+from eval.session import Session
+from eval.stream import ImageJob, ImageStream, StreamOptions, default_batch, default_workers
+from scripts import benchmark_data
+from tasks import Retrieval, Samples
+from tasks.heads import head, prompts
+
+CPU = torch.device("cpu")
+
+
+@cache
+def _encoder(model: str, precision: str) -> Encoder:
+    return resolve({"name": model}, tempfile.gettempdir()).load("cpu", precision)
+
+
+def heads(model: str, classes: list[int], templates: int, out: str, precision: str = "fp32") -> dict[str, Any]:
+    """Heads of some of ImageNet's classes, all prompts at once."""
+    encoder = _encoder(model, precision)
+    names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
+    texts = prompts(names, [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]])
+    started = time.perf_counter()
+    found = head(encoder.encode_texts(texts), [templates] * len(names))
+    seconds = time.perf_counter() - started
+    np.save(out, found.numpy())
+    return {"seconds": seconds, "prompts": len(texts)}
+
+
+class _NoModel:
+    """Takes batches as an encoder does, normalises them, and leaves the model out."""
+
+    def __init__(self, preprocess: Any) -> None:
+        self.preprocess = preprocess
+        self.kept: list[torch.Tensor] = []
+
+    def encode_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        images = self.preprocess.normalise(batch)
+        self.kept.append(images)
+        if len(self.kept) > 64:
+            self.kept.pop()
+        return torch.zeros(len(batch), 1)
+
+
+def preprocess(model: str, root: str, out: str, keep: int, fast: bool = False, workers: int = 4) -> dict[str, Any]:
+    """One shard, indexed anew, through the stream with four workers; the first `keep` images are saved."""
+    transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
+    sink: Any = _NoModel(transform)
+    started = time.perf_counter()
+    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, workers, 64, fast))
+    seconds = time.perf_counter() - started
+    np.save(out, torch.cat(sink.kept)[:keep].numpy())
+    return {"seconds": seconds, "images": count}
+
+
+def bare(model: str, images: int, precision: str = "fp32") -> dict[str, Any]:
+    """The encoder alone, on batches that are there already, of the size that the stream gives it."""
+    encoder = _encoder(model, precision)
+    size = default_batch(encoder, CPU)
+    height, width = encoder.preprocess.size  # type: ignore[misc]
+    batch = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+    started = time.perf_counter()
+    for _ in range(images // size):
+        encoder.encode_images(batch)
+    return {"seconds": time.perf_counter() - started, "images": images // size * size}
+
+
+def end_to_end(model: str, root: str, precision: str = "fp32") -> dict[str, Any]:
+    """Decoders and encoder on the same cores."""
+    encoder = _encoder(model, precision)
+    started = time.perf_counter()
+    count = 0
+    for piece in _stream(encoder.preprocess, root, encoder, default_workers(CPU), None, False):
+        count += len(piece.rows)
+    return {"seconds": time.perf_counter() - started, "images": count}
+
+
+def miniature(model: str, root: str) -> dict[str, Any]:
+    """The 40 sets from a composed config to the last record, with nothing cached."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
+        return _session([*words, f"out={folder}/run", f"cache.root={folder}/cache"])
+
+
+def rescore(model: str, root: str, scratch: str, fresh: bool, prompts: str) -> dict[str, Any]:
+    """A set evaluated in full (`fresh`), or again with other templates."""
+    if fresh:
+        shutil.rmtree(scratch, ignore_errors=True)
+    words = ["suite=none", "task=webdataset", f"task.data.path={root}/photos", "model=open_clip", f"model.name={model}"]
+    return _session([*words, f"prompts={prompts}", f"out={scratch}/run", f"cache.root={scratch}/cache"])
+
+
+def run(words: list[str]) -> dict[str, Any]:
+    """Any run."""
+    return _session(words)
+
+
+def association(model: str, root: str) -> dict[str, Any]:
+    """A set of WinoGAViL's size, nothing cached; `images` is what was decoded and embedded."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            "suite=none",
+            "task=winogavil",
+            f"task.data.path={root}/wino",
+            "model=open_clip",
+            f"model.name={model}",
+        ]
+        return _session([*words, f"out={folder}/run", f"cache.root={folder}/cache"])
+
+
+def retrieval(images: int, captions: int) -> dict[str, Any]:
+    """Scoring of a retrieval task on given embeddings."""
+    x, y, counts = benchmark_data.embeddings(images, captions)
+    task = Retrieval(key="retrieval", name="Retrieval", metric=None)
+    samples = Samples(
+        keys=[f"s{i:07d}" for i in range(images)],
+        captions=[[f"caption {j}" for j in range(count)] for count in counts],
+    )
+    image, text = torch.from_numpy(x), torch.from_numpy(y)
+    before = _peak()
+    started = time.perf_counter()
+    scores = task.score({"test": image}, text, {"test": samples})
+    values = scores.metrics
+    return {
+        "seconds": time.perf_counter() - started,
+        "peak_gb": _peak(),
+        "before_gb": before,
+        "metrics": {name: values[name] for name in values if "@" in name and name != "mean_recall@1"},
+    }
+
+
+def _stream(transform: Any, root: str, encoder: Any, workers: int, batch: int | None, fast: bool) -> Any:
+    split = open_split(DataConfig(folder="photos"), root, "test", None)
+    job = ImageJob("photos", split.images, np.arange(len(split.images)), "rgb_first", False)
+    stream = ImageStream([job], transform, StreamOptions(workers, batch, fast), CPU)
+    try:
+        yield from stream.embed(encoder)
+    finally:
+        stream.close()
+
+
+def _session(words: list[str]) -> dict[str, Any]:
+    """What `clipeval run` does once its config is composed."""
+    config = compose(words, None)
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as quiet:
+        outcome = Session.open(config, Console(file=quiet)).run()
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "images": outcome.images, "texts": outcome.texts, "records": len(outcome.records)}
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

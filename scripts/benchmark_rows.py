@@ -1,0 +1,331 @@
+"""The rows of the benchmark: each measures pairs, theirs and ours alternating, and says what ratio is to be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from scripts import benchmark_data
+from scripts.benchmark_worker import ROOT, Side
+
+VIT = "ViT-B-32-256"
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of open_clip's normalisation."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much each row takes on; `tiny()` is for the tests."""
+
+    model: str = VIT
+    images: int = 1024
+    encoded: int = 256
+    classes: int = 48
+    their_classes: int = 4
+    templates: int = 80
+    retrieval: tuple[int, int] = (5000, 25010)
+    association: tuple[int, int] = (3563, 4500)
+    sets: str = "datacomp"
+
+
+@dataclass
+class Result:
+    """One line of the table.
+
+    Attributes:
+        row, work: which row, and what was done.
+        theirs, ours: a figure for each pair, in `unit`; None where there is no other side.
+        ratios: ours against theirs for each pair, the larger the better; empty where a ratio says nothing.
+        target: the least ratio (or most `unit`, with `at_most`) to reach; None for what is only reported.
+        notes: what a reader must know.
+    """
+
+    row: str
+    work: str
+    unit: str
+    ours: list[float]
+    theirs: list[float] | None = None
+    ratios: list[float] = field(default_factory=list)
+    target: float | None = None
+    at_most: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached by the median; None without one."""
+        if self.target is not None:
+            return median(self.ratios) >= self.target
+        return None if self.at_most is None else median(self.ours) <= self.at_most
+
+
+@dataclass
+class Bench:
+    """What every row works with."""
+
+    cache: Path
+    scratch: Path
+    repeats: int
+    size: Size
+    ours: Side
+    their: Side | None
+    say: Callable[[str], None]
+
+    def pairs(self, theirs: Callable[[], Any] | None, ours: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
+        """Both sides, `repeats` times, who goes first changing each time."""
+        a: list[Any] = []
+        b: list[Any] = []
+        for number in range(self.repeats):
+            steps = [(theirs, a), (ours, b)]
+            for call, found in steps if number % 2 == 0 else reversed(steps):
+                if call is not None:
+                    found.append(call())
+            self.say(f"  {number + 1}/{self.repeats}")
+        return a, b
+
+    def theirs(self, name: str, **arguments: Any) -> Callable[[], Any] | None:
+        """A call of the other side; None where its environment is missing."""
+        side = self.their
+        return None if side is None else lambda: side(name, **arguments)
+
+
+def heads(bench: Bench) -> Iterator[Result]:
+    """ImageNet's head."""
+    model, size = benchmark_data.checkpoint(bench.cache, bench.size.model), bench.size
+    classes = np.random.default_rng(0).permutation(1000)[: size.classes].tolist()
+    few = classes[: size.their_classes]
+    files = [str(bench.scratch / f"head-{i}.npy") for i in range(2)]
+    a, b = bench.pairs(
+        bench.theirs("heads", model=model, classes=few, templates=size.templates, out=files[0]),
+        lambda: bench.ours("heads", model=model, classes=classes, templates=size.templates, out=files[1]),
+    )
+    note = f"prompts a second, on {len(classes)} classes x {size.templates} templates here and {len(few)} of them there"
+    result = _rates("heads", f"ImageNet's head, {size.model}, fp32", "prompts/s", a, b, "prompts", 10.0, [note])
+    if a:
+        far = np.abs(np.load(files[0]) - np.load(files[1])[: len(few)]).max()
+        result.notes.append(f"largest difference of the heads {far:.0e}")
+    yield result
+    half = [
+        bench.ours("heads", model=model, classes=few, templates=size.templates, out=files[1], precision="bf16")
+        for _ in range(bench.repeats)
+    ]
+    yield _rates("heads", "the same in bf16, over fp32 there", "prompts/s", a, half, "prompts", 25.0, [_bf16()])
+
+
+def decode(bench: Bench) -> Iterator[Result]:
+    """One shard through preprocessing."""
+    model = benchmark_data.checkpoint(bench.cache, bench.size.model)
+    root = str(benchmark_data.shard(bench.cache, bench.size.images))
+    files = [str(bench.scratch / f"pixels-{i}.npy") for i in range(2)]
+    keep = min(256, bench.size.images)
+    for fast, target in ((False, 2.5), (True, 5.0)):
+        a, b = bench.pairs(
+            bench.theirs("preprocess", model=model, root=root, out=files[0], keep=keep),
+            lambda fast=fast: bench.ours("preprocess", model=model, root=root, out=files[1], keep=keep, fast=fast),  # type: ignore[misc]
+        )
+        name = "fast" if fast else "exact"
+        result = _rates("decode", f"one shard of 500x375 JPEGs, 4 workers, {name}", "images/s", a, b, "images", target)
+        if a:
+            theirs, ours = np.load(files[0]), np.load(files[1])
+            if fast:
+                steps = np.abs(theirs - ours) * 255 * np.array(STD, dtype=np.float32).reshape(3, 1, 1)
+                part, most = (steps > 0.5).mean(), round(float(steps.max()))
+                result.notes.append(f"{part:.2%} of values differ from the exact ones, by at most {most} of 255")
+            else:
+                same = "yes" if np.array_equal(theirs, ours) else "NO"
+                result.notes.append(f"pixels identical: {same} ({keep} images)")
+        yield result
+
+
+def miniature(bench: Bench) -> Iterator[Result]:
+    """The 40 sets in small."""
+    model, root = benchmark_data.tiny_checkpoint(bench.cache), str(benchmark_data.miniature(bench.cache))
+    a, b = bench.pairs(
+        bench.theirs("miniature", model=model, root=root), lambda: bench.ours("miniature", model=model, root=root)
+    )
+    notes = [f"{b[0]['images']:,} images and {b[0]['texts']:,} prompts here, both after start-up"]
+    if a:
+        notes.append(
+            f"there {a[0]['sets']} sets: WinoGAViL is left out, FairFace and UTKFace run as plain classification"
+        )
+    yield _seconds("miniature", "40 miniature sets, tiny model, nothing cached", a, b, notes, at_most=8.5)
+
+
+def end_to_end(bench: Bench) -> Iterator[Result]:
+    """The stream against the bare encoder, and against theirs."""
+    model = benchmark_data.checkpoint(bench.cache, bench.size.model)
+    root = str(benchmark_data.shard(bench.cache, bench.size.encoded))
+    for precision, target in (("fp32", 0.93), ("bf16", 0.85)):
+        count = bench.size.encoded if precision == "fp32" else max(32, bench.size.encoded // 4)
+        place = str(benchmark_data.shard(bench.cache, count)) if count != bench.size.encoded else root
+        a, b = bench.pairs(
+            lambda p=precision, n=count: bench.ours("bare", model=model, images=n, precision=p),  # type: ignore[misc]
+            lambda p=precision, r=place: bench.ours("end_to_end", model=model, root=r, precision=p),  # type: ignore[misc]
+        )
+        work = f"images of 500x375, {bench.size.model}, {precision}: end to end over the bare encoder"
+        notes = [_bf16()] if precision == "bf16" else []
+        yield _rates("end_to_end", work, "images/s", a, b, "images", target, notes)
+    if bench.their is not None:
+        a, b = bench.pairs(
+            bench.theirs("end_to_end", model=model, root=root),
+            lambda: bench.ours("end_to_end", model=model, root=root),
+        )
+        yield _rates("end_to_end", "the same in fp32, end to end over theirs", "images/s", a, b, "images", None)
+
+
+def rescore(bench: Bench) -> Iterator[Result]:
+    """Other templates on a set that is evaluated already."""
+    model = benchmark_data.checkpoint(bench.cache, bench.size.model)
+    root, scratch = str(benchmark_data.shard(bench.cache, bench.size.images)), str(bench.scratch / "rescore")
+    a, b = [], []
+    for number in range(bench.repeats):  # in this order: the second needs the first
+        a.append(bench.ours("rescore", model=model, root=root, scratch=scratch, fresh=True, prompts="simple"))
+        b.append(
+            bench.ours("rescore", model=model, root=root, scratch=scratch, fresh=False, prompts="openai_imagenet_7")
+        )
+        bench.say(f"  {number + 1}/{bench.repeats}")
+    notes = [
+        f"{a[0]['images']:,} images; the second time {b[0]['images']} images and {b[0]['texts']:,} prompts embedded"
+    ]
+    notes.append("the cost of rescoring does not grow with the images; the full run's does")
+    yield _seconds("rescore", "other templates on a set already evaluated, over the full run", a, b, notes, target=50.0)
+
+
+def retrieval(bench: Bench) -> Iterator[Result]:
+    """Scoring at MSCOCO's size."""
+    images, captions = bench.size.retrieval
+    a, b = bench.pairs(
+        bench.theirs("retrieval", images=images, captions=captions),
+        lambda: bench.ours("retrieval", images=images, captions=captions),
+    )
+    notes = []
+    if a:
+        far = max(abs(a[0]["metrics"][k] - b[0]["metrics"][k]) for k in b[0]["metrics"])
+        notes.append(f"largest difference of a recall {far:.0e}")
+    yield _seconds("retrieval", f"scoring {images:,} images x {captions:,} captions", a, b, notes, at_most=5.0)
+    theirs = [max(x["peak_gb"] for x in a)] if a else None
+    notes = [f"of the whole process; {b[0]['before_gb']:.2f} GB before scoring"]
+    yield Result(
+        "retrieval", "peak memory of it", "GB", [max(x["peak_gb"] for x in b)], theirs, at_most=1.5, notes=notes
+    )
+
+
+def winogavil(bench: Bench) -> Iterator[Result]:
+    """Decodes at WinoGAViL's size."""
+    instances, pictures = bench.size.association
+    root = benchmark_data.association(bench.cache, instances, pictures)
+    lines = (root / "wino" / "test" / "instances.jsonl").read_text().splitlines()
+    asked = sum(len(json.loads(line)["candidates"]) for line in lines)
+    found = bench.ours("association", model=benchmark_data.tiny_checkpoint(bench.cache), root=str(root))
+    notes = [
+        f"{instances:,} instances name {asked:,} candidates; {found['images']:,} pictures were decoded and embedded"
+    ]
+    notes.append("there: one embedding for each candidate of each instance, as DataComp's code does; counted, not run")
+    ratio = [asked / found["images"]]
+    yield Result(
+        "winogavil",
+        "pictures embedded",
+        "images",
+        [found["images"]],
+        [asked],
+        ratio,
+        target=asked / pictures,
+        notes=notes,
+    )
+
+
+def startup(bench: Bench) -> Iterator[Result]:
+    """What one waits for before and around the work: whole commands, in processes of their own."""
+    model, root = benchmark_data.tiny_checkpoint(bench.cache), benchmark_data.miniature(bench.cache)
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
+        words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
+        words += [f"out={folder}/run", f"cache.root={folder}/cache"]
+        whole = [_command(["run", *words])]
+        times: dict[str, list[float]] = {name: [] for name in ("--help", "report", "plan, all done", "run, all reused")}
+        for number in range(bench.repeats):
+            times["--help"].append(_command(["--help"])[0])
+            times["report"].append(_command(["report", f"{folder}/run"])[0])
+            times["plan, all done"].append(_command(["plan", *words])[0])
+            times["run, all reused"].append(_command(["run", *words])[0])
+            bench.say(f"  {number + 1}/{bench.repeats}")
+        yield Result(
+            "startup", "clipeval run, 40 miniature sets, nothing cached, start-up included", "s", [whole[0][0]]
+        )
+        for name, values in times.items():
+            yield Result("startup", f"clipeval {name}", "s", values)
+
+
+def memory(bench: Bench) -> Iterator[Result]:
+    """Peak memory of a whole run of the 40 miniature sets, as they are and with eight times the images."""
+    model = benchmark_data.tiny_checkpoint(bench.cache)
+    peaks = []
+    for samples in (50, 400):
+        root = benchmark_data.miniature(bench.cache, samples)
+        with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
+            words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
+            peaks.append(_command(["run", *words, f"out={folder}/run", f"cache.root={folder}/cache"])[1])
+    yield Result("memory", "peak of a run with 400 images a set, over one with 50", "GB", [peaks[1]], [peaks[0]])
+
+
+def _command(words: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory in GB of `clipeval …`.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        child = subprocess.Popen([sys.executable, "-m", "eval.cli", *words], cwd=ROOT, stdout=output, stderr=output)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            output.seek(0)
+            raise RuntimeError(f"clipeval {' '.join(words)}: {output.read()[-2000:]}")
+    return seconds, usage.ru_maxrss / 2**20
+
+
+def _rates(
+    row: str,
+    work: str,
+    unit: str,
+    theirs: list[Any],
+    ours: list[Any],
+    count: str,
+    target: float | None,
+    notes: list[str] | None = None,
+) -> Result:
+    a, b = ([x[count] / x["seconds"] for x in side] for side in (theirs, ours))
+    ratios = [y / x for x, y in zip(a, b, strict=True)] if a else []
+    return Result(row, work, unit, b, a or None, ratios, target if ratios else None, notes=list(notes or ()))
+
+
+def _seconds(
+    row: str,
+    work: str,
+    theirs: list[Any],
+    ours: list[Any],
+    notes: list[str],
+    target: float | None = None,
+    at_most: float | None = None,
+) -> Result:
+    a, b = ([x["seconds"] for x in side] for side in (theirs, ours))
+    ratios = [x / y for x, y in zip(a, b, strict=True)] if a else []
+    return Result(row, work, "s", b, a or None, ratios, target if ratios else None, at_most, notes)
+
+
+def _bf16() -> str:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "amx_bf16" in flags or "avx512_bf16" in flags:
+        return "this processor has bf16 units"
+    return "this processor has no bf16 units: bf16 is emulated, and the target is for one that has"

@@ -1,0 +1,187 @@
+"""Attributes (FairFace, UTKFace): several heads over the same images, scored by group.
+
+Class names and templates are lines `objective:text`; an objective's class names and templates make its head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks import inputs
+from tasks.base import Samples, Task
+from tasks.classification import rank
+from tasks.groups import by_group
+from tasks.heads import head, prompt_counts, prompts
+from tasks.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """How often an objective's best class agrees with a metadata field, by group."""
+
+    objective: str
+    label: str
+    """The metadata column that holds the truth."""
+    by: Sequence[str]
+    """The metadata columns whose combinations are the groups, in the order in which the names list them."""
+    prefix: str | None = None
+    """How the names begin; None: `acc_<objective>`."""
+    relabel: Mapping[int, int] = field(default_factory=dict, hash=False)
+    """{class: label}, where the two are numbered otherwise; a class is its place among the objective's class names."""
+    otherwise: int | None = None
+    """The label of the classes that `relabel` leaves out; None: their own number."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by", names(self.by, f"attribute {self.objective!r}"))
+        object.__setattr__(self, "relabel", {int(k): int(v) for k, v in self.relabel.items()})
+
+    @property
+    def name(self) -> str:
+        return self.prefix or f"acc_{self.objective}"
+
+    def hits(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """`predictions`: int64 [N], classes of the objective; `labels`: int64 [N]. bool [N]."""
+        answer = predictions.copy() if self.otherwise is None else np.full_like(predictions, self.otherwise)
+        for source, label in self.relabel.items():
+            answer[predictions == source] = label
+        return np.asarray(answer == labels)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """How often an objective's best class lies in a range of harmful ones, by group.
+
+    `<prefix>_wg` is the least of the groups' rates, as DataComp prints it: the group that is harmed least.
+    """
+
+    objective: str
+    by: Sequence[str]
+    prefix: str
+    first: int
+    """The first harmful class."""
+    last: int | None = None
+    """The last one; None: the objective's last."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by", names(self.by, f"harm {self.prefix!r}"))
+
+    @property
+    def name(self) -> str:
+        return self.prefix
+
+    def hits(self, predictions: np.ndarray) -> np.ndarray:
+        """`predictions`: int64 [N]. bool [N]."""
+        return (predictions >= self.first) & (predictions <= (predictions if self.last is None else self.last))
+
+
+@dataclass(frozen=True)
+class Attributes(Task):
+    """Accuracy of each attribute and rates of harm, by group.
+
+    Predictions: key, for each objective pred_<objective> (the argmax, a place among its class names) and score_<objective>
+    (100 times its cosine), then the metadata.
+    """
+
+    protocol: ClassVar[str] = "attributes"
+    attributes: Sequence[Attribute | Mapping[str, Any]] = ()
+    harms: Sequence[Harm | Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "attributes", inputs.parts(Attribute, self.attributes, f"{self.key}: attributes"))
+        object.__setattr__(self, "harms", inputs.parts(Harm, self.harms, f"{self.key}: harms"))
+        if not self.parts:
+            raise ValueError(f"{self.key}: declare at least one attribute (objective, label, by) or harm")
+
+    @property
+    def parts(self) -> list[Attribute | Harm]:
+        """Everything measured, in its order."""
+        return [part for part in (*self.attributes, *self.harms) if isinstance(part, Attribute | Harm)]
+
+    @property
+    def objectives(self) -> list[str]:
+        """The heads, in the order in which they are first asked for."""
+        return list(dict.fromkeys(part.objective for part in self.parts))
+
+    def heads(self, test: Samples) -> dict[str, tuple[list[str], list[str]]]:
+        """For each objective its class names and its templates.
+
+        Raises:
+            ValueError: a line has no objective, or an objective lacks class names or templates.
+        """
+        if isinstance(test.templates, Mapping):
+            raise ValueError(f"{self.key}: templates must be lines 'objective:template', not prompts for each class")
+        found = [
+            split(lines, what, self.key)
+            for lines, what in ((test.classnames, "class name"), (test.templates, "template"))
+        ]
+        for objective in self.objectives:
+            for lines, what in zip(found, ("class names", "templates"), strict=True):
+                if objective not in lines:
+                    raise ValueError(
+                        f"{self.key}: objective {objective!r} has no {what}; the folder's objectives are {sorted(lines)}, "
+                        f"from lines such as '{objective}:…'"
+                    )
+        return {objective: (found[0][objective], found[1][objective]) for objective in self.objectives}
+
+    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+        return [text for lines in self.heads(samples["test"]).values() for text in prompts(*lines)]
+
+    def predict(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> pd.DataFrame:
+        test = samples["test"]
+        n = inputs.rows(images["test"], test.keys, self.key)
+        for name in self.columns:
+            inputs.column(test.metadata, name, n, self.key)
+        found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
+        counts = {objective: prompt_counts(*lines) for objective, lines in self.heads(test).items()}
+        if len(texts) != sum(map(sum, counts.values())):
+            raise ValueError(f"{self.key}: {sum(map(sum, counts.values()))} prompts, but {len(texts)} text embeddings")
+        start = 0
+        for objective, each in counts.items():
+            best = rank(images["test"], head(texts[start : start + sum(each)], each))
+            found[f"pred_{objective}"], found[f"score_{objective}"] = best["prediction"], best["score_1"]
+            start += sum(each)
+        return inputs.with_metadata(found, test.metadata, n, self.key)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every metadata field that a metric needs."""
+        labels = [part.label for part in self.parts if isinstance(part, Attribute)]
+        return list(dict.fromkeys([*labels, *(name for part in self.parts for name in part.by)]))
+
+    def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        inputs.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
+        table = {name: inputs.column(predictions, name, len(predictions), self.key) for name in self.columns}
+        found: dict[str, Statistic | None] = {}
+        for part in self.parts:
+            answer = predictions[f"pred_{part.objective}"].to_numpy()
+            hits = part.hits(answer, table[part.label]) if isinstance(part, Attribute) else part.hits(answer)
+            found |= by_group(hits, {name: table[name] for name in part.by}, part.name)
+        return found
+
+
+def names(values: Sequence[str], where: str) -> tuple[str, ...]:
+    """A tuple of at least one field name."""
+    found = (values,) if isinstance(values, str) else tuple(str(name) for name in values)
+    if not found:
+        raise ValueError(f"{where}: `by` must name at least one metadata field")
+    return found
+
+
+def split(lines: Sequence[str], what: str, task: str) -> dict[str, list[str]]:
+    """Lines `objective:text`, by objective. Only the first colon counts; a blank text is a class like any other."""
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(lines):
+        objective, colon, text = line.partition(":")
+        if not colon:
+            raise ValueError(f"{task}: {what} {number + 1}, {line!r}, does not read 'objective:text'")
+        found.setdefault(objective, []).append(text)
+    return found

@@ -1,0 +1,112 @@
+"""The whole contract of a task, on one page.
+
+A task is the texts it asks about and a score over embeddings. The runner embeds the texts that `texts` returns and every
+image of the task's splits, hands both to `score`, and writes down what comes back. It knows nothing else of a protocol.
+
+Nothing in this package reads a file, opens a socket or looks for a GPU: arrays in, numbers out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks.heads import Templates
+from tasks.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one split of a data set says about its N images. Row i of every field speaks of image i of the split."""
+
+    keys: Sequence[str]
+    """N names, unique within the split, in the split's one fixed order."""
+    labels: np.ndarray | None = None
+    """int64 [N], a class index; for multi-label sets int64 [N, C] of 0 and 1."""
+    captions: Sequence[Sequence[str]] | None = None
+    """Retrieval: the captions of each image."""
+    instances: Sequence[Mapping[str, Any]] | None = None
+    """Association and caption selection: questions that name images by their keys."""
+    metadata: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """N rows; one column for each metadata field."""
+    classnames: Sequence[str] = ()
+    """C names; the position is the label."""
+    templates: Templates = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task makes of its embeddings."""
+
+    statistics: Mapping[str, Statistic | None]
+    """Each metric, under the reference's name, as an estimator that knows its value and its uncertainty. None: undefined."""
+    predictions: pd.DataFrame
+    """A row for each thing predicted (an image, a query, an instance); enough to compute every metric again."""
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Every metric's value; None where it is undefined (a group with no sample, acc5 under five classes)."""
+        return {name: None if s is None else s.value for name, s in self.statistics.items()}
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One row of the benchmark: what to ask of a model, and how to score the answers."""
+
+    protocol: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Part of every record's fingerprint: raise it when a change can alter a score."""
+    mixed: ClassVar[bool] = False
+    """Whether the published numbers embedded this protocol's images under automatic mixed precision."""
+
+    _: KW_ONLY
+    key: str
+    """The name in DataComp's tables, `vtab/caltech101`."""
+    name: str
+    """The name to print, `Caltech-101`."""
+    metric: str | None
+    """The main metric; None for a task that is reported and not averaged."""
+    chance: float | None = None
+    """What guessing scores on the main metric."""
+    group: str = "other"
+    """The column of the report that the task counts in."""
+    splits: tuple[str, ...] = ("test",)
+    """The splits whose images `score` needs."""
+
+    def __post_init__(self) -> None:
+        # Configs give lists; a task is hashable.
+        object.__setattr__(self, "splits", tuple(self.splits))
+
+    @abstractmethod
+    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+        """The T texts to embed, in the order in which `predict` wants them. Duplicates cost nothing."""
+
+    @abstractmethod
+    def predict(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> pd.DataFrame:
+        """What the model answers.
+
+        Args:
+            images: for each split, float32 [N, D], L2-normalised.
+            texts: float32 [T, D], L2-normalised, a row for each of `self.texts(samples)`.
+            samples: for each split, its table.
+
+        Returns:
+            A DataFrame that `statistics` can be computed from, with nothing else at hand.
+        """
+
+    @abstractmethod
+    def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        """Every metric, from stored predictions alone."""
+
+    def score(self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]) -> Scores:
+        """Answers and their metrics. A pure function: the same arrays give the same numbers, on any device."""
+        predictions = self.predict(images, texts, samples)
+        return Scores(self.statistics(predictions), predictions)

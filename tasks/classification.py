@@ -1,0 +1,131 @@
+"""Zero-shot classification: the class whose prompts lie nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks import inputs
+from tasks.base import Samples, Task
+from tasks.groups import GroupMetrics
+from tasks.heads import head, prompt_counts, prompts
+from tasks.macro import MacroF1
+from tasks.statistics import GroupMean, Proportion, Statistic
+
+ROWS = 4096
+"""Images scored at once; nothing of N x C is kept."""
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Top-1, top-5 and per-class recall; by group where `by` says so.
+
+    Predictions: key, label, prediction (the argmax), pred_1..pred_k and score_1..score_k (the k = min(5, C) best by
+    torch.topk, as clip_benchmark's accuracy ranks them: of equal scores it may put another first than argmax does; scores
+    are 100 times the cosine), then the metadata.
+    """
+
+    protocol: ClassVar[str] = "classification"
+    by: Sequence[GroupMetrics | Mapping[str, Any]] = ()
+    """Metrics by group."""
+    macro: bool = False
+    """Whether to add iWildCam's acc_avg, recall-macro_all and F1-macro_all, over the labels that occur."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "by", inputs.parts(GroupMetrics, self.by, f"{self.key}: by"))
+
+    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+        test = samples["test"]
+        return prompts(test.classnames, test.templates)
+
+    def predict(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> pd.DataFrame:
+        test = samples["test"]
+        n = inputs.rows(images["test"], test.keys, self.key)
+        label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
+        for part in self.groups:
+            inputs.column(test.metadata, part.field, n, self.key)
+        found = rank(images["test"], head(texts, prompt_counts(test.classnames, test.templates)))
+        table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
+        return inputs.with_metadata(table, test.metadata, n, self.key)
+
+    def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        inputs.needs(predictions, ["label", "prediction", "pred_1"], self.key)
+        label = predictions["label"].to_numpy()
+        prediction = predictions["prediction"].to_numpy()
+        top1 = predictions["pred_1"].to_numpy() == label
+        top5 = within(predictions, label, 5)
+        recall = GroupMean(prediction == label, label)
+        found: dict[str, Statistic | None] = {
+            "acc1": Proportion(top1),
+            "acc5": None if top5 is None else Proportion(top5),
+            "mean_per_class_recall": recall,
+        }
+        if self.macro:
+            found["acc_avg"] = Proportion(prediction == label)
+            found["recall-macro_all"] = recall
+            found["F1-macro_all"] = MacroF1(label, prediction)
+        for part in self.groups:
+            groups = inputs.column(predictions, part.field, len(predictions), self.key)
+            if part.top == 5 and top5 is None:
+                raise ValueError(
+                    f"{self.key}: {part.prefix} by {part.field!r} is a top-5 metric; it needs five classes"
+                )
+            hits = prediction == label if part.top == 1 or top5 is None else top5
+            found.update(part.statistics(hits, groups))
+        return found
+
+    @property
+    def groups(self) -> tuple[GroupMetrics, ...]:
+        return tuple(part for part in self.by if isinstance(part, GroupMetrics))
+
+
+def within(predictions: pd.DataFrame, label: np.ndarray, k: int) -> np.ndarray | None:
+    """bool [N]: whether the label is among the k best; None if there are not that many classes."""
+    if f"pred_{k}" not in predictions.columns:
+        return None
+    return np.asarray(np.any([predictions[f"pred_{i}"].to_numpy() == label for i in range(1, k + 1)], axis=0))
+
+
+def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """The best classes of each image.
+
+    Args:
+        images: float32 [N, D], L2-normalised.
+        head: float32 [C, D], L2-normalised.
+
+    Returns:
+        `prediction` int64 [N], `pred_1`.. int64 [N] and `score_1`.. float32 [N].
+    """
+    k = min(5, len(head))
+    # As the reference multiplies, so that equal class vectors tie, and equal scores rank, as they do there.
+    classifier = head.float().T.contiguous().to(images.device)
+    if not (torch.isfinite(images).all() and torch.isfinite(head).all()):
+        raise ValueError("an embedding is not finite; check the model's precision (fp16 overflows for some models)")
+    argmax, best, scores = [], [], []
+    for chunk in torch.split(images, rows):
+        logits = 100.0 * chunk.float() @ classifier
+        values, order = torch.topk(logits, k, dim=1)
+        if k < 5:
+            order = lead(order, torch.topk(logits, 1, dim=1).indices)
+        argmax.append(logits.argmax(dim=1).cpu())
+        best.append(order.cpu())
+        scores.append(values.cpu())
+    found = {"prediction": torch.cat(argmax).numpy()}
+    found |= {f"pred_{i + 1}": column for i, column in enumerate(torch.cat(best).T.contiguous().numpy())}
+    found |= {f"score_{i + 1}": column for i, column in enumerate(torch.cat(scores).T.contiguous().numpy())}
+    return found
+
+
+def lead(order: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """`order` [N, k] with `first` [N, 1] moved to the front: the reference asks for one class when there are under five,
+    and torch.topk may resolve a tie otherwise when asked for more."""
+    swapped = torch.where(order == first, order[:, :1], order)
+    return torch.cat([first, swapped[:, 1:]], dim=1)

@@ -1,0 +1,79 @@
+"""Zero-shot heads: class names and templates to prompts, prompt embeddings to class vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+
+Templates = Sequence[str] | Mapping[str, Sequence[str]]
+"""Prompt templates, `{c}` standing for the class name; or, for class-specific prompts, {class name: prompts}."""
+
+
+def class_prompts(classnames: Sequence[str], templates: Templates) -> list[list[str]]:
+    """The prompts of each class, in the classes' order.
+
+    `{c}` alone is special in a template; any other brace is text. Class-specific prompts may hold `{c}` too.
+
+    Raises:
+        ValueError: there is no class or no template, no template says where the class name goes (every class would ask the
+            same), or a class has no prompts of its own.
+    """
+    if not classnames:
+        raise ValueError("there are no class names; give one for each label, in the labels' order")
+    if isinstance(templates, str):
+        raise ValueError(f"templates must be a list of strings; got one string, {templates!r}")
+    if isinstance(templates, Mapping):
+        missing = [name for name in dict.fromkeys(classnames) if not templates.get(name)]
+        if missing:
+            shown = ", ".join(repr(name) for name in missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise ValueError(
+                f"{len(missing)} of {len(set(classnames))} classes have no prompts: {shown}; "
+                "add a list of prompts under each one's exact name"
+            )
+        strings = [name for name in dict.fromkeys(classnames) if isinstance(templates[name], str)]
+        if strings:
+            raise ValueError(f"the prompts of {strings[0]!r} must be a list of strings; got one string")
+        return [[prompt.replace("{c}", name) for prompt in templates[name]] for name in classnames]
+    if not templates:
+        raise ValueError("there are no templates; give at least one, such as 'a photo of a {c}.'")
+    if len(set(classnames)) > 1 and not any("{c}" in template for template in templates):
+        raise ValueError(
+            f"no template holds {{c}}, the place of the class name, so all classes would have one prompt: {templates[0]!r}"
+        )
+    return [[template.replace("{c}", name) for template in templates] for name in classnames]
+
+
+def prompts(classnames: Sequence[str], templates: Templates) -> list[str]:
+    """Every prompt, class by class: the rows that `head` expects."""
+    return [prompt for group in class_prompts(classnames, templates) for prompt in group]
+
+
+def prompt_counts(classnames: Sequence[str], templates: Templates) -> list[int]:
+    """How many prompts each class has."""
+    if isinstance(templates, Mapping):
+        return [len(templates[name]) for name in classnames]
+    return [len(templates)] * len(classnames)
+
+
+def head(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Class vectors: L2-normalise every prompt, take the mean of each class, L2-normalise it.
+
+    As open_clip's and clip_benchmark's `zero_shot_classifier`.
+
+    Args:
+        texts: float32 [T, D], the prompts' embeddings, class by class.
+        counts: the prompts of each of C classes; their sum is T.
+
+    Returns:
+        float32 [C, D].
+    """
+    if len(texts) != sum(counts):
+        raise ValueError(f"{sum(counts)} prompts were asked for, but there are {len(texts)} embeddings")
+    texts = F.normalize(texts.float(), dim=-1)
+    if len(set(counts)) == 1:
+        means = texts.view(len(counts), counts[0], -1).mean(dim=1)
+    else:
+        means = torch.stack([part.mean(dim=0) for part in torch.split(texts, list(counts))])
+    return torch.div(means, means.norm(dim=-1, keepdim=True))

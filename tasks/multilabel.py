@@ -1,0 +1,58 @@
+"""Multi-label classification: every class ranks the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks import inputs
+from tasks.base import Samples, Task
+from tasks.heads import head, prompt_counts, prompts
+from tasks.precision import AveragePrecision
+from tasks.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Mean average precision.
+
+    Predictions: key, then for each class c from 0 label_<c> (0 or 1) and logit_<c> (100 times the cosine), then the
+    metadata.
+    """
+
+    protocol: ClassVar[str] = "multilabel"
+
+    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+        test = samples["test"]
+        return prompts(test.classnames, test.templates)
+
+    def predict(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> pd.DataFrame:
+        test = samples["test"]
+        n = inputs.rows(images["test"], test.keys, self.key)
+        classes = len(test.classnames)
+        labels = np.asarray(test.labels if test.labels is not None else [])
+        if labels.shape != (n, classes) or not np.isin(labels, (0, 1)).all():
+            raise ValueError(
+                f"{self.key}: labels must be 0 or 1 in shape ({n}, {classes}), a row an image and a column a class of "
+                f"classnames.txt; got shape {labels.shape}"
+            )
+        classifier = head(texts, prompt_counts(test.classnames, test.templates)).T.contiguous()
+        logits = (100.0 * images["test"].float() @ classifier.to(images["test"].device)).cpu().numpy()
+        found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
+        found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
+        found |= {f"logit_{c}": logits[:, c] for c in range(classes)}
+        return inputs.with_metadata(found, test.metadata, n, self.key)
+
+    def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        inputs.needs(predictions, ["label_0", "logit_0"], self.key)
+        classes = sum(f"label_{c}" in predictions.columns for c in range(predictions.shape[1]))
+        scores = predictions[[f"logit_{c}" for c in range(classes)]].to_numpy(dtype=np.float32)
+        labels = predictions[[f"label_{c}" for c in range(classes)]].to_numpy()
+        return {"mean_average_precision": AveragePrecision(scores, labels)}

@@ -1,0 +1,91 @@
+"""Caption selection (SugarCrepe, Winoground): which caption is the picture's, which picture the caption's?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks import inputs
+from tasks.base import Samples, Task
+from tasks.statistics import Proportion, Statistic
+
+
+@dataclass(frozen=True)
+class Selection(Task):
+    """text_acc: every image's best caption is its own; image_acc: every caption's best image is its own; acc: both.
+
+    The i-th image of an instance belongs to its i-th caption; what has no partner (SugarCrepe's negative caption) is only an
+    alternative. As clip_benchmark's image_caption_selection.
+
+    Predictions, a row an instance: key (its id), images and captions (how many), text_choice and image_choice (the best
+    caption of each image, the best image of each caption; numbers joined by commas), text_correct, image_correct.
+    """
+
+    protocol: ClassVar[str] = "selection"
+
+    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+        return [caption for instance in self.instances(samples["test"]) for caption in instance["captions"]]
+
+    def instances(self, test: Samples) -> list[Mapping[str, Any]]:
+        """The instances, each with captions and with images that exist."""
+        known = set(test.keys)
+        found = list(test.instances or ())
+        if not found:
+            raise ValueError(f"{self.key}: there are no instances; they are the lines of test/instances.jsonl")
+        for number, instance in enumerate(found):
+            name = f"{self.key}: instance {instance.get('id', number)!r}"
+            for part in ("id", "images", "captions"):
+                if part not in instance or (part != "id" and (not instance[part] or isinstance(instance[part], str))):
+                    raise ValueError(f"{name} has no {part!r}; it needs an id, a list of images and a list of captions")
+            lost = [image for image in instance["images"] if image not in known]
+            if lost:
+                raise ValueError(f"{name}: image {lost[0]!r} is not among the {len(known)} in test/*.tar")
+        return found
+
+    def predict(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> pd.DataFrame:
+        test = samples["test"]
+        inputs.rows(images["test"], test.keys, self.key)
+        instances = self.instances(test)
+        shapes = np.array([(len(one["images"]), len(one["captions"])) for one in instances])
+        starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
+        if len(texts) != shapes[:, 1].sum():
+            raise ValueError(f"{self.key}: {shapes[:, 1].sum()} captions, but {len(texts)} text embeddings")
+        place = {key: i for i, key in enumerate(test.keys)}
+        vectors = images["test"].float()
+        texts = texts.float().to(vectors.device)
+        captions_of: list[list[int]] = [[] for _ in instances]
+        images_of: list[list[int]] = [[] for _ in instances]
+        # Instances of one shape are scored together.
+        for several, count in np.unique(shapes, axis=0):
+            members = np.flatnonzero((shapes == (several, count)).all(axis=1))
+            rows = torch.tensor([[place[key] for key in instances[i]["images"]] for i in members])
+            columns = torch.from_numpy(starts[members, None] + np.arange(count))
+            scores = vectors[rows.to(vectors.device)] @ texts[columns.to(vectors.device)].transpose(1, 2)
+            pairs = min(several, count)
+            best = scores.argmax(dim=2)[:, :pairs].tolist(), scores.argmax(dim=1)[:, :pairs].tolist()
+            for i, of_images, of_captions in zip(members, *best, strict=True):
+                captions_of[i], images_of[i] = of_images, of_captions
+        return pd.DataFrame(
+            {
+                "key": [str(one["id"]) for one in instances],
+                "images": shapes[:, 0],
+                "captions": shapes[:, 1],
+                "text_choice": [",".join(map(str, found)) for found in captions_of],
+                "image_choice": [",".join(map(str, found)) for found in images_of],
+                "text_correct": [found == list(range(len(found))) for found in captions_of],
+                "image_correct": [found == list(range(len(found))) for found in images_of],
+            }
+        )
+
+    def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        inputs.needs(predictions, ["text_correct", "image_correct"], self.key)
+        text = predictions["text_correct"].to_numpy(dtype=bool)
+        image = predictions["image_correct"].to_numpy(dtype=bool)
+        return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}

@@ -1,0 +1,117 @@
+"""Many checkpoints over one decoding: each as if it had been run alone; a training run watched as it goes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eval.cli import main
+from eval.cluster.many import checkpoints, natural, pattern_of
+from eval.preprocess import Preprocess
+from tests.cluster.conftest import LARGE, SMALL, words
+from tests.eval.tiny_model import write_tiny_model
+
+COUNT = 3
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """A config folder with a tiny architecture, and checkpoints as open_clip's training writes them."""
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    for number in range(1, COUNT + 1):
+        folder = tmp_path / f"m{number}"
+        write_tiny_model(folder, seed=number)
+        state = load_file(folder / "open_clip_model.safetensors")
+        torch.save({"epoch": number, "state_dict": state}, tmp_path / "checkpoints" / f"epoch_{number * 5}.pt")
+    config = json.loads((tmp_path / "m1" / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "architectures" / "tiny-test-clip.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def command(training: Path, data: Path, pretrained: str | None, *more: str) -> list[str]:
+    kept = [word for word in words(data) if LARGE not in word]
+    given = [f"model.pretrained={pretrained}"] if pretrained else []
+    model = ["model.name=tiny-test-clip", f"model.config_dir={training / 'architectures'}", *given]
+    return [*kept, *model, "runtime.deterministic=true", *more]
+
+
+def results(folder: Path) -> dict[str, tuple]:
+    records = {p.stem: json.loads(p.read_text()) for p in (folder / "records").glob("*.json")}
+    return {t: (r["metrics"], r["fingerprint"], r["predictions"], r["model"]) for t, r in records.items()}
+
+
+def test_names_and_order(tmp_path: Path) -> None:
+    assert pattern_of(["model=x", "model.pretrained=glob(a/*.pt)"]) == "a/*.pt"
+    assert pattern_of(["model.pretrained='glob(a/*.pt)'"]) == "a/*.pt"
+    assert pattern_of(["model.pretrained=a.pt"]) is None
+    for name in ("epoch_10.pt", "epoch_2.pt", "epoch_9.pt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in checkpoints(str(tmp_path / "*.pt"))] == ["epoch_2.pt", "epoch_9.pt", "epoch_10.pt"]
+    assert natural(Path("a2b")) < natural(Path("a10b"))
+
+
+def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
+    training: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(training)
+    decoded = []
+    pixels = Preprocess.pixels
+    monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
+    caches = [f"cache.root={training / name}" for name in ("cache-1", "cache-2")]
+    inside = "runtime.workers=0"
+    # A checkpoint that diverged fails alone.
+    bad = load_file(training / "m1" / "open_clip_model.safetensors")
+    bad["positional_embedding"][0, 0] = float("nan")
+    torch.save({"state_dict": bad}, training / "checkpoints" / "epoch_99.pt")
+    assert main(["run", *command(training, data, "glob(checkpoints/*.pt)", caches[0], inside)]) == 1
+    error = capsys.readouterr().err
+    assert "1 of 4 checkpoints failed" in error
+    assert "NaN" in error
+    assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints"
+    folders = {
+        p.name.split("__")[1].split("-")[0]: p for p in (training / "runs").iterdir() if (p / "records").is_dir()
+    }
+    assert set(folders) == {f"epoch_{5 * n}" for n in range(1, COUNT + 1)}
+    for name, folder in folders.items():
+        alone = training / "alone" / name
+        word = f"{training / 'checkpoints' / name}.pt"
+        assert main(["run", *command(training, data, word, caches[1], f"out={alone}", inside)]) == 0
+        assert results(folder) == results(alone), "bit for bit, under runtime.deterministic"
+
+
+def test_watch(training: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(training)
+    later = training / "checkpoints" / "epoch_15.pt"
+    shutil.move(later, training / "later.pt")
+    go = ["watch", "checkpoints", "--once", "--curve", "curve.csv"]
+    go += command(training, data, None, f"cache.root={training / 'cache'}")
+    assert main(go) == 0
+    first = [p.stat().st_mtime_ns for p in sorted((training / "runs").rglob("records/*.json"))]
+    shutil.move(training / "later.pt", later)
+    (training / "checkpoints" / "epoch_20.pt").write_bytes(b"half of a checkpoint")
+    assert main(go) == 1, "one cannot be read"
+    assert "epoch_20.pt" in capsys.readouterr().err
+    assert set(first) <= {p.stat().st_mtime_ns for p in (training / "runs").rglob("records/*.json")}, "none done twice"
+    rows = list(csv.DictReader((training / "curve.csv").open()))
+    assert list(dict.fromkeys(row["step"] for row in rows)) == ["5", "10", "15"]
+    assert {row["task"] for row in rows} == set(SMALL)
+    record = json.loads(
+        next(p for p in (training / "runs").rglob("records/gtsrb.json") if "epoch_15" in str(p)).read_text()
+    )
+    row = next(r for r in rows if (r["step"], r["task"], r["metric"]) == ("15", "gtsrb", "acc5"))
+    assert float(row["value"]) == record["metrics"]["acc5"]
+
+
+def test_out_for_several_checkpoints(training: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = f"glob({training}/checkpoints/*.pt)"
+    assert main(["run", *command(training, data, pattern, f"out={training / 'one'}")]) == 1
+    assert "several checkpoints" in capsys.readouterr().err
+    assert main(["run", *command(training, data, "glob(nothing/*.pt)")]) == 1
+    assert "no file has such a name" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""Model presets against open_clip's own registry."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import yaml
+from open_clip.pretrained import get_pretrained_cfg
+
+from configs.compose import CONFIG_DIR, compose, describe, group_options
+
+PRESETS = {
+    file.stem: content
+    for file in sorted((CONFIG_DIR / "model").glob("*.yaml"))
+    if (content := yaml.safe_load(file.read_text())).get("defaults") == ["_preset"]
+}
+ASKED = {
+    ("ViT-B-32-256", "datacomp_s34b_b86k"),
+    ("ViT-B-32", "datacomp_xl_s13b_b90k"),
+    ("ViT-B-16", "datacomp_xl_s13b_b90k"),
+    ("ViT-L-14", "datacomp_xl_s13b_b90k"),
+    ("ViT-B-32-quickgelu", "openai"),
+    ("ViT-B-16-quickgelu", "openai"),
+    ("ViT-L-14-quickgelu", "openai"),
+    ("ViT-B-32", "laion2b_s34b_b79k"),
+    ("ViT-B-16-SigLIP", "webli"),
+    ("ViT-B-16-quickgelu", "dfn2b"),
+}
+
+
+def test_the_presets_that_were_asked_for() -> None:
+    there = {(p["name"], p["pretrained"]) for p in PRESETS.values()}
+    assert there >= ASKED
+    pools = {pair for pair in open_clip.list_pretrained() if pair[1].startswith(("datacomp_", "commonpool_"))}
+    assert pools <= there  # every model of the DataComp family that open_clip serves
+    assert len(there) == len(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_one_of_open_clips(preset: str) -> None:
+    name, tag = PRESETS[preset]["name"], PRESETS[preset]["pretrained"]
+    assert (name, tag) in open_clip.list_pretrained()
+    weights, architecture = get_pretrained_cfg(name, tag), open_clip.get_model_config(name)
+    assert bool(weights.get("quick_gelu")) == bool(architecture.get("quick_gelu"))
+    assert describe("model", preset)
+
+
+@pytest.mark.parametrize("preset", ["vit_b_32_256_datacomp", "vit_b_16_siglip", "vit_l_14_commonpool_xl"])
+def test_a_preset_composes(preset: str) -> None:
+    model = compose(["suite=none", f"model={preset}"]).model
+    assert (model.name, model.pretrained) == (PRESETS[preset]["name"], PRESETS[preset]["pretrained"])
+    assert model.slug == f"{model.name}__{model.pretrained}"
+    assert model.strict_quickgelu
+    assert model.config_dir is None
+
+
+def test_run_folders_of_presets_differ() -> None:
+    assert len({f"{p['name']}__{p['pretrained']}".lower() for p in PRESETS.values()}) == len(PRESETS)
+
+
+def test_a_model_in_full() -> None:
+    words = [
+        "model=open_clip",
+        "model.name=ViT-B-32-256",
+        "model.pretrained=datacomp_s34b_b86k",
+        "model.config_dir=/archs",
+    ]
+    model = compose(["suite=none", *words]).model
+    assert model.slug == "ViT-B-32-256__datacomp_s34b_b86k"
+    assert model.config_dir == "/archs"
+    assert not model.strict_quickgelu
+    assert compose(["suite=none", "model=open_clip", "model.name=hf-hub:org/repo"]).model.pretrained is None
+
+
+def test_models_beyond_open_clip() -> None:
+    folder = compose(["suite=none", "model=hf_transformers", "model.path=/models/clip-v1.5"]).model
+    assert folder._target_ == "eval.models.hf.HuggingFace"
+    assert folder.name == "clip-v1.5"
+    assert folder.slug.startswith("clip-v1.5-")
+    words = ["model=custom", "model._target_=package.Model", "+model.width=3"]
+    own = compose(["suite=none", *words]).model
+    assert (own._target_, own.name, own.slug, own.width) == ("package.Model", "package.Model", "package.Model", 3)
+
+
+def test_every_model_that_is_offered_was_looked_at() -> None:
+    assert set(group_options("model")) == {*PRESETS, "open_clip", "quickstart", "hf_transformers", "custom"}

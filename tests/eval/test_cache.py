@@ -1,0 +1,104 @@
+"""The stores: nothing is embedded twice, nothing damaged is used, nothing of one model serves another."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.cache import CHUNK, ImageStore, TextStore, list_entries, prune
+
+PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
+
+
+def rows(count: int, width: int = 4) -> torch.Tensor:
+    return torch.arange(count * width, dtype=torch.float32).reshape(count, width)
+
+
+def fill(store: ImageStore, first: int, last: int) -> None:
+    store.put(np.arange(first, last), rows(store.count)[first:last])
+
+
+def test_a_killed_run_resumes_inside_a_split(tmp_path: Path) -> None:
+    count = 2 * CHUNK + 10
+    store = ImageStore(tmp_path, PARTS, count)
+    fill(store, 0, CHUNK + 100)
+    again = ImageStore(tmp_path, PARTS, count)
+    assert again.missing.tolist() == list(range(CHUNK, count))
+    fill(again, CHUNK, count)
+    assert again.complete
+    last = ImageStore(tmp_path, PARTS, count)
+    assert last.complete
+    assert torch.equal(last.finish(), rows(count))
+
+
+def test_chunks_written_by_several_processes_come_together(tmp_path: Path) -> None:
+    count = 3 * CHUNK
+    one, two = ImageStore(tmp_path, PARTS, count), ImageStore(tmp_path, PARTS, count)
+    fill(one, 0, CHUNK)
+    fill(two, 2 * CHUNK, 3 * CHUNK)
+    both = ImageStore(tmp_path, PARTS, count)
+    assert both.missing.tolist() == list(range(CHUNK, 2 * CHUNK))
+
+
+def test_another_model_has_another_store(tmp_path: Path) -> None:
+    fill(ImageStore(tmp_path, PARTS, 5), 0, 5)
+    for name in PARTS:
+        assert len(ImageStore(tmp_path, {**PARTS, name: "other"}, 5).missing) == 5
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(ImageStore(tmp_path, PARTS, 5), 0, 5)
+    (chunk,) = tmp_path.glob("images/*/*.npy")
+    data = bytearray(chunk.read_bytes())
+    data[-3] ^= 4
+    chunk.write_bytes(bytes(data))
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageStore(tmp_path, PARTS, 5).missing) == 5
+    assert "damaged" in caplog.text
+
+
+def test_skipped_images_are_tried_again(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, PARTS, 4)
+    store.skip(np.array([2]))
+    store.put(np.array([0, 1, 3]), rows(4)[[0, 1, 3]])
+    assert store.complete
+    assert torch.isnan(store.finish()[2]).all()
+    assert ImageStore(tmp_path, PARTS, 4).missing.tolist() == [2]
+
+
+def test_memory_only(tmp_path: Path) -> None:
+    store = ImageStore(None, PARTS, 3)
+    fill(store, 0, 3)
+    assert torch.equal(store.finish(), rows(3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_by_content(tmp_path: Path) -> None:
+    store = TextStore(tmp_path, {"text": "t"})
+    assert store.missing(["a", "b", "a"]) == ["a", "b"]
+    store.put(["a", "b"], rows(2))
+    assert store.missing(["b", "c"]) == ["c"]
+    store.put(["c"], rows(3)[2:])
+    again = TextStore(tmp_path, {"text": "t"})
+    assert torch.equal(again.rows(["c", "a", "c", "b"]), rows(3)[[2, 0, 2, 1]])
+    assert TextStore(tmp_path, {"text": "u"}).missing(["a"]) == ["a"]
+    assert again.rows([]).shape == (0, 4)
+
+
+def test_prune_removes_the_least_recently_used(tmp_path: Path) -> None:
+    import os
+
+    for age, name in ((300, "old"), (200, "mid"), (100, "new")):
+        fill(ImageStore(tmp_path, {**PARTS, "image": name}, 5), 0, 5)
+        folder = next(e.path for e in list_entries(tmp_path) if e.parts["image"] == name)
+        for file in folder.iterdir():
+            os.utime(file, (1e9 - age, 1e9 - age))
+    entries = list_entries(tmp_path)
+    assert [e.parts["image"] for e in entries] == ["old", "mid", "new"]
+    removed = prune(tmp_path, entries[2].bytes + entries[1].bytes)
+    assert [e.parts["image"] for e in removed] == ["old"]
+    assert [e.parts["image"] for e in list_entries(tmp_path)] == ["mid", "new"]

@@ -1,0 +1,271 @@
+"""Encoders: precision, batches, texts whatever their company, and the tokenizer's short cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer
+from torch import nn
+from torch.nn import functional
+
+from configs.errors import ClipevalError
+from eval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
+from eval.models.bpe import QuickBpe, quicken
+from eval.models.precision import full_float32, pick_device
+from eval.preprocess import Preprocess
+from tests.eval.tiny_model import write_tiny_model
+
+WORDS = ["a", "photo", "of", "the", "large", "red", "dog", "house", "skateboarding", "antidisestablishmentarianism"]
+WORDS += ["12", "!", ","]
+
+
+@pytest.fixture(scope="module")
+def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    folder = tmp_path_factory.mktemp("encoder")
+    return resolve({"name": write_tiny_model(folder / "tiny")}, folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def encoder(handle: ModelHandle) -> Iterator[Encoder]:
+    with handle.load() as encoder:
+        yield encoder
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def text() -> str:
+        length = int(torch.randint(1, 40, (), generator=generator))
+        return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist())
+
+    return [text() for _ in range(count)]
+
+
+def test_a_text_s_embedding_does_not_depend_on_its_company(encoder: Encoder) -> None:
+    many = texts(200)
+    together = encoder.encode_texts(many)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(200))
+    torch.testing.assert_close(encoder.encode_texts(many[::-1]).flip(0), together, rtol=0, atol=1e-6)
+    for i in range(0, 200, 17):
+        torch.testing.assert_close(encoder.encode_texts([many[i]])[0], together[i], rtol=0, atol=1e-6)
+    repeated = encoder.encode_texts([many[3], many[5], many[3], many[3]])
+    assert torch.equal(repeated[0], repeated[2])
+    torch.testing.assert_close(repeated, together[[3, 5, 3, 3]], rtol=0, atol=1e-6)
+
+
+def test_texts_beyond_the_context_are_cut_as_open_clip_cuts_them(encoder: Encoder, handle: ModelHandle) -> None:
+    model = open_clip.create_model(handle.name).eval()
+    long = ["dog " * n for n in (74, 75, 76, 77, 300)]
+    with torch.no_grad():
+        expected = functional.normalize(model.encode_text(open_clip.get_tokenizer(handle.name)(long)), dim=-1)
+    torch.testing.assert_close(encoder.encode_texts(long), expected, rtol=0, atol=2e-6)
+
+
+def test_progress_counts_every_text_once(encoder: Encoder) -> None:
+    many = texts(300)
+    done: list[int] = []
+    encoder.encode_texts([*many, *many], progress=done.append)
+    assert sum(done) == 600
+    assert len(done) > 1
+
+
+def test_no_texts(encoder: Encoder) -> None:
+    assert encoder.encode_texts([]).shape == (0, 16)
+
+
+def test_short_batches_are_short(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tower is given: no batch longer than its longest text, no batch beyond the budget."""
+    shapes: list[tuple[int, ...]] = []
+    original = encoder._encode_text
+
+    def spy(tokens: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(tokens.shape))
+        return original(tokens)
+
+    assert encoder._text._call is not None
+    monkeypatch.setattr(encoder._text._call, "encode", spy)
+    encoder.encode_texts(["a dog"] * 3 + [f"a photo of {i}" for i in range(500)])
+    assert sum(rows for rows, _ in shapes) == 501
+    # start, a, photo, of, up to three digits, end; and start, a, dog, end
+    assert max(length for _, length in shapes) == 8
+    assert max(rows * length for rows, length in shapes) <= 1024
+
+
+def test_texts_that_do_not_fit_are_embedded_in_smaller_batches(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, many = encoder._encode_text, texts(60)
+    expected, done = encoder.encode_texts(many), []
+
+    def full(most: int) -> None:
+        def encode(tokens: torch.Tensor) -> torch.Tensor:
+            if len(tokens) > most:
+                raise torch.OutOfMemoryError
+            return original(tokens)
+
+        assert encoder._text._call is not None
+        monkeypatch.setattr(encoder._text._call, "encode", encode)
+
+    full(3)
+    torch.testing.assert_close(encoder.encode_texts(many, progress=done.append), expected, rtol=0, atol=1e-6)
+    assert sum(done) == 60
+    full(0)
+    with pytest.raises(ClipevalError, match="memory does not hold one text"):
+        encoder.encode_texts(["a dog"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "datacomp"])
+def test_lower_precision_is_near(precision: str, handle: ModelHandle, encoder: Encoder) -> None:
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    some = texts(20)
+    with handle.load(precision=precision) as lower:
+        assert lower.trims
+        for got, expected in (
+            (lower.encode_images(images, mixed=True), encoder.encode_images(images)),
+            (lower.encode_texts(some), encoder.encode_texts(some)),
+        ):
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got.norm(dim=1), torch.ones(len(got)), rtol=0, atol=1e-6)
+            cosine = (got * expected).sum(dim=1)
+            assert float(cosine.min()) > 0.99
+            assert not torch.equal(got, expected)
+        if precision == "datacomp":
+            assert torch.equal(lower.encode_images(images), encoder.encode_images(images))
+        else:
+            assert torch.equal(lower.encode_images(images), lower.encode_images(images, mixed=True))
+
+
+def test_autocast_of_the_caller_does_not_reach_in(encoder: Encoder) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    plain = encoder.encode_images(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder.encode_images(images), plain)
+
+
+def test_precision_settings_come_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with full_float32(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_precision_names() -> None:
+    assert [image_precision(p, True, "cpu") for p in ("fp32", "bf16", "fp16", "datacomp")] == [
+        "fp32",
+        "bf16",
+        "fp16",
+        "amp-bf16",
+    ]
+    assert image_precision("datacomp", False, "cpu") == "fp32"
+    assert text_precision("datacomp", "cpu") == "amp-bf16"
+    with pytest.raises(ClipevalError, match="fp32, bf16, fp16, datacomp"):
+        image_precision("fp8", False, "cpu")
+    with pytest.raises(ClipevalError, match="no device"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ClipevalError, match="not on this machine"):
+            pick_device("cuda:3")
+
+
+def test_a_batch_s_memory_format_does_not_matter(encoder: Encoder) -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(encoder.encode_images(last), encoder.encode_images(images), rtol=0, atol=1e-6)
+
+
+def test_compiled_image_tower(handle: ModelHandle, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without its compiler: the batches it is given are all of one shape, and the answers the same."""
+    shapes = []
+
+    def compile_(function: object, dynamic: bool) -> object:
+        def call(images: torch.Tensor) -> torch.Tensor:
+            shapes.append(len(images))
+            return function(images)  # type: ignore[no-any-return, operator]
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    with handle.load(compile=True) as compiled:
+        for part in (images[:5], images[5:]):
+            torch.testing.assert_close(compiled.encode_images(part), encoder.encode_images(part), rtol=0, atol=1e-6)
+    assert shapes == [5, 5]
+
+
+class Bad(nn.Module):
+    """A model whose methods give what they should not."""
+
+    def __init__(self, image: object, text: object):
+        super().__init__()
+        self._image, self._text = image, text
+
+    def encode_image(self, images: torch.Tensor) -> object:
+        return self._image
+
+    def encode_text(self, tokens: torch.Tensor) -> object:
+        return self._text
+
+
+def test_models_that_answer_wrongly() -> None:
+    def tokenizer(lines: list[str]) -> torch.Tensor:
+        return torch.zeros(len(lines), 8, dtype=torch.long)
+
+    with pytest.raises(ClipevalError, match=r"encode_text must give a tensor \[batch, dimensions\], got \[3\]"):
+        from_memory(Bad(None, torch.zeros(3)), tokenizer, Preprocess((8, 8))).load()
+    with pytest.raises(ClipevalError, match="no method encode_image"):
+        from_memory(object(), tokenizer, Preprocess((8, 8)))
+    with pytest.raises(ClipevalError, match=r"integers \[1, context length\]"):
+        from_memory(Bad(None, torch.zeros(1, 3)), lambda lines: torch.zeros(2, 8), Preprocess((8, 8))).load()
+
+
+# -- the tokenizer's short cut -----------------------------------------------------------------------------------------
+
+REFERENCE = SimpleTokenizer()
+QUICK = QuickBpe(SimpleTokenizer())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.text(), st.text(st.characters(max_codepoint=127)), st.sampled_from(WORDS)), min_size=1, max_size=4
+    )
+)
+def test_quick_tokens_are_open_clip_s(lines: list[str]) -> None:
+    assert torch.equal(QUICK(lines), REFERENCE(lines))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "a  photo\tof\na cat",
+        "it's <start_of_text> a <END_OF_TEXT> don't",
+        "&amp; &lt;b&gt; AT&T",
+        "schÃ¶n 東京 ﬁne “quotes” \x1b[31mred\x1b[0m",
+        "word " * 100,
+        "x" * 500,
+        "a.b!!c??  12ab34",
+        "\u00a0non\u3000breaking\u2028spaces\x1cx\x85y",
+    ],
+)
+def test_quick_tokens_of_odd_texts(text: str) -> None:
+    assert torch.equal(QUICK([text, "a"]), REFERENCE([text, "a"]))
+
+
+def test_only_the_plain_tokenizer_is_quickened() -> None:
+    assert isinstance(quicken(SimpleTokenizer()), QuickBpe)
+    for other in (SimpleTokenizer(clean="canonicalize"), SimpleTokenizer(reduction_mask="simple"), REFERENCE.encode):
+        assert quicken(other) is other
+    short = SimpleTokenizer(context_length=8)
+    line = "a photo of a very small red cat on the grass"
+    assert torch.equal(quicken(short)([line]), short([line]))
