@@ -307,6 +307,7 @@ def test_the_table_sorts_by_number(browser, pages):
     assert column(browser, 2) == rising[::-1]
     # Samples are numbers too, not text: 1,000 comes after 200.
     browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[5].click()
+    wait(browser, "return document.querySelector('#task-table thead th:nth-child(6)').getAttribute('aria-sort')")
     samples = [int(text.replace(",", "")) for text in column(browser, 5)]
     assert samples == sorted(samples)
 
