@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.errors import ClipevalError, nearest
 from configs.explain import GROUPS, explain
 from configs.schema import CONFIG, check
+from configs.variants import expand
 
 CONFIG_DIR = Path(__file__).resolve().parent
 CONFIG_NAME = "config"
@@ -82,6 +83,7 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
         _one_place(config, choices)
         _name_prompts(config, config_dir)
         OmegaConf.resolve(config)
+        expand(config)
     except OmegaConfBaseException as problem:
         raise ClipevalError(f"the config cannot be resolved: {' '.join(str(problem).split())}") from None
     check(config)

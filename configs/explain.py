@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import closest, nearest
 
-GROUPS = ("model", "suite", "task", "prompts", "runtime", "slurm")
+GROUPS = ("model", "suite", "task", "protocol", "prompts", "runtime", "slurm")
 Recompose = Callable[[Sequence[str]], DictConfig]
 
 

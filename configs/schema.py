@@ -81,6 +81,19 @@ CONFIG: dict[str, dict[str, Value]] = {
         "source": Value(str, choices=("datacomp",)),
     },
     "cache": {"root": TEXT, "features": SWITCH},
+    "head": {"save": TEXT_OR_NULL, "load": Value(list)},
+    "probe": {
+        "shots": Value(object, null=True, hint="a whole number of at least 1, or a list of such"),
+        "seeds": Value(object, hint="a list of whole numbers"),
+        "solver": Value(str, choices=("adamw", "lbfgs")),
+        "strength": Value(float, null=True, least=0),
+        "splits": Value(list),
+        "val_share": Value(float, least=0, most=1),
+        "epochs": Value(int, least=1),
+        "rate": Value(float, least=0),
+        "batch_size": Value(int, least=1),
+        "neighbours": Value(int, least=1),
+    },
     "runtime": {
         "device": Value(str, pattern=r"auto|cpu|mps|cuda(:\d+)?", hint="auto, cpu, cuda, cuda:N or mps"),
         "devices": Value(int, least=1),
@@ -117,7 +130,7 @@ MODEL = {
     "path": TEXT,
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "huggingface")),
+    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "huggingface")),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
@@ -130,6 +143,9 @@ DATA = {
     "image": TEXT,
     "classnames": Value(object, null=True, hint="a file's name or a list of text"),
     "instances": TEXT_OR_NULL,
+    "captions": TEXT_OR_NULL,
+    "language": TEXT_OR_NULL,
+    "languages": Value(list),
     "hub": TEXT_OR_NULL,
     "revision": TEXT_OR_NULL,
 }
@@ -153,7 +169,7 @@ def check(config: DictConfig) -> None:
         ClipevalError: a key that nothing reads, with the nearest that something does; a value that its key cannot hold.
     """
     values = _mapping("config", OmegaConf.to_container(config, resolve=True))
-    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts"])
+    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "protocol", "language"])
     for section, known in CONFIG.items():
         _section(section, values.get(section), known)
         for key in known:
@@ -195,7 +211,7 @@ def _task(where: str, value: object) -> None:
         raise ClipevalError(
             f"{where} has no _target_, the class of its protocol. Inherit one: `defaults: [_classification]`."
         )
-    known = [*TASK, *_fields(where, task["_target_"]), "data", "prompts"]
+    known = [*TASK, *task_fields(where, task["_target_"]), "data", "prompts"]
     _keys(f"{where}.", task, known)
     for key, rule in TASK.items():
         if key in task or key in ("key", "name"):
@@ -211,7 +227,7 @@ def _task(where: str, value: object) -> None:
     _prompts(f"{where}.prompts", task.get("prompts"))
 
 
-def _fields(where: str, target: object) -> list[str]:
+def task_fields(where: str, target: object) -> list[str]:
     """The fields of a task's class, besides those that every task has."""
     TEXT.check(f"{where}._target_", target)
     module, _, name = str(target).rpartition(".")

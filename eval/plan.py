@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +21,8 @@ from configs.errors import ClipevalError, nearest
 from eval.cluster.share import Part
 from eval.data.images import Images
 from eval.data.split import DataConfig, Split, open_split, take
+from eval.heads import load_heads
+from eval.languages import translate
 from eval.models import ModelHandle, image_precision, text_precision
 from eval.preprocess import Convert
 from eval.prompts import prompt_set, prompts_digest
@@ -75,6 +76,7 @@ class Cell:
         state: done | stale | todo.
         why: for a stale one, the parts that differ; else empty.
         part: the chunks of its images that this process embeds; None for all. Who finds the last ones there scores it.
+        warnings: what a reader must know beside what its data's flags say.
     """
 
     id: str
@@ -89,6 +91,7 @@ class Cell:
     state: str = "todo"
     why: tuple[str, ...] = ()
     part: Part | None = None
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def texts(self) -> list[str]:
@@ -103,7 +106,7 @@ class Cell:
     @property
     def flags(self) -> list[str]:
         """What a reader of its scores must know about its data."""
-        return [flag for split in self.splits.values() for flag in split.flags]
+        return [*(flag for split in self.splits.values() for flag in split.flags), *self.warnings]
 
 
 @dataclass
@@ -171,10 +174,15 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     cache = Path(config.cache.root).expanduser()
     root = config.data.root
     splits = {s: open_split(data, root, s, cache / "index", bool(config.data.strict)) for s in task.splits}
+    if data.language and not data.captions:
+        splits = {s: translate(split, data.language, task.key) for s, split in splits.items()}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))
     samples = {
         s: dataclasses.replace(split.samples, templates=prompts.load(split.samples)) for s, split in splits.items()
     }
+    loaded = load_heads(config.head.load, name, samples, handle) if task.one_head and config.head.load else None
+    if loaded is not None:
+        samples = {s: dataclasses.replace(table, head=loaded.weight) for s, table in samples.items()}
     try:
         texts = task.texts(samples)
     except ValueError as problem:
@@ -199,16 +207,17 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         preprocess=f"{handle.preprocess.digest}/{how['preprocess']}/{data.convert}",
         precision=f"{how['precision']}/{text_precision(precision, device)}",
         data="+".join(split.digest for split in splits.values()),
-        prompts=prompts_digest(texts),
+        prompts=prompts_digest(texts) if loaded is None else loaded.digest,
         protocol=protocol_digest(task),
     )
     about = {
-        "name": prompts.name,
+        "name": prompts.name if loaded is None else loaded.name,
         "digest": fingerprint.prompts,
         "templates": len(next(iter(samples.values())).templates),
         "classnames": list(next(iter(samples.values())).classnames),
     }
     cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
+    cell.warnings = () if loaded is None else loaded.flags
     cell.__dict__["texts"] = texts
     if task.metric is not None:
         _check_metric(cell)
@@ -216,15 +225,13 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
 
 
 def _check_metric(cell: Cell) -> None:
-    """Scores a few samples with embeddings of no meaning, so that a metric that does not exist costs no hours."""
+    """Has the task rehearse on a few samples, so that a metric that does not exist costs no hours."""
     samples = {
         s: table if table.instances is not None else take(table, np.arange(min(FEW, len(table.keys))))
         for s, table in cell.samples.items()
     }
-    few = cell.task.texts(samples)
-    images = {s: torch.ones(len(table.keys), 1) for s, table in samples.items()}
     try:
-        metrics = cell.task.score(images, torch.ones(len(few), 1), samples).metrics
+        metrics = cell.task.rehearse(samples)
     except ValueError as problem:
         raise ClipevalError(str(problem)) from None
     if cell.task.metric not in metrics:

@@ -32,7 +32,7 @@ from eval.stream import Embedded, ImageJob, ImageStream, StreamOptions, worker_d
 from results.records import Record
 from tasks.base import Samples, Scores
 
-File = Callable[[Cell, Mapping[str, Samples], Scores, Sequence[str], Mapping[str, float]], Record]
+File = Callable[[Cell, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
 
 TEXTS_AT_ONCE = 16_384
 """Texts embedded between two writes of the text store: what a killed run may lose of them."""
@@ -82,7 +82,8 @@ def run_cells(
         cells: what to compute.
         handle: the model; it is loaded only when an embedding is missing.
         options: how.
-        file: writes a cell's record: `file(cell, samples, scores, flags, timings)`, the samples being those that were scored.
+        file: writes a cell's record: `file(cell, samples, texts, scores, flags, timings)`, the samples being those that were
+            scored, texts their texts' embeddings.
         progress: shows how far it is.
 
     Raises:
@@ -101,7 +102,7 @@ def run_cells(
         ThreadPoolExecutor(max_workers=1) as scorer,  # scores one task while the next one's images are embedded
     ):
         whole = [cell for cell in cells if cell.part is None]
-        desk = _Desk(whole, stores, failures, texts, file, progress, scorer, outcome)
+        desk = _Desk(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
         if jobs or wanted:
             with _sharing_cpu(), _stream(jobs, needs, handle, options) as stream, _load(handle, options) as encoder:
                 outcome.texts = _embed_texts(encoder, wanted, progress)
@@ -315,6 +316,7 @@ class _Desk:
     progress: Progress
     scorer: ThreadPoolExecutor
     outcome: Outcome
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _scoring: list[Future[Record]] = field(default_factory=list)
     _clock: float = field(default_factory=time.monotonic)
 
@@ -355,13 +357,22 @@ class _Desk:
         samples, flags = dict(cell.samples), []
         images = {split: store.finish() for split, store in stores.items()}
         for split, rows in images.items():
-            kept = ~torch.isnan(rows[:, 0]).numpy()
+            places = samples[split].positions
+            used = rows if places is None else rows[torch.from_numpy(places)]
+            kept = ~torch.isnan(used[:, 0]).numpy()
             if not kept.all():
                 samples[split] = take(samples[split], np.flatnonzero(kept))
-                images = {**images, split: rows[torch.from_numpy(kept)]}
-                lost = [reason for _, reason in self.failures[key_of(cell.needs[split].parts)]]
-                flags.append(f"{len(lost)} of {len(kept):,} images left out, unreadable: {'; '.join(lost[:20])}")
+                known = dict(self.failures[key_of(cell.needs[split].parts)])
+                lost = [
+                    known[int(p)] for p in (np.arange(len(kept)) if places is None else places)[~kept] if p in known
+                ]
+                flags.append(
+                    f"{int((~kept).sum())} of {len(kept):,} images left out, unreadable: {'; '.join(lost[:20])}"
+                )
+                used = used[torch.from_numpy(kept)]
+            images[split] = used.to(self.device) if cell.task.on_device else used
         texts = cell.task.texts(samples) if flags else cell.texts
-        scores = cell.task.score(images, self.texts[cell.id].rows(texts), samples)
+        rows = self.texts[cell.id].rows(texts)
+        scores = cell.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
-        return self.file(cell, samples, scores, flags, timings)
+        return self.file(cell, samples, rows, scores, flags, timings)

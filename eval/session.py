@@ -17,6 +17,7 @@ from configs.errors import ClipevalError
 from eval.cluster.markers import working
 from eval.cluster.share import Unit, only
 from eval.devices import run_shares, share_cells
+from eval.heads import head_path, save_head
 from eval.models import ModelHandle, resolve
 from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
 from eval.progress import Progress
@@ -27,6 +28,7 @@ from results.provenance import provenance
 from results.records import DamagedRecord, Record
 from results.uncertainty import intervals
 from tasks.base import Samples, Scores
+from tasks.heads import class_vectors
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Session:
         self.folder.check(self.handle.weights_digest, self.handle.slug)
         self._check_version()
         self._settle_stale(plan)
+        self._want_heads(plan)
         return plan
 
     def announce(self) -> None:
@@ -167,6 +170,7 @@ class Session:
         self,
         cell: Cell,
         samples: Mapping[str, Samples],
+        texts: torch.Tensor,
         scores: Scores,
         flags: Sequence[str],
         timings: Mapping[str, float],
@@ -200,7 +204,17 @@ class Session:
             },
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
+        if self.config.head.save and task.one_head:
+            about = {"text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
+            weight = class_vectors(texts, test.classnames, test.templates, test.head)
+            save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)
+
+    def _want_heads(self, plan: Plan) -> None:
+        """A task that is done is scored once more where its head is to be kept and is not: its embeddings are at hand."""
+        for cell in plan.cells if self.config.head.save else ():
+            if cell.state == "done" and cell.task.one_head and not head_path(self.config.head.save, cell.id).exists():
+                cell.state, cell.why = "todo", ("its head is not kept yet",)
 
     def _relabel(self, cell: Cell) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""

@@ -128,7 +128,8 @@ def tasks(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
 
 def group_name(group: str) -> str:
     """The name to print for a group."""
-    return GROUPS.get(group, group.replace("_", " ").capitalize())
+    text = group.replace("_", " ")
+    return GROUPS.get(group, text[:1].upper() + text[1:])
 
 
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from tasks.classification import Classification
 from tasks.groups import GroupMetrics
 from tasks.heads import Templates
 from tasks.multilabel import MultiLabel
+from tasks.probe import LinearProbe
 from tasks.retrieval import Retrieval
 from tasks.selection import Selection
 from tasks.statistics import Statistic
@@ -18,6 +19,7 @@ __all__ = [
     "Classification",
     "GroupMetrics",
     "Harm",
+    "LinearProbe",
     "MultiLabel",
     "Retrieval",
     "Samples",

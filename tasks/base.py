@@ -23,7 +23,7 @@ from tasks.statistics import Statistic
 
 @dataclass(frozen=True)
 class Samples:
-    """What one split of a data set says about its N images. Row i of every field speaks of image i of the split."""
+    """What one split of a data set says about N of its images: all of them in order, unless `positions` says which."""
 
     keys: Sequence[str]
     """N names, unique within the split, in the split's one fixed order."""
@@ -38,6 +38,10 @@ class Samples:
     classnames: Sequence[str] = ()
     """C names; the position is the label."""
     templates: Templates = ()
+    head: torch.Tensor | None = None
+    """float32 [C, D], class vectors that are given, in place of what class names and templates would make."""
+    positions: np.ndarray | None = None
+    """int64 [N], the places in the split of the images that are spoken of, where a question concerns some of them only."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Task(ABC):
     """Part of every record's fingerprint: raise it when a change can alter a score."""
     mixed: ClassVar[bool] = False
     """Whether the published numbers embedded this protocol's images under automatic mixed precision."""
+    one_head: ClassVar[bool] = False
+    """Whether it asks about one list of classes, so that its class vectors can be kept and given."""
+    on_device: ClassVar[bool] = False
+    """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
 
     _: KW_ONLY
     key: str
@@ -105,6 +113,12 @@ class Task(ABC):
     @abstractmethod
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         """Every metric, from stored predictions alone."""
+
+    def rehearse(self, samples: Mapping[str, Samples]) -> list[str]:
+        """Every metric's name, found by scoring a few samples with embeddings of no meaning, before hours are spent."""
+        width = max([1, *(table.head.shape[1] for table in samples.values() if table.head is not None)])
+        images = {split: torch.ones(len(table.keys), width) for split, table in samples.items()}
+        return list(self.score(images, torch.ones(len(self.texts(samples)), width), samples).statistics)
 
     def score(self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]) -> Scores:
         """Answers and their metrics. A pure function: the same arrays give the same numbers, on any device."""

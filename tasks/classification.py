@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import torch
 from tasks import inputs
 from tasks.base import Samples, Task
 from tasks.groups import GroupMetrics
-from tasks.heads import head, prompt_counts, prompts
+from tasks.heads import class_vectors, head_texts
 from tasks.macro import MacroF1
 from tasks.statistics import GroupMean, Proportion, Statistic
 
@@ -31,6 +31,7 @@ class Classification(Task):
     """
 
     protocol: ClassVar[str] = "classification"
+    one_head: ClassVar[bool] = True
     by: Sequence[GroupMetrics | Mapping[str, Any]] = ()
     """Metrics by group."""
     macro: bool = False
@@ -42,7 +43,7 @@ class Classification(Task):
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
-        return prompts(test.classnames, test.templates)
+        return head_texts(test.classnames, test.templates, test.head)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -52,7 +53,7 @@ class Classification(Task):
         label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
             inputs.column(test.metadata, part.field, n, self.key)
-        found = rank(images["test"], head(texts, prompt_counts(test.classnames, test.templates)))
+        found = rank(images["test"], class_vectors(texts, test.classnames, test.templates, test.head))
         table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
         return inputs.with_metadata(table, test.metadata, n, self.key)
 
@@ -104,14 +105,18 @@ def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS) -> dict[str
     Returns:
         `prediction` int64 [N], `pred_1`.. int64 [N] and `score_1`.. float32 [N].
     """
-    k = min(5, len(head))
     # As the reference multiplies, so that equal class vectors tie, and equal scores rank, as they do there.
     classifier = head.float().T.contiguous().to(images.device)
     if not (torch.isfinite(images).all() and torch.isfinite(head).all()):
         raise ValueError("an embedding is not finite; check the model's precision (fp16 overflows for some models)")
+    return rank_logits(100.0 * chunk.float() @ classifier for chunk in torch.split(images, rows))
+
+
+def rank_logits(chunks: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
+    """The best classes by logits, float32 [n, C] a chunk; see `rank`."""
     argmax, best, scores = [], [], []
-    for chunk in torch.split(images, rows):
-        logits = 100.0 * chunk.float() @ classifier
+    for logits in chunks:
+        k = min(5, logits.shape[1])
         values, order = torch.topk(logits, k, dim=1)
         if k < 5:
             order = lead(order, torch.topk(logits, 1, dim=1).indices)

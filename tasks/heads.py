@@ -77,3 +77,28 @@ def head(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     else:
         means = torch.stack([part.mean(dim=0) for part in torch.split(texts, list(counts))])
     return torch.div(means, means.norm(dim=-1, keepdim=True))
+
+
+def head_texts(classnames: Sequence[str], templates: Templates, given: torch.Tensor | None) -> list[str]:
+    """The prompts of a head, class by class; none where its class vectors are given."""
+    return prompts(classnames, templates) if given is None else []
+
+
+def class_vectors(
+    texts: torch.Tensor, classnames: Sequence[str], templates: Templates, given: torch.Tensor | None
+) -> torch.Tensor:
+    """float32 [C, D]: the vectors that are given, else what the prompts' embeddings make.
+
+    Raises:
+        ValueError: there is not one for each class.
+    """
+    if given is None:
+        return head(texts, prompt_counts(classnames, templates))
+    if len(given) != len(classnames):
+        raise ValueError(f"the given head has {len(given)} classes, and the set has {len(classnames)}")
+    return given
+
+
+def mean_head(heads: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of several heads float32 [C, D], each of unit vectors, normalised again."""
+    return F.normalize(torch.stack([F.normalize(one.float(), dim=-1) for one in heads]).mean(dim=0), dim=-1)

@@ -12,7 +12,7 @@ import torch
 
 from tasks import inputs
 from tasks.base import Samples, Task
-from tasks.heads import head, prompt_counts, prompts
+from tasks.heads import class_vectors, head_texts
 from tasks.precision import AveragePrecision
 from tasks.statistics import Statistic
 
@@ -26,10 +26,11 @@ class MultiLabel(Task):
     """
 
     protocol: ClassVar[str] = "multilabel"
+    one_head: ClassVar[bool] = True
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
-        return prompts(test.classnames, test.templates)
+        return head_texts(test.classnames, test.templates, test.head)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -43,7 +44,7 @@ class MultiLabel(Task):
                 f"{self.key}: labels must be 0 or 1 in shape ({n}, {classes}), a row an image and a column a class of "
                 f"classnames.txt; got shape {labels.shape}"
             )
-        classifier = head(texts, prompt_counts(test.classnames, test.templates)).T.contiguous()
+        classifier = class_vectors(texts, test.classnames, test.templates, test.head).T.contiguous()
         logits = (100.0 * images["test"].float() @ classifier.to(images["test"].device)).cpu().numpy()
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}

@@ -46,6 +46,12 @@ class DataConfig:
     """Class names, or the file of the folder that lists them."""
     instances: str | None = None
     """The file of the split that holds the questions of association and caption selection."""
+    captions: str | None = None
+    """A file of captions below the set's folder; `{language}` in it stands for the language."""
+    language: str | None = None
+    """The language of the captions, or of the class names, where there are several."""
+    languages: tuple[str, ...] = ()
+    """Those there are."""
     hub: str | None = None
     """The data set's repository on the Hugging Face hub."""
     revision: str | None = None
@@ -115,7 +121,7 @@ def open_split(config: DataConfig, root: str | None, split: str, cache: Path | N
     flags = _count_flags(config, samples, split)
     if flags and strict:
         raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
-    return Split(images, samples, _digest(images, samples), tuple(flags))
+    return Split(images, samples, split_digest(images, samples), tuple(flags))
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:
@@ -132,6 +138,7 @@ def take(samples: Samples, rows: np.ndarray) -> Samples:
         captions=None if samples.captions is None else [samples.captions[int(i)] for i in rows],
         instances=instances,
         metadata=samples.metadata.iloc[rows].reset_index(drop=True),
+        positions=np.asarray(rows) if samples.positions is None else samples.positions[rows],
     )
 
 
@@ -183,12 +190,13 @@ def named_classes(values: Sequence[Any], classnames: Sequence[str], where: str) 
 
 
 def _readers() -> dict[str, Reader]:
-    from eval.data import folder, huggingface, table, webdataset
+    from eval.data import captions, folder, huggingface, table, webdataset
 
     return {
         "webdataset": webdataset.read,
         "folder": folder.read,
         "table": table.read,
+        "captions": captions.read,
         "huggingface": huggingface.read,
     }
 
@@ -216,7 +224,8 @@ def _count_flags(config: DataConfig, samples: Samples, split: str) -> list[str]:
     return flags
 
 
-def _digest(images: Images, samples: Samples) -> str:
+def split_digest(images: Images, samples: Samples) -> str:
+    """sha256 of everything that a score depends on, prompts left out."""
     labels = b"" if samples.labels is None else np.ascontiguousarray(samples.labels).tobytes()
     return digest_of(
         images.digest,
@@ -226,4 +235,5 @@ def _digest(images: Images, samples: Samples) -> str:
         json.dumps(samples.instances, sort_keys=True, default=str),
         samples.metadata.to_csv(index=False),
         json.dumps(list(samples.classnames)),
+        *([] if samples.positions is None else [samples.positions.tobytes()]),
     )

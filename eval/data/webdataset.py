@@ -63,7 +63,7 @@ def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> 
         classnames=classnames,
         templates=_optional_lines(location / TEMPLATES),
     )
-    return _images(paths, indices, keys), samples
+    return shard_images(paths, indices), samples
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -110,7 +110,9 @@ def _unique_keys(indices: list[TarIndex]) -> list[str]:
     return [f"{shard}/{key}" for shard, index in enumerate(indices) for key in index.keys]  # each shard counts anew
 
 
-def _images(paths: list[Path], indices: list[TarIndex], keys: list[str]) -> FileImages:
+def shard_images(paths: list[Path], indices: list[TarIndex]) -> FileImages:
+    """The images of some shards, in order."""
+    keys = _unique_keys(indices)
     return FileImages(
         files=[str(path) for path in paths],
         file=np.repeat(np.arange(len(paths), dtype=np.int32), [len(index.keys) for index in indices]),

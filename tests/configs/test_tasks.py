@@ -18,6 +18,7 @@ from configs.compose import CONFIG_DIR, compose, describe, group_options, task_i
 from configs.schema import DATA
 from eval.data.split import DataConfig
 from tasks import Task
+from tests.configs.test_variants import MULTILINGUAL
 
 FACTS = Path(__file__).with_name("datacomp_tasks.csv")
 OWN = {
@@ -161,7 +162,8 @@ def test_tasks_for_own_data_compose(name: str) -> None:
 
 
 def test_every_task_that_is_offered_was_looked_at(datacomp: DictConfig) -> None:
-    seen = {*task_ids(datacomp), *task_ids(compose([])), *OWN, "voc2007_multilabel"}
+    in_languages = {*MULTILINGUAL, "babel_imagenet"}  # by test_variants.py
+    seen = {*task_ids(datacomp), *task_ids(compose([])), *OWN, *in_languages, "voc2007_multilabel"}
     assert set(group_options("task")) == seen
     assert make(compose(["suite=none", "task=voc2007_multilabel"]).tasks.voc2007_multilabel).protocol
     assert all(describe("task", name) for name in seen)

@@ -1,0 +1,127 @@
+"""Pictures with a caption file for each language: what clip_benchmark leaves behind of its multilingual retrieval sets.
+
+    <folder>/<captions file>          such as xtd10-de.json; `data.captions` names it, {language} standing for the language
+    <folder>/**/<picture>             the pictures, once for all languages; or shards in <folder>/test/, as DataComp's sets
+
+A caption file is clip_benchmark's JSON ({"image_paths": [...], "annotations": [...]}), JSON lines or CSV with columns image and
+caption, or Crossmodal-3600's own captions.jsonl. It may speak of some of the pictures only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import ClipevalError
+from eval.data import webdataset
+from eval.data.folder import EXTENSIONS, whole_files
+from eval.data.images import FileImages
+from eval.data.split import DataConfig, read_instances, read_text
+from eval.data.tar_index import index_tars
+from tasks.base import Samples
+
+
+def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+    """Reads one language; the images are all of the folder's, `Samples.positions` says which of them have captions.
+
+    Raises:
+        ClipevalError: no language is chosen, a file is missing, or a caption's picture is.
+    """
+    if not config.captions:
+        raise ClipevalError(
+            f"{location}: data.captions must name the caption file, such as 'captions-{{language}}.jsonl'."
+        )
+    if "{language}" in config.captions and not config.language:
+        raise ClipevalError(
+            f"{location} holds captions in several languages; choose with language=…: {', '.join(config.languages) or 'de'}"
+        )
+    path = location / config.captions.replace("{language}", config.language or "")
+    pairs = _pairs(path, config.language or "")
+    images = _images(location, split, cache)
+    place = _places(images.keys)
+    gathered: dict[int, list[str]] = {}
+    for name, caption in pairs:
+        found = place.get(_stem(name))
+        if found is None:
+            raise ClipevalError(f"{path} names {name!r}, which is not among the {len(images)} pictures of {location}.")
+        if caption.strip():
+            gathered.setdefault(found, []).append(caption)
+    if not gathered:
+        raise ClipevalError(f"{path} holds no caption.")
+    positions = np.array(sorted(gathered), dtype=np.int64)
+    samples = Samples(
+        keys=[images.keys[i] for i in positions],
+        captions=[gathered[int(i)] for i in positions],
+        metadata=pd.DataFrame(index=range(len(positions))),
+        positions=positions,
+    )
+    return images, samples
+
+
+def _images(location: Path, split: str, cache: Path | None) -> FileImages:
+    if (location / split).is_dir() and any((location / split).glob("*.tar")):
+        shards = webdataset.shard_paths(location / split)
+        return webdataset.shard_images(shards, index_tars(shards, cache))
+    if not location.is_dir():
+        raise ClipevalError(f"{location} does not exist: the folder of the pictures and caption files was expected.")
+    paths = sorted(p for p in location.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not paths:
+        raise ClipevalError(f"{location} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+    return _whole(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths), location)
+
+
+@lru_cache(maxsize=4)  # each language asks for them, and their digest reads every byte
+def _whole(files: tuple[tuple[Path, int, int], ...], location: Path) -> FileImages:
+    paths = [path for path, _, _ in files]
+    return whole_files(paths, [str(path.relative_to(location)) for path in paths])
+
+
+def _places(keys: Sequence[str]) -> dict[str, int]:
+    """{name without folder and ending: position}."""
+    found = {_stem(key): i for i, key in enumerate(keys)}
+    if len(found) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if found[_stem(key)] != i)
+        raise ClipevalError(f"two pictures are called {_stem(twice)!r}; captions name pictures without their folders.")
+    return found
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem
+
+
+def _pairs(path: Path, language: str) -> list[tuple[str, str]]:
+    """(picture, caption), a pair each; of Crossmodal-3600 the first caption, as clip_benchmark takes it."""
+    if path.suffix == ".json":
+        try:
+            content = json.loads(read_text(path))
+            return list(zip(map(str, content["image_paths"]), map(str, content["annotations"]), strict=True))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
+            raise ClipevalError(
+                f"{path}: expected clip_benchmark's JSON, lists image_paths and annotations of one length ({problem})."
+            ) from None
+    rows: Sequence[object]
+    if path.suffix == ".jsonl":
+        rows = read_instances(path)
+    elif path.suffix == ".csv":
+        if not path.is_file():
+            raise ClipevalError(f"{path} is missing: the captions in {language or 'this language'}.")
+        rows = pd.read_csv(path, encoding="utf-8", keep_default_na=False).to_dict("records")
+    else:
+        raise ClipevalError(f"{path}: a caption file ends in .json, .jsonl or .csv.")
+    return [pair for number, row in enumerate(rows, 1) for pair in _row(row, language, f"{path}, row {number}")]
+
+
+def _row(row: object, language: str, where: str) -> list[tuple[str, str]]:
+    assert isinstance(row, dict)
+    if "image/key" in row and isinstance(row.get(language), dict):
+        captions = row[language].get("caption") or []
+        return [(f"{row['image/key']}.jpg", str(captions[0]))] if captions else []
+    if "image" not in row or "caption" not in row:
+        raise ClipevalError(f"{where}: expected image and caption, got {', '.join(map(str, row))}.")
+    captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+    return [(str(row["image"]), str(caption)) for caption in captions]
