@@ -28,7 +28,7 @@ from eval.data.split import take
 from eval.models import Encoder, ModelHandle, text_precision
 from eval.plan import Cell, ImageNeed
 from eval.progress import Progress
-from eval.stream import Embedded, ImageJob, ImageStream, StreamOptions, worker_died
+from eval.stream import Embedded, ImageJob, ImageStream, StreamOptions
 from results.records import Record
 from tasks.base import Samples, Scores
 
@@ -190,8 +190,8 @@ def _stream(
     stream = ImageStream(work, handle.preprocess, options.stream, options.device)
     try:
         yield stream
-    except (RuntimeError, ClipevalError) as problem:
-        died = worker_died(problem)
+    except Exception as problem:
+        died = stream.died(problem)
         if died is None:
             raise
         raise died from None

@@ -181,23 +181,23 @@ class ImageStream:
         if shutdown is not None:  # the loader's own clean-up, which otherwise waits for the garbage collector
             shutdown()
 
+    def died(self, problem: Exception) -> ClipevalError | None:
+        """What to say where `problem` came of a decoder process that died; None where all of them live.
+
+        PyTorch raises it from a signal handler, so that it appears wherever the main process happens to be: while weights
+        are loaded, say, where it may be wrapped in words about the file. So the processes are asked, too.
+        """
+        found = re.search(r"DataLoader worker \(pid.*", str(problem))
+        gone = [f"pid {w.pid}, exit code {w.exitcode}" for w in getattr(self._iterator, "_workers", ()) if w.exitcode]
+        if not found and not gone:
+            return None
+        return ClipevalError(
+            f"a decoder process died ({found[0] if found else gone[0]}). The system may have ended it for want of memory: "
+            "set runtime.workers lower, then run the same command again; what is finished is kept."
+        )
+
     def _runs(self) -> Iterator[tuple[_Run, torch.Tensor, list[tuple[int, str]]]]:
         yield from self._iterator
-
-
-def worker_died(problem: Exception) -> ClipevalError | None:
-    """What to say where an error means that a decoder process died; None where it means anything else.
-
-    PyTorch raises it from a signal handler, so that it appears wherever the main process happens to be: while the model is
-    built, say, and then as the cause that something else gives.
-    """
-    found = re.search(r"DataLoader worker \(pid.*", str(problem))
-    if found is None:
-        return None
-    return ClipevalError(
-        f"a decoder process died ({found[0]}). The system may have ended it for want of memory: set runtime.workers "
-        "lower, then run the same command again; what is finished is kept."
-    )
 
 
 class _Batches:

@@ -108,7 +108,8 @@ def eight(bench: Bench) -> str:
 @case("a decoder killed by the kernel")
 def decoder(bench: Bench) -> str:
     bench.fresh()
-    how = refused(bench.run(hook="kill_a_decoder"), "a decoder process died.*runtime.workers")
+    for hook in ("kill_a_decoder", "kill_a_decoder_while_weights_load"):
+        how = refused(bench.run(hook=hook), "a decoder process died.*runtime.workers")
     recovered(bench, bench.run())
     return how
 

@@ -48,6 +48,20 @@ def kill_a_decoder() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def kill_a_decoder_while_weights_load() -> None:
+    """The same in the middle of load_state_dict, which takes whatever is raised there for a fault of the checkpoint."""
+    copy = torch.nn.Parameter.copy_
+
+    def copy_and_kill(self: torch.nn.Parameter, *given: object) -> torch.Tensor:
+        for child in multiprocessing.active_children():
+            assert child.pid
+            os.kill(child.pid, signal.SIGKILL)
+            time.sleep(2)  # where PyTorch's handler of SIGCHLD raises
+        return copy(self, *given)
+
+    torch.nn.Parameter.copy_ = copy_and_kill  # type: ignore[method-assign]
+
+
 def jumping_clock() -> None:
     """A clock that is set back and forth by days, at every look."""
     real, state = time.time, [0]
