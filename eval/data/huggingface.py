@@ -11,7 +11,8 @@ import pandas as pd
 
 from configs.errors import ClipevalError, nearest
 from eval.data.images import digest_of
-from eval.data.split import DataConfig, named_classes
+from eval.data.split import DataConfig, is_of_split, named_classes
+from eval.hub.lock import check_lock
 from tasks.base import Samples
 
 
@@ -41,14 +42,15 @@ class RowImages:
 def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[RowImages, Samples]:
     """Reads rows with an image column and a label or caption column.
 
-    `path` is a parquet file, or a folder of them (<split>*.parquet where the name says the split); where it does not exist,
-    `hub` (or `path` itself, as org/name) is loaded from the hub or its local cache.
+    `path` is a parquet file, or a folder of them (<split>*.parquet where the name says the split). Without it, `hub` is what
+    `clipeval download` fetched below `data.root`, or else is loaded by `datasets` from the hub or its own cache.
     """
     import datasets
 
     if location.exists():
         files = _parquet_files(location, split)
-        rows = datasets.load_dataset("parquet", data_files={split: files}, split=split)
+        check_lock(location, files)
+        rows = datasets.load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
         source = str(location)
     else:
         source = config.hub or str(config.path)
@@ -81,16 +83,16 @@ def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> 
     return images, Samples(keys=keys, labels=labels, captions=captions, metadata=metadata, classnames=classnames)
 
 
-def _parquet_files(location: Path, split: str) -> list[str]:
+def _parquet_files(location: Path, split: str) -> list[Path]:
     if location.is_file():
-        return [str(location)]
+        return [location]
     files = sorted(location.rglob("*.parquet"))
-    named = [p for p in files if p.name.startswith(split) or p.parent.name == split]
+    named = [p for p in files if is_of_split(p.relative_to(location).as_posix(), split)]
     if not files:
         raise ClipevalError(
             f"{location} holds no parquet file; task.data.path names one, a folder of them, or a hub id."
         )
-    return [str(p) for p in named or files]
+    return named or files
 
 
 def _metadata(rows: Any, used: set[str | None]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,13 @@ class DataConfig:
         if self.path:
             return Path(self.path).expanduser()
         if self.kind == "huggingface" and self.hub and not self.folder:
+            from eval.hub.lock import NAME
+
+            fetched = self.hub_folder(root)
+            if (
+                fetched is not None and (fetched / NAME).exists()
+            ):  # the lock comes last: before it, a part may be missing
+                return fetched
             return Path(self.hub)  # not a path on this machine: the reader takes it from the hub
         base = self.root or root
         if not self.folder:
@@ -75,6 +82,13 @@ class DataConfig:
                 f"data.root is not set, and the folder {self.folder!r} lies below it. Set data.root=PATH."
             )
         return Path(base).expanduser() / self.folder
+
+    def hub_folder(self, root: str | None) -> Path | None:
+        """Where `clipeval download` keeps a Hugging Face set that has no `folder` of its own; None without a data root."""
+        base = self.root or root
+        if not (base and self.hub):
+            return None
+        return Path(base).expanduser() / (self.folder or self.hub.replace("/", "--"))
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,12 @@ def take(samples: Samples, rows: np.ndarray) -> Samples:
         metadata=samples.metadata.iloc[rows].reset_index(drop=True),
         positions=np.asarray(rows) if samples.positions is None else samples.positions[rows],
     )
+
+
+def is_of_split(path: str, split: str) -> bool:
+    """Whether a parquet file of a Hugging Face set holds a split, by its name (test-00000.parquet) or its folder's."""
+    parts = PurePosixPath(path).parts
+    return parts[-1].startswith(split) or parts[-2:-1] == (split,)
 
 
 def read_instances(path: Path) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from configs.errors import ClipevalError
 from eval.data.images import FileImages, digest_of
 from eval.data.split import DataConfig, named_classes, read_instances, read_text
 from eval.data.tar_index import TarIndex, index_tars
-from eval.hub.lock import expected_digests
+from eval.hub.lock import check_lock, expected_digests
 from tasks.base import Samples
 
 CLASSNAMES = "classnames.txt"
@@ -37,7 +37,7 @@ def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> 
     kind = _optional_lines(location / DATASET_TYPE)
     paths = shard_paths(location / split)
     indices = index_tars(paths, cache)
-    _check_lock(location, paths, indices)
+    _check_lock(location, split, paths, indices)
     keys = _unique_keys(indices)
     columns = _columns(location / split / TABLE, keys)
     classnames = _classnames(config, location)
@@ -91,16 +91,12 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _check_lock(location: Path, paths: list[Path], indices: list[TarIndex]) -> None:
-    """Compares every shard with the digest that `clipeval download` locked, where there is a lock."""
-    locked = expected_digests(location) or {}
-    for path, index in zip(paths, indices, strict=True):
-        digest = locked.get(path.relative_to(location).as_posix())
-        if digest is not None and digest != index.digest:
-            raise ClipevalError(
-                f"{path} is not what was downloaded: its sha256 is {index.digest[:12]}…, and the lock says {digest[:12]}…. "
-                "Fetch it again with `clipeval download --verify`."
-            )
+def _check_lock(location: Path, split: str, paths: list[Path], indices: list[TarIndex]) -> None:
+    """Compares the shards and the small files beside them with what `clipeval download` locked, where there is a lock."""
+    known = {path: index.digest for path, index in zip(paths, indices, strict=True)}
+    names = [Path(name) for name in expected_digests(location) or {}]
+    small = [location / n for n in names if n.suffix != ".tar" and n.parent in (Path(), Path(split))]
+    check_lock(location, [*paths, *small], known)
 
 
 def _unique_keys(indices: list[TarIndex]) -> list[str]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,6 +129,31 @@ def expected_digests(folder: Path) -> dict[str, str] | None:
     """sha256 of every file by its path in the folder (`test/0.tar`), as its lock says; None where it has no lock."""
     lock = read_lock(folder)
     return None if lock is None else {name: entry.sha256 for name, entry in lock.files.items()}
+
+
+def check_lock(folder: Path, paths: Iterable[Path], known: Mapping[Path, str] | None = None) -> None:
+    """Compares files that are about to be used with the folder's lock; where there is none, nothing is compared.
+
+    Args:
+        folder: a data set's folder.
+        paths: files in it. Those that the lock does not name are not compared.
+        known: sha256 of files that were hashed already.
+
+    Raises:
+        ClipevalError: a file is missing or is not what was downloaded.
+    """
+    locked = expected_digests(folder)
+    for path in paths if locked else ():
+        expected = locked.get(path.relative_to(folder).as_posix())
+        if expected is None:
+            continue
+        actual = (known or {}).get(path) or (sha256_of(path) if path.exists() else None)
+        if actual != expected:
+            found = "it is missing" if actual is None else f"its sha256 is {actual[:12]}…"
+            raise ClipevalError(
+                f"{path} is not what was downloaded: {found}, and the lock says {expected[:12]}…. "
+                f"Fetch it again with `clipeval download --verify`; if the change is meant, delete {folder / NAME}."
+            )
 
 
 def verify(folder: Path, *, full: bool = False) -> list[str]:

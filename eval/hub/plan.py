@@ -12,6 +12,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from configs.errors import ClipevalError
 from eval.data import DataConfig
+from eval.data.split import is_of_split
 from eval.hub.cached import CACHE, PARTIAL, cached_tables
 from eval.hub.lock import NAME, Lock, damage, read_lock
 from eval.hub.remote import Hub, RemoteFile
@@ -119,11 +120,13 @@ def gather(tasks: Mapping[str, DataConfig], root: Path | None, splits: Mapping[s
     """
     gathered = Gathered()
     by_folder: dict[Path, DataSet] = {}
+    base = None if root is None else str(root)
     for name, config in tasks.items():
-        if config.kind == "huggingface" and not config.folder:
+        place = config.hub_folder(base)
+        if config.kind == "huggingface" and not config.folder and (config.path or place is None):
             gathered.rows.append(_huggingface(name, config))
             continue
-        folder = config.location(None if root is None else str(root))
+        folder = place if config.kind == "huggingface" and place is not None else config.location(base)
         wanted = None if splits is None or name not in splits else tuple(sorted(splits[name]))
         if config.hub is None:
             gathered.rows.append(_local(name, folder))
@@ -195,6 +198,11 @@ def _fetch(
     """A repository whose files are used as they are."""
     wanted = [file for file in files if not _is_about(file.path)]
     splits = None
+    if data.kind == "huggingface":  # parquet alone is read, and of a large set the splits that tasks need
+        wanted, splits = _of(wanted, ".parquet"), data.splits
+        wanted = [file for file in wanted if any(is_of_split(file.path, name) for name in splits or ())] or wanted
+        if not wanted:
+            raise ClipevalError(f"{data.hub} at {commit[:12]} holds no parquet file; name a data.revision that does.")
     present = {PurePosixPath(file.path).parts[0] for file in wanted if file.path.endswith("/nshards.txt")}
     if data.splits is not None and present - set(data.splits):
         absent = set(data.splits) - present
@@ -236,7 +244,7 @@ def _huggingface(name: str, config: DataConfig) -> Row:
         return Row(name, config.path, "local", note="not from the hub")
     source = config.hub or config.path or ""
     return Row(
-        name, source, "local", note="read by `datasets` at its first run; data.folder=NAME fetches it below data.root"
+        name, source, "local", note="read by `datasets` at its first run; data.root=PATH and data.hub fetch it there"
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import socket
 import tarfile
 import zipfile
 from pathlib import Path
@@ -370,7 +371,40 @@ def test_a_hub_set_of_ones_own_is_kept_as_parquet(hub, tmp_path, pictures):
     assert read_lock(tmp_path / "mine").form == "files"
     split = open_split(config, str(tmp_path), "test", None)
     assert [split.images.read(i) for i in range(6)] == list(pictures.values())
-    elsewhere = DataConfig(kind="huggingface", hub="me/mine")
-    (row,) = download({"hf": elsewhere}, tmp_path, None).rows
+
+
+def test_a_hub_id_alone_is_fetched_below_the_data_root(hub, tmp_path, pictures, monkeypatch):
+    def rows(first: int, last: int) -> bytes:
+        table = [
+            {"image": {"bytes": content, "path": None}, "label": i % 2}
+            for i, content in enumerate(list(pictures.values())[first:last])
+        ]
+        return parquet(table, tmp_path / "rows.parquet")
+
+    files = {"data/test-0.parquet": rows(0, 4), "data/train-0.parquet": rows(4, 6), "README.md": b"x"}
+    hub.push("me/mine", files)
+    config = DataConfig(kind="huggingface", hub="me/mine", label="label")
+    root = tmp_path / "root"
+    wanted = {"mine": ("test",)}
+    assert config.location(str(root)) == Path("me/mine")  # from the hub, as long as it is not on the disk
+    (row,) = download({"mine": config}, root, None, splits=wanted).rows
+    assert (row.status, row.files, row.location) == ("fetched", 1, str(root / "me--mine"))
+    assert not (root / "me--mine" / "data" / "train-0.parquet").exists()
+    hub.requests.clear()
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, lambda *_: pytest.fail("a socket was used"))
+    split = open_split(config, str(root), "test", None)
+    assert [split.images.read(i) for i in range(4)] == list(pictures.values())[:4]
+    assert download({"mine": config}, root, None, splits=wanted).rows[0].status == "reused"
+    assert hub.requests == []
+    shard = root / "me--mine" / "data" / "test-0.parquet"
+    shard.write_bytes(files["data/test-0.parquet"][:-1] + b"0")
+    with pytest.raises(ClipevalError, match=r"test-0\.parquet is not what was downloaded"):
+        open_split(config, str(root), "test", None)
+
+
+def test_a_hub_id_without_a_data_root_is_left_to_datasets(hub, tmp_path):
+    (row,) = download({"hf": DataConfig(kind="huggingface", hub="me/mine")}, None, None).rows
     assert row.status == "local"
-    assert "data.folder=NAME" in row.note
+    assert "data.root=PATH" in row.note
+    assert hub.requests == []

@@ -434,6 +434,27 @@ def test_verify_finds_what_sizes_do_not_show_and_download_repairs_it(hub, tmp_pa
     assert verify(tmp_path)[0].startswith(f"{tmp_path} has no {NAME}")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("test/1.tar", lambda old: old[:600] + bytes([old[600] ^ 255]) + old[601:]),
+        ("classnames.txt", lambda old: b"dog\ncat\nhamster\n"),
+        ("zeroshot_classification_templates.txt", None),
+    ],
+)
+def test_a_run_refuses_what_is_not_what_was_downloaded(hub, tmp_path, name, change):
+    hub.push(REPO, files := pets())
+    download({"pets": config()}, tmp_path, None)
+    path = tmp_path / "wds_pets_test" / name
+    open_split(config(), str(tmp_path), "test", None)
+    path.unlink() if change is None else path.write_bytes(change(files[name]))
+    what = "it is missing" if change is None else "its sha256 is"
+    with pytest.raises(ClipevalError, match=f"{name} is not what was downloaded: {what}.*--verify"):
+        open_split(config(), str(tmp_path), "test", None)
+    (tmp_path / "wds_pets_test" / NAME).unlink()  # whoever changes a set knowingly gives up its lock
+    open_split(config(), str(tmp_path), "test", None)
+
+
 def test_a_recorded_commit_that_is_gone(hub, tmp_path):
     commit = hub.push(REPO, files := pets())
     download({"pets": config()}, tmp_path, None)
