@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from configs.errors import ClipevalError
 from eval.cache_command import add_cache
 
 FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
+FLAGS_SAID = 5
+"""Warnings that are written out on standard error for a format that cannot hold them."""
 
 
 def add_commands(commands: Any) -> None:
@@ -59,7 +62,22 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
         print_table(arguments.runs, against=arguments.against)
     else:
         print(report(arguments.runs, arguments.format, arguments.against, pictures=_pictures(arguments.format)))
+    _say_flags(arguments.runs, arguments.format)
     return 0
+
+
+def _say_flags(paths: list[Path], format: str) -> None:
+    """Other tools' forms have no place for a warning: it goes to standard error, so that nobody misses it."""
+    from results.folder import RunFolder
+
+    if format not in ("jsonl", "clip_benchmark"):
+        return
+    for path in paths:
+        flagged = [record for record in RunFolder(path).records(damaged=[]) if record.flags]
+        for record in flagged[:FLAGS_SAID]:
+            print(f"(!) {path}: {record.name}: {'; '.join(record.flags)}", file=sys.stderr)
+        if len(flagged) > FLAGS_SAID:
+            print(f"(!) {path}: {len(flagged) - FLAGS_SAID} more tasks have warnings; see its table", file=sys.stderr)
 
 
 def _pictures(format: str) -> Any:

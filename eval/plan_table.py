@@ -28,7 +28,9 @@ def print_plan(session: Session, console: Console) -> int:
     console.print(f"out    {session.folder.path}", highlight=False, markup=False)
     for flag in session.handle.flags:
         console.print(f"(!) {flag}", highlight=False, markup=False)
-    table = Table("task", "images", "to embed", "prompts", "state", "why", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in ("task", "images", "to embed", "prompts", "state", "why"):
+        table.add_column(column, overflow="fold")  # a path that is cut is of no use
     seen: set[str] = set()
     images = 0
     texts = TextStore(options.store, text_parts(session.handle, options))

@@ -61,6 +61,7 @@ def render(runs: Sequence[Run]) -> str:
                             },
                             **{"kind": "metric", "metric": metric, "value": value, "low": low, "high": high},
                             **{"samples": record.samples, "classes": record.classes, "status": "done"},
+                            "flags": joined["flags"],
                         }
                     )
         rows += _averages(run)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from results.records import Record
 from results.runs import Run, group_name, tasks
 from results.uncertainty import Interval, average_interval, chance_corrected
 
@@ -123,7 +125,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
             continue
         owner = f"{run.label}: " if footnotes.several else ""
         marks += [footnotes.add(f"{owner}{record.name}: {text}", flag=True) for text in record.flags]
-        marks += [footnotes.add(text, flag=False) for text in record.notes]
+        marks += [footnotes.add(_with_values(text, record, owner), flag=False) for text in record.notes]
         cells.append(
             Cell(
                 value=record.value,
@@ -146,6 +148,20 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
         task=task,
         marks=tuple(sorted(set(marks))),
     )
+
+
+def _with_values(note: str, record: Record, owner: str) -> str:
+    """A note with the value of each metric that it names beside the main one: FMoW's corrected worst region."""
+
+    def valued(found: re.Match[str]) -> str:
+        name = found[0]
+        if name not in record.metrics or name == record.metric:
+            return name
+        value = record.metrics[name]
+        return f"{name} (undefined)" if value is None else f"{name} ({value:.4f})"
+
+    text = re.sub(r"[\w@:-]+", valued, note)
+    return text if text == note else owner + text
 
 
 def _scored(run: Run, task: str) -> bool:

@@ -78,6 +78,41 @@ def test_flags_and_notes_are_in_every_table(three, format):
         assert "scored as 200-way accuracy" in text
 
 
+@pytest.mark.parametrize("format", ["table", "md", "latex", "html"])
+def test_a_corrected_metric_stands_beside_the_published_one(factory, tmp_path, format):
+    note = "The published acc1 counts region 5; acc_named leaves it out, acc_none too."
+
+    def change(task):
+        return {"notes": (note,), "metrics": {"acc1": 0.0, "acc_named": 0.12345, "acc_none": None}, "intervals": {}}
+
+    for name, model in (("a", "ViT-A"), ("b", "ViT-B")):
+        factory.run(tmp_path / name, ["mnist"], change=change, name=model)
+
+    def words(paths):
+        text = report(paths, format, width=100).replace("\\_", "_")
+        return " ".join(text.split())
+
+    told = "The published acc1 counts region 5; acc_named (0.1235) leaves it out, acc_none (undefined) too."
+    assert told in words([tmp_path / "a"])
+    both = words([tmp_path / "a", tmp_path / "b"])
+    assert all(f"{model} toy_s1m: {told}" in both for model in ("ViT-A", "ViT-B"))
+
+
+def test_every_line_of_the_csv_has_its_tasks_flags(three):
+    frame = pd.read_csv(io.StringIO(report(three[:1], "csv")), keep_default_na=False)
+    assert len(frame[frame["task"] == "imagenetv2"]) > 1
+    assert set(frame.loc[frame["task"] == "imagenetv2", "flags"]) == {"300 samples, 10,000 expected"}
+    assert set(frame.loc[frame["task"] == "mnist", "flags"]) == {""}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "clip_benchmark"])
+def test_forms_without_a_place_for_flags_say_them_aloud(three, format, tmp_path, capsys):
+    from eval.cli import main
+
+    assert main(["report", str(three[0]), "--format", format, "--output", str(tmp_path / "out")]) == 0
+    assert "ImageNet v2: 300 samples, 10,000 expected" in capsys.readouterr().err
+
+
 def test_runs_stand_side_by_side_with_the_best_marked(three):
     built = sheet.build(runs.load(three))
     row = next(row for row in built.rows if row.task == "mnist")
