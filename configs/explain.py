@@ -33,7 +33,7 @@ def explain(
         reason = text.removeprefix(f"Error parsing override '{problem.override}'").strip().splitlines()[0]
         return (
             f"{problem.override!r} is not an override ({reason}). Write key=value, +key=value or ~key, and quote a value "
-            f"that holds one of ,=[]{{}}: \"key='a=b'\"."
+            f"that holds one of ,=[]{{}} or a letter beyond ASCII: \"key='a=b'\"."
         )
     if isinstance(problem, MissingConfigException) and problem.missing_cfg_file:
         return _missing(problem, files)

@@ -151,7 +151,7 @@ def take(samples: Samples, rows: np.ndarray) -> Samples:
         labels=None if samples.labels is None else samples.labels[rows],
         captions=None if samples.captions is None else [samples.captions[int(i)] for i in rows],
         instances=instances,
-        metadata=samples.metadata.iloc[rows].reset_index(drop=True),
+        metadata=samples.metadata.iloc[rows].reset_index(drop=True) if len(samples.metadata) else samples.metadata,
         positions=np.asarray(rows) if samples.positions is None else samples.positions[rows],
     )
 

@@ -142,7 +142,7 @@ def check_lock(folder: Path, paths: Iterable[Path], known: Mapping[Path, str] | 
     Raises:
         ClipevalError: a file is missing or is not what was downloaded.
     """
-    locked = expected_digests(folder)
+    locked = expected_digests(folder) or {}
     for path in paths if locked else ():
         expected = locked.get(path.relative_to(folder).as_posix())
         if expected is None:

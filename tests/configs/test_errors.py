@@ -64,6 +64,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["data.root"], ["'data.root' is not an override", "key=value"]),
     (["data.root=["], ["is not an override"]),
     (["out=a=b"], ["is not an override", "quote"]),
+    (["data.root=/données"], ["is not an override", "quote", "beyond ASCII"]),
     (["data.root=${oc.env:CLIPEVAL_NO_SUCH}"], ["CLIPEVAL_NO_SUCH"]),
     (["data.root=${foo}"], ["foo"]),
     # values

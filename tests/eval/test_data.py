@@ -18,6 +18,7 @@ from eval.data import DataConfig, open_split
 from eval.data.images import FileImages
 from eval.data.split import take
 from scripts.make_miniature import picture
+from tasks import Samples
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
@@ -281,6 +282,11 @@ def test_hugging_face_parquet(tmp_path: Path) -> None:
         open_split(
             DataConfig(kind="huggingface", path=str(tmp_path), image="picture", label="labels"), None, "test", None
         )
+
+
+def test_take_of_a_set_without_metadata(tmp_path: Path) -> None:
+    samples = Samples(keys=["a", "b", "c"], labels=np.array([0, 1, 0]), classnames=["x", "y"])
+    assert take(samples, np.array([2])).labels.tolist() == [0]  # type: ignore[union-attr]
 
 
 def test_take_drops_questions_with_their_images(tmp_path: Path) -> None:
