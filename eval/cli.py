@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clipeval: {problem}", file=sys.stderr)
         return EXIT_ERROR
     except OSError as problem:
+        if isinstance(problem, BrokenPipeError) and _reader_left():
+            return EXIT_ERROR
         print(f"clipeval: {disk_words(problem)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -58,6 +62,16 @@ def disk_words(problem: OSError) -> str:
     return (
         f"{problem.strerror or problem}{where}: {cure}. What was finished is kept; the same command goes on from there."
     )
+
+
+def _reader_left() -> bool:
+    """Whether standard output leads nowhere any more (`clipeval report RUN | head`), which needs no words."""
+    poll, out = select.poll(), sys.stdout.fileno()
+    poll.register(out, select.POLLERR)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)  # or Python complains of it at its end
+    return True
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

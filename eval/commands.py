@@ -30,6 +30,9 @@ def add_commands(commands: Any) -> None:
     report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
     report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark)")
     report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
+    report.add_argument(
+        "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
+    )
     report.set_defaults(command=_report, overrides=False)
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
     compare.add_argument("a", type=Path, metavar="RUN_A")
@@ -48,6 +51,8 @@ def add_commands(commands: Any) -> None:
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from results.tables import print_table, report, write_report
 
+    if arguments.groups:
+        return _report_groups(arguments.runs)
     if arguments.figures is not None:
         from results.figures import figures
 
@@ -63,6 +68,16 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     else:
         print(report(arguments.runs, arguments.format, arguments.against, pictures=_pictures(arguments.format)))
     _say_flags(arguments.runs, arguments.format)
+    return 0
+
+
+def _report_groups(paths: list[Path]) -> int:
+    from eval.replay import tables_by_group
+
+    for path in paths:
+        for title, table in tables_by_group(path):
+            print(f"{path}: {title}" if len(paths) > 1 else title)
+            print(table.to_string(float_format=lambda rate: f"{100 * rate:.1f}", na_rep="–"), end="\n\n")
     return 0
 
 

@@ -186,7 +186,7 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     try:
         texts = task.texts(samples)
     except ValueError as problem:
-        raise ClipevalError(str(problem)) from None
+        raise ClipevalError(f"{problem} (the set is {data.location(root)})") from None
     precision, device = config.runtime.precision, config.runtime.device
     how = {
         "image": handle.image_digest,
@@ -266,7 +266,7 @@ def data_config(node: DictConfig) -> DataConfig:
 
 def protocol_digest(task: Task) -> str:
     """The protocol, its version and every setting that can change a metric; what only labels the record is left out."""
-    labels = {"key", "name", "metric", "chance", "group"}
+    labels = {"key", "name", "metric", "chance", "group", "meanings"}
     settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
     return f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
 

@@ -17,8 +17,10 @@ from eval.plan import data_config, make_task
 from eval.session import Session
 from results.folder import RunFolder
 from results.records import DamagedRecord, Record
+from tasks.attributes import Attributes
 from tasks.base import Task
 from tasks.statistics import Statistic
+from tasks.tables import group_tables
 
 TOLERANCE = 1e-9
 """How far a metric that is computed again from the stored predictions may lie from the recorded one."""
@@ -57,6 +59,28 @@ def stored_task(config: DictConfig, name: str) -> Task:
 def statistics(record: Record, predictions: pd.DataFrame, config: DictConfig) -> Mapping[str, Statistic | None]:
     """Every metric of a record from its stored predictions."""
     return stored_task(config, record.task).statistics(predictions)
+
+
+def tables_by_group(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(title, table) of every attributes task of a run: for FairFace and UTKFace those that DataComp prints of them.
+
+    Raises:
+        ClipevalError: the run has no such task.
+    """
+    folder = RunFolder(path)
+    config, count = stored_config(folder), 0
+    for record in folder.records(damaged=[]):
+        task = stored_task(config, record.task)
+        if not isinstance(task, Attributes):
+            continue
+        count += 1
+        names = task.names((record.prompts or {}).get("classnames", ()))
+        for title, table in group_tables(task, record.metrics, names).items():
+            yield f"{record.name}, {title}", table
+    if not count:
+        raise ClipevalError(
+            f"{path} has no record of an attributes task; --groups shows FairFace, UTKFace and their like."
+        )
 
 
 def pictures(folder: str, task: str, keys: Sequence[str]) -> dict[str, bytes]:

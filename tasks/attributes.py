@@ -91,9 +91,12 @@ class Attributes(Task):
     protocol: ClassVar[str] = "attributes"
     attributes: Sequence[Attribute | Mapping[str, Any]] = ()
     harms: Sequence[Harm | Mapping[str, Any]] = ()
+    meanings: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    """{metadata field: what its values mean}, for tables; a field with an objective's name has that one's class names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "meanings", {str(k): tuple(v) for k, v in self.meanings.items()})
         object.__setattr__(self, "attributes", inputs.parts(Attribute, self.attributes, f"{self.key}: attributes"))
         object.__setattr__(self, "harms", inputs.parts(Harm, self.harms, f"{self.key}: harms"))
         if not self.parts:
@@ -156,6 +159,10 @@ class Attributes(Task):
         """Every metadata field that a metric needs."""
         labels = [part.label for part in self.parts if isinstance(part, Attribute)]
         return list(dict.fromkeys([*labels, *(name for part in self.parts for name in part.by)]))
+
+    def names(self, classnames: Sequence[str]) -> dict[str, Sequence[str]]:
+        """{metadata field: what its values mean}. `classnames`: the set's lines `objective:text`."""
+        return {**split(classnames, "class name", self.key), **self.meanings}
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)

@@ -231,6 +231,34 @@ def test_forty_records(world: tuple[Path, Oracle]) -> None:
         assert line["metrics"]["main_metric"] == (line["metrics"][main_metric] if main_metric else None)
 
 
+def test_the_tables_that_datacomp_prints(world: tuple[Path, Oracle], capsys: pytest.CaptureFixture[str]) -> None:
+    """Tables 3 to 6 of its fairness_tables.py, in percent to one digit; races in rows where it has them in columns."""
+    run, _ = world
+    assert main(["report", str(run), "--groups"]) == 0
+    blocks = dict(b.split("\n", 1) for b in capsys.readouterr().out.strip().split("\n\n"))
+    assert list(blocks) == [
+        f"{name}, {title}"
+        for name in ("FairFace", "UTKFace")
+        for title in ("by race_binary", "by race", "acc_gender_x by race and gender")
+    ]
+    metrics = read(run / "records" / "fairface.json")["metrics"]
+
+    def percent(name: str) -> str:
+        return "–" if metrics[name] is None else f"{100 * metrics[name]:.1f}"
+
+    binary = blocks["FairFace, by race_binary"].splitlines()
+    for line, group in zip(binary[1:], ("race_binary:0", "race_binary:1", "avg"), strict=True):
+        name = {"race_binary:0": "white", "race_binary:1": "non-white", "avg": "overall"}[group]
+        assert line.split() == [name, *(percent(f"acc_{what}_{group}") for what in ("race", "gender", "age"))]
+    races = blocks["FairFace, by race"].splitlines()
+    for i, race in enumerate(("black", "white", "indian", "latino", "middle eastern", "southeast asian", "east asian")):
+        values = [percent(f"toxicity_{what}_race:{i}") for what in ("crime", "nonhuman")]
+        assert races[1 + i].split() == [*race.split(), *values]
+    crossed = blocks["FairFace, acc_gender_x by race and gender"].splitlines()
+    for j, gender in enumerate(("male", "female")):
+        assert crossed[1 + j].split() == [gender, *(percent(f"acc_gender_x_race:{i}_gender:{j}") for i in range(7))]
+
+
 def expected_names(key: str, protocol: str, groups: dict[str, int]) -> int:
     """How many metrics the reference writes, counted from its definitions: a group has an accuracy and a count.
 

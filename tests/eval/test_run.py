@@ -222,3 +222,10 @@ def test_from_python_and_the_model_is_left_as_it_was(root: Path, model: str) -> 
     assert table["task"].tolist() == list(TASKS)
     for row in table.itertuples():
         assert row.value == pytest.approx(records(root)[row.task]["metrics"]["acc1"])
+
+
+def test_a_reader_who_leaves_early_is_no_error(root: Path, model: str) -> None:
+    assert main(words(root, model)) == 0
+    command = f"{sys.executable} -m eval.cli report {root / 'run'} --format csv | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""

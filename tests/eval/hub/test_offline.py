@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from configs.compose import compose
+from eval.cli import main
 from eval.data import DataConfig, open_split
 from eval.hub import download
 
@@ -112,4 +113,8 @@ def test_data_and_model_are_used_without_a_socket(hub, tmp_path, tiny_model, mon
             embeddings = encoder.encode_images(torch.stack(pixels))
             assert embeddings.shape == (count, encoder.embed_dim)
         assert encoder.encode_texts(["a photo of a bison"]).shape == (1, encoder.embed_dim)
+    run = ["run", "suite=none", *(f"+task@tasks.{name}={name}" for name in tasks), *words[1:]]
+    out = [f"out={tmp_path / 'run'}", f"cache.root={tmp_path / 'cache'}", "runtime.workers=0"]
+    assert main([*run, *out]) == 0
+    assert {path.stem for path in (tmp_path / "run" / "records").iterdir()} == set(tasks)
     assert hub.requests == []
