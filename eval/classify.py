@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from configs.errors import ClipevalError
 from eval.data.folder import EXTENSIONS
@@ -20,6 +21,9 @@ from tasks.heads import head, prompts
 
 WIDGET_TEMPLATE = "This is a photo of {c}."
 """What the Hugging Face widget asks where no template is given."""
+
+TOP = 5
+"""Labels shown of each picture where there is no room for all."""
 
 
 def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
@@ -44,8 +48,10 @@ def read_pictures(words: Sequence[str]) -> list[tuple[str, bytes]]:
     """(name, encoded bytes) of every picture named: a file, each picture of a folder, or standard input for `-`.
 
     Raises:
-        ClipevalError: a name is neither file nor folder, or a folder holds no picture.
+        ClipevalError: no picture is named, a name is neither file nor folder, or a folder holds no picture.
     """
+    if not words:
+        raise ClipevalError("no picture is named: give files, folders, or - for standard input.")
     found: list[tuple[str, bytes]] = []
     for word in words:
         path = Path(word).expanduser()
@@ -75,14 +81,29 @@ def decode(pictures: Sequence[tuple[str, bytes]], transform: Transform) -> torch
 
 
 def print_probabilities(names: Sequence[str], labels: Sequence[str], rows: np.ndarray, as_json: bool) -> None:
-    """A table, a row a picture, the best label bold; or a JSON object a line, labels by falling probability."""
+    """A table, the best label bold; or a JSON object a line, labels by falling probability."""
     if as_json:
         for name, row in zip(names, rows, strict=True):
             order = np.argsort(-row, kind="stable")
             print(json.dumps({"image": name, "scores": [{"label": labels[i], "score": float(row[i])} for i in order]}))
         return
-    table = Table("image", *labels, box=None, header_style="bold")
+    Console(highlight=False).print(_table(names, labels, rows, Console().width))
+
+
+def _table(names: Sequence[str], labels: Sequence[str], rows: np.ndarray, width: int) -> Table:
+    """A column a label; where they do not fit, a line for each of a picture's best labels."""
+    table = Table("image", box=None, header_style="bold")
+    if max(map(len, names)) + sum(max(len(label), 6) + 2 for label in labels) <= width:
+        for label in labels:
+            table.add_column(Text(label), justify="right", no_wrap=True)
+        for name, row in zip(names, rows, strict=True):
+            best = int(row.argmax())
+            table.add_row(Text(name), *(Text(f"{v:.1%}", style="bold" if i == best else "") for i, v in enumerate(row)))
+        return table
+    table.add_column("label")
+    table.add_column("probability", justify="right", no_wrap=True)
     for name, row in zip(names, rows, strict=True):
-        best = int(row.argmax())
-        table.add_row(name, *(f"[bold]{v:.1%}[/bold]" if i == best else f"{v:.1%}" for i, v in enumerate(row)))
-    Console(highlight=False).print(table)
+        for place, i in enumerate(np.argsort(-row, kind="stable")[:TOP]):
+            style = "" if place else "bold"
+            table.add_row(Text("" if place else name), Text(labels[i], style=style), Text(f"{row[i]:.1%}", style=style))
+    return table

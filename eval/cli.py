@@ -18,14 +18,15 @@ from configs.errors import ClipevalError
 from eval.cluster.commands import add_commands, add_run_options, run_checkpoints, say_left, share_units
 from eval.commands import add_commands as add_report_commands
 
-EXIT_ERROR, EXIT_STOPPED = 1, 130
+EXIT_ERROR, EXIT_STOPPED, EXIT_PIPE = 1, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Returns:
-        The exit status: 0 when everything that was asked for is done, 1 for an error, 130 when stopped.
+        The exit status: 0 when everything that was asked for is done, 1 for an error, 130 when stopped, 141 when the reader of
+        its output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
     except OSError as problem:
         if isinstance(problem, BrokenPipeError) and _reader_left():
-            return EXIT_ERROR
+            return EXIT_PIPE
         print(f"clipeval: {disk_words(problem)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -117,7 +118,9 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print_table(folders)
         return 0
     session = Session.open(compose(overrides, arguments.config_dir), console)
-    console.print(f"{session.handle.name} → {session.folder.path}", markup=False, highlight=False)
+    local = session.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
+    name = session.handle.slug if local else session.handle.name
+    console.print(f"{name} → {session.folder.path}", markup=False, highlight=False)
     if arguments.share:
         session.units = share_units(session.config, arguments.share)
         if not session.units:

@@ -14,6 +14,9 @@ from rich.table import Table
 from configs.errors import ClipevalError
 from eval.cache_command import add_cache
 
+BATCH = 64
+"""Pictures that `classify` embeds at once."""
+
 FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
 FLAGS_SAID = 5
 """Warnings that are written out on standard error for a format that cannot hold them."""
@@ -37,6 +40,7 @@ def add_commands(commands: Any) -> None:
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
     compare.add_argument("a", type=Path, metavar="RUN_A")
     compare.add_argument("b", type=Path, metavar="RUN_B")
+    compare.add_argument("--format", default="table", choices=("table", "md", "csv"), help="table, md or csv")
     compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
     compare.set_defaults(command=_compare, overrides=False)
     verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
@@ -106,19 +110,25 @@ def _pictures(format: str) -> Any:
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.replay import pictures, statistics, stored_config
+    from results.block import terminal
     from results.compare import compare
-    from results.compare_block import render
-    from results.contact_sheet import contact_sheet
+    from results.compare_block import build, render
+    from results.contact_sheet import contact_sheet, picture_keys
     from results.folder import RunFolder
 
     config = stored_config(RunFolder(arguments.a))
     found = compare(arguments.a, arguments.b, lambda record, frame: statistics(record, frame, config))
-    Console(highlight=False).print(render(found, colour=False), markup=False)
+    if arguments.format == "table":
+        console = Console(highlight=False)
+        console.print(terminal(build(found), console.width))
+    else:
+        print(render(found, arguments.format))
     if arguments.output is not None:
         written = found.write(arguments.output)
         for task, rows in found.parted.groupby("task"):
             shown = rows.head(60)
-            images = pictures(str(arguments.a), str(task), [str(key) for key in shown["key"]])
+            keys = [key for row in shown.to_dict("records") for key in picture_keys(row)]
+            images = pictures(str(arguments.a), str(task), keys)
             if images:
                 path = arguments.output / f"{task}.png"
                 path.write_bytes(contact_sheet(shown, images, RunFolder(arguments.a).record(str(task))))
@@ -226,8 +236,10 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     handle = resolve(config.model, Path(config.cache.root).expanduser())
     if handle.missing:
         raise ClipevalError(handle.missing)
-    images = decode(pictures, handle.preprocess)
+    parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
-        rows = torch.cat([classify(encoder, part, labels, templates) for part in torch.split(images, 64)]).numpy()
+        # Decoded part by part: a folder may hold more pictures than memory does.
+        found = (classify(encoder, decode(part, handle.preprocess), labels, templates) for part in parts)
+        rows = torch.cat(list(found)).numpy()
     print_probabilities([name for name, _ in pictures], labels, rows, arguments.json)
     return 0

@@ -137,6 +137,7 @@ def against_run(run: Run, other: Run) -> Against:
     """
     lines = []
     shared: list[tuple[float, Interval | None, float, Interval | None]] = []
+    images: list[str] = []
     for task, spec in tasks([run, other]).items():
         mine, theirs = run.records.get(task), other.records.get(task)
         metric = spec.get("metric")
@@ -154,11 +155,12 @@ def against_run(run: Run, other: Run) -> Against:
         lines.append(Line(task, str(spec.get("name") or task), str(metric), b, a, interval, verdict, None, flagged))
         if a is not None and b is not None:
             shared.append((a, pair_a, b, pair_b))
+            images.append(run.images(task))
     average = None
     if shared:
         a_mean, b_mean = (math.fsum(item[i] or 0.0 for item in shared) / len(shared) for i in (0, 2))  # type: ignore[misc]
-        a_pair = average_interval([item[0] for item in shared], [item[1] for item in shared])
-        b_pair = average_interval([item[2] for item in shared], [item[3] for item in shared])
+        a_pair = average_interval([item[0] for item in shared], [item[1] for item in shared], images)
+        b_pair = average_interval([item[2] for item in shared], [item[3] for item in shared], images)
         interval = difference_interval(a_mean, a_pair, b_mean, b_pair) if a_pair and b_pair else None
         verdict = _distance(a_mean, b_mean, interval)
         average = Line("", f"Average of {len(shared)}", "", b_mean, a_mean, interval, verdict)

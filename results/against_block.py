@@ -24,7 +24,7 @@ TONES: dict[Verdict, Tone] = {
 
 RUN_SAYS: dict[Verdict, str] = {
     "exact": "equal",
-    "within": "no clear difference",
+    "within": "unclear",
     "outside": "DIFFERS",
     "unknown": "no interval",
     "missing": "missing",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from results import paired, parquet
 from results.canonical import write_atomically
 from results.records import DamagedRecord, Record
 from results.runs import Run, load, tasks
-from results.uncertainty import Interval, difference_interval
+from results.uncertainty import Interval, average_interval, difference_interval
 from tasks.statistics import Proportion, Statistic, paired_differences
 
 Statistics = Callable[[Record, pd.DataFrame], Mapping[str, Statistic | None]]
@@ -25,6 +26,13 @@ Statistics = Callable[[Record, pd.DataFrame], Mapping[str, Statistic | None]]
 
 DRAWS = 10_000
 """Bootstrap worlds: the least p-value is 1 / 10,001, which Holm's correction over 38 tasks leaves below 0.01."""
+
+
+TRUTHS = ("label", "image", "own", "cue", "associated")
+"""What predictions say of a sample itself, in the protocols that say it."""
+
+ANSWERS = ("prediction", "score_1", "answer", "chosen")
+"""What predictions say of a model's answer."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         )
     adjusted = paired.holm([item.p for item in found])
     found = [dataclasses.replace(item, adjusted=value) for item, value in zip(found, adjusted, strict=True)]
-    difference, interval, p = _overall(found)
+    difference, interval, p = _overall(run_a, found)
     everything = pd.concat(parted, ignore_index=True)
     return Comparison(run_a.label, run_b.label, tuple(found), difference, interval, p, everything, tuple(remarks))
 
@@ -268,13 +276,20 @@ def _parted(
     apart = pd.DataFrame({"task": task, "key": keys[where], "better": np.where(better[where] > 0, "B", "A")})
     apart["score_a"], apart["score_b"] = scores_a[where], scores_b[where]
     if len(frame) == len(better):
-        if "label" in frame.columns and pd.api.types.is_integer_dtype(frame["label"]):
-            apart["label"] = frame["label"].to_numpy()[where]
-        for name in ("prediction", "score_1"):
+        for name in TRUTHS:
+            if name in frame.columns:
+                apart[name] = _rows(frame[name], where)
+        for name in ANSWERS:
             if name in frame.columns and name in frame_b.columns:
-                apart[f"{name}_a"] = frame[name].to_numpy()[where]
-                apart[f"{name}_b"] = frame_b[name].to_numpy()[where]
+                apart[f"{name}_a"] = _rows(frame[name], where)
+                apart[f"{name}_b"] = _rows(frame_b[name], where)
     return int(np.count_nonzero(better > 0)), int(np.count_nonzero(better < 0)), apart
+
+
+def _rows(column: pd.Series[Any], where: np.ndarray) -> pd.Series[Any]:
+    """Some rows; whole numbers as a nullable type, so that they stay whole beside tasks that have none."""
+    found = column.iloc[where].reset_index(drop=True)
+    return found.astype("Int64") if pd.api.types.is_integer_dtype(found) else found
 
 
 def unit_keys(frame: pd.DataFrame, units: int) -> np.ndarray | None:
@@ -285,14 +300,11 @@ def unit_keys(frame: pd.DataFrame, units: int) -> np.ndarray | None:
     return np.asarray(distinct) if len(distinct) == units else None
 
 
-def _overall(found: Sequence[TaskComparison]) -> tuple[float, Interval | None, float | None]:
-    """The mean difference over tasks, its interval by the formula of `average_interval`, and its p-value."""
-    n = len(found)
-    mean = math.fsum(item.difference for item in found) / n
-    pairs = [(item.difference, item.interval) for item in found if item.interval is not None]
-    if len(pairs) < n:
-        return mean, None, None
-    below = math.sqrt(math.fsum((d - pair[0]) ** 2 for d, pair in pairs)) / n
-    above = math.sqrt(math.fsum((pair[1] - d) ** 2 for d, pair in pairs)) / n
-    interval = (mean - below, mean + above)
-    return mean, interval, _p_of(mean, interval)
+def _overall(run: Run, found: Sequence[TaskComparison]) -> tuple[float, Interval | None, float | None]:
+    """The mean difference over tasks, its interval and its p-value."""
+    differences = [item.difference for item in found]
+    interval = average_interval(
+        differences, [item.interval for item in found], [run.images(item.task) for item in found]
+    )
+    mean = math.fsum(differences) / len(differences)
+    return mean, interval, None if interval is None else _p_of(mean, interval)

@@ -14,7 +14,8 @@ def render(comparison: Comparison, format: str = "table", width: int | None = No
         return str(comparison.table().to_csv(index=False, lineterminator="\n"))
     if format == "md":
         return block.markdown(build(comparison))
-    return render_terminal.to_text(block.terminal(build(comparison)), width, colour)
+    width = width or render_terminal.terminal_width()
+    return render_terminal.to_text(block.terminal(build(comparison), width), width, colour)
 
 
 def build(comparison: Comparison) -> Block:
@@ -40,6 +41,7 @@ def build(comparison: Comparison) -> Block:
         rows=tuple(rows),
         tones=tuple(_tone(item) for item in comparison.tasks),
         remarks=tuple(remarks),
+        optional=(6, 7),
     )
 
 

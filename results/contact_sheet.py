@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
@@ -14,6 +16,7 @@ SIZE = 160
 """The side of a picture's square, in pixels."""
 
 MARGIN = 12
+FRAME = 3
 LINE = 15
 
 
@@ -24,7 +27,7 @@ def contact_sheet(
 
     Args:
         parted: rows of one task of `Comparison.parted`.
-        pictures: {key: an encoded image}.
+        pictures: {key: an encoded image}, for the keys of `picture_keys`.
         record: gives the class names to print; without it, indices are printed.
         columns: pictures in a row.
 
@@ -33,10 +36,11 @@ def contact_sheet(
     """
     names = list((record.prompts.get("classnames") or []) if record else [])
     cells = []
-    for row in parted.to_dict("records"):
-        picture = thumbnail(pictures.get(str(row["key"])))
+    for found in parted.to_dict("records"):
+        row = {str(name): value for name, value in found.items()}
+        picture = montage([pictures.get(key) for key in picture_keys(row)])
         if picture is not None:
-            cells.append((picture, _caption({str(name): value for name, value in row.items()}, names)))
+            cells.append((picture, _caption(row, names)))
     if not cells:
         raise ValueError("no picture for a contact sheet: none of the samples' images is at hand")
     columns = min(columns, len(cells))
@@ -53,6 +57,34 @@ def contact_sheet(
     sink = io.BytesIO()
     sheet.save(sink, "PNG", optimize=True)
     return sink.getvalue()
+
+
+def picture_keys(row: Mapping[Any, object]) -> list[str]:
+    """The keys of the pictures that a row of predictions, or of samples that part, is about."""
+    if _says(row, "associated"):
+        return str(row["associated"]).split(" ")
+    return [str(row["image"] if _says(row, "image") else row["key"])]
+
+
+def montage(contents: Sequence[bytes | None], size: int = SIZE, frames: Sequence[str] = ()) -> Image.Image | None:
+    """Several images in a square of at most `size` on a side, each in a frame of its colour where there are such.
+
+    One image alone is its thumbnail. None where none can be read.
+    """
+    wide = math.ceil(math.sqrt(len(contents)))
+    cell = size // wide
+    inside = cell - 2 * FRAME if frames else cell
+    found = [(number, image) for number, one in enumerate(contents) if (image := thumbnail(one, inside)) is not None]
+    if len(contents) == 1 or not found:
+        return found[0][1] if found else None
+    sheet = Image.new("RGB", (cell * wide, cell * math.ceil(len(contents) / wide)), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, image in found:
+        left, top = number % wide * cell, number // wide * cell
+        sheet.paste(image, (left + (cell - image.width) // 2, top + (cell - image.height) // 2))
+        if frames:
+            draw.rectangle((left, top, left + cell - 2, top + cell - 2), outline=frames[number], width=2)
+    return sheet
 
 
 def thumbnail(content: bytes | None, size: int = SIZE) -> Image.Image | None:
@@ -79,17 +111,27 @@ def thumbnail(content: bytes | None, size: int = SIZE) -> Image.Image | None:
 Ink = tuple[int, int, int]
 
 
+RIGHT, WRONG, PLAIN = (0, 110, 40), (170, 30, 30), (0, 0, 0)
+
+
 def _caption(row: Mapping[str, object], names: Sequence[str]) -> list[tuple[str, Ink]]:
-    """What the sample is and what each run said, the right answer in green."""
-    if "label" not in row or "prediction_a" not in row:
-        return [(str(row["key"]), (0, 0, 0)), (f"better: {row['better']}", (0, 0, 0))]
-    lines: list[tuple[str, Ink]] = [(class_name(row["label"], names), (0, 0, 0))]
-    for side in "ab":
-        said = row[f"prediction_{side}"]
-        lines.append(
-            (f"{side.upper()}: {class_name(said, names)}", (0, 110, 40) if said == row["label"] else (170, 30, 30))
-        )
-    return lines
+    """What the sample is and what each run said, what does better in green."""
+    inks = {side: RIGHT if row["better"] == side.upper() else WRONG for side in "ab"}
+    if _says(row, "label") and _says(row, "prediction_a"):
+        said = {side: class_name(row[f"prediction_{side}"], names) for side in "ab"}
+        inks = {side: RIGHT if row[f"prediction_{side}"] == row["label"] else WRONG for side in "ab"}
+        head = class_name(row["label"], names)
+    elif _says(row, "own") and _says(row, "answer_a"):
+        said, head = {side: str(row[f"answer_{side}"]) for side in "ab"}, str(row["own"])
+    else:
+        said = {side: f"{float(str(row[f'score_{side}'])):.2f}" for side in "ab"}
+        head = f"cue: {row['cue']}" if _says(row, "cue") else str(row["key"])
+    return [(head, PLAIN), *((f"{side.upper()}: {said[side]}", inks[side]) for side in "ab")]
+
+
+def _says(row: Mapping[Any, object], name: str) -> bool:
+    """Whether a row has an entry of its own under a name."""
+    return name in row and not pd.isna(row[name])  # type: ignore[call-overload]
 
 
 def class_name(index: object, names: Sequence[str]) -> str:

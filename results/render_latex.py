@@ -53,7 +53,8 @@ def render(sheet: Sheet) -> str:
         "\\bottomrule",
         "\\end{tabular}",
     ]
-    remarks = [f"\\textbf{{Warning:}} {escape(text)}" for text in sheet.warnings]
+    remarks = [escape(text) for text in words.details(sheet)]
+    remarks += [f"\\textbf{{Warning:}} {escape(text)}" for text in sheet.warnings]
     remarks += [
         f"$^{{{note.number}}}$ {'Warning: ' if note.flag else ''}{escape(note.text)}" for note in sheet.footnotes
     ]
@@ -68,13 +69,15 @@ def _legend(sheet: Sheet) -> str:
     return words.legend(sheet).replace(" *: the best.", " Bold: the best.")
 
 
-def _label(row: Row, several: bool) -> str:
-    text = escape(words.row_label(row, several))
+def _label(row: Row, sheet: Sheet) -> str:
+    text = escape(words.row_label(row, several=len(sheet.runs) > 1))
     if row.kind in ("task", "single") and any(cell.flagged for cell in row.cells):
         text += " !"
     if row.marks:
         text += f"$^{{{','.join(map(str, row.marks))}}}$"
-    return f"\\quad {text}" if row.kind == "task" else text if row.kind == "single" else f"\\textit{{{text}}}"
+    if row.kind in ("task", "single"):
+        return f"\\quad {text}" if row.kind == "task" and sheet.grouped else text
+    return f"\\textit{{{text}}}"
 
 
 def _rules(sheet: Sheet, lines: list[str]) -> list[str]:
@@ -106,15 +109,14 @@ def _single(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
                 escape(words.score(cell.corrected)).replace("-0", "$-$0"),
                 words.count(cell.samples).replace(",", "{,}"),
             ]
-        lines.append(" & ".join([_label(row, several=False), *shown]) + " \\\\")
+        lines.append(" & ".join([_label(row, sheet), *shown]) + " \\\\")
     header = [["Task", "Score", "95\\% interval", "Corrected", "Samples"]]
     return header, _rules(sheet, lines)
 
 
 def _several(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
     lines = [
-        " & ".join([_label(row, several=True), *[_beside(cell, row) for cell in row.cells]]) + " \\\\"
-        for row in sheet.rows
+        " & ".join([_label(row, sheet), *[_beside(cell, row) for cell in row.cells]]) + " \\\\" for row in sheet.rows
     ]
     # The model stands above its weights: three long names in one line would not fit a page.
     names = [name.split(" ", 1) for name in sheet.runs]

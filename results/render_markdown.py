@@ -16,7 +16,8 @@ def render(sheet: Sheet) -> str:
         parts.append(f"### {escape(sheet.runs[0])}\n" + (f"\n{escape(sheet.details[0])}\n" if sheet.details[0] else ""))
     parts.append(_several(sheet) if several else _single(sheet))
     notes = [f"[{n.number}] {'**Warning:** ' if n.flag else ''}{escape(n.text)}" for n in sheet.footnotes]
-    parts.append("  \n".join([*notes, escape(words.legend(sheet))]) + "\n")
+    about = [escape(text) for text in words.details(sheet)]
+    parts.append("  \n".join([*about, *notes, escape(words.legend(sheet))]) + "\n")
     return "\n".join(parts)
 
 

@@ -78,9 +78,10 @@ def _label(row: Row, several: bool) -> Text:
     return text
 
 
-def _indented(row: Row, several: bool) -> RenderableType:
+def _indented(row: Row, sheet: Sheet) -> RenderableType:
     """A row's name, a task's set in below its group, its second line too where it needs one."""
-    return Padding(_label(row, several), (0, 0, 0, INDENT)) if row.kind == "task" else _label(row, several)
+    label = _label(row, several=len(sheet.runs) > 1)
+    return Padding(label, (0, 0, 0, INDENT)) if row.kind == "task" and sheet.grouped else label
 
 
 INDENT = 2
@@ -109,7 +110,7 @@ def _single(sheet: Sheet, width: int) -> Table:
                 Text(words.score(cell.corrected) if cell.value is not None else "", style="not bold"),
                 Text(words.count(cell.samples), style="dim not bold"),
             ]
-        table.add_row(_indented(row, several=False), *shown, *([Text(row.metric)] if roomy else []))
+        table.add_row(_indented(row, sheet), *shown, *([Text(row.metric)] if roomy else []))
         before = row.kind
     return table
 
@@ -136,7 +137,7 @@ def _several(sheet: Sheet, which: slice) -> Table:
     for row in sheet.rows:
         if before is not None and row.kind in ("group", "single", "average") and before != row.kind:
             table.add_section() if row.kind == "average" else table.add_row()
-        table.add_row(_indented(row, several=True), *[_beside(cell, row) for cell in row.cells[which]])
+        table.add_row(_indented(row, sheet), *[_beside(cell, row) for cell in row.cells[which]])
         before = row.kind
     return table
 
@@ -156,7 +157,7 @@ def _beside(cell: Cell, row: Row) -> Text:
 
 
 def _below(sheet: Sheet) -> list[RenderableType]:
-    lines = []
+    lines = [Text(text, style="dim") for text in words.details(sheet)]
     for note in sheet.footnotes:
         text = Text(f"[{note.number}] ", style="dim")
         text.append(("! " if note.flag else "") + note.text, style="yellow" if note.flag else "dim")

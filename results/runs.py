@@ -47,6 +47,12 @@ class Run:
             return model
         return next((record.model for record in self.records.values()), {})
 
+    def images(self, task: str) -> str:
+        """What a task's images are known by: its data's place, which several tasks may share; its name where unknown."""
+        config = ((self.info.get("config") or {}).get("tasks") or {}).get(task) or {}
+        data = config.get("data") or {}
+        return str(data.get("path") or data.get("folder") or task)
+
     @property
     def missing(self) -> list[str]:
         """The planned tasks without a record."""
@@ -63,11 +69,23 @@ def load(paths: Sequence[str | Path]) -> list[Run]:
         raise ClipevalError("no run folder was named: give at least one, such as runs/<model>")
     runs = [_load(Path(path)) for path in paths]
     labels = [run.label for run in runs]
+    tails = _tails([run.folder.path for run in runs])
     # Two runs of one model are told apart by their folders.
     return [
-        dataclasses.replace(run, label=f"{run.label} ({run.folder.path})") if labels.count(run.label) > 1 else run
-        for run in runs
+        dataclasses.replace(run, label=f"{run.label} ({tail})") if labels.count(run.label) > 1 else run
+        for run, tail in zip(runs, tails, strict=True)
     ]
+
+
+def _tails(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of some paths, of as many folders each, that tell them apart; whole where nothing does."""
+    parts = [path.resolve().parts for path in paths]
+    distinct = len(set(parts))
+    for count in range(1, max(map(len, parts)) + 1):
+        tails = ["/".join(part[-count:]) for part in parts]
+        if len(set(tails)) == distinct:
+            return tails
+    return [str(path) for path in paths]
 
 
 def _load(path: Path) -> Run:

@@ -68,7 +68,12 @@ class Sheet:
     footnotes: tuple[Footnote, ...] = ()
     warnings: tuple[str, ...] = ()
     details: tuple[str, ...] = field(default=())
-    """A line for each run: precision, device, version."""
+    """A line for each run: precision, prompts, device, version."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether tasks stand below their groups."""
+        return any(row.kind == "group" for row in self.rows)
 
 
 def build(runs: Sequence[Run]) -> Sheet:
@@ -80,13 +85,14 @@ def build(runs: Sequence[Run]) -> Sheet:
     for task, spec in union.items():
         by_group.setdefault(str(spec.get("group")), []).append(task)
     for group, members in by_group.items():
-        if len(members) > 1:
+        # A lone group's average is the average of all, which has a row of its own.
+        if len(members) > 1 and len(by_group) > 1:
             rows.append(_average("group", group_name(group), members, runs))
         for task in members:
             kind: Kind = "task" if len(members) > 1 else "single"
             rows.append(_task_row(kind, task, union[task], runs, footnotes))
-    averaged = _average("average", "Average", list(union), runs)
-    rows.append(averaged)
+    if len(union) > 1 or not rows:
+        rows.append(_average("average", "Average", list(union), runs))
     common = [task for task in union if all(_scored(run, task) for run in runs)]
     if len(runs) > 1 and common and any(sorted(_members(run, list(union))) != sorted(common) for run in runs):
         rows.append(_average("common", f"Average, {len(common)} in common", common, runs))
@@ -181,7 +187,7 @@ def average_cell(run: Run, among: Sequence[str]) -> Cell:
     corrected = [c for c in (chance_corrected(record.value, record.chance) for record in records) if c is not None]
     return Cell(
         value=math.fsum(values) / len(values) if values else None,
-        interval=average_interval(values, [record.interval for record in records]),
+        interval=average_interval(values, [r.interval for r in records], [run.images(r.task) for r in records]),
         corrected=math.fsum(corrected) / len(corrected) if corrected else None,
         corrected_of=len(corrected),
         samples=sum(record.samples for record in records) or None,
@@ -198,11 +204,11 @@ def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) 
 
 
 def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """Marks the highest of several values; all of them when they are equal to the printed digit."""
-    values = [cell.value for cell in cells if cell.value is not None]
-    if len(cells) < 2 or len(values) < 2:
+    """Marks the highest of several values, to the printed digit; none where all are equal."""
+    values = [round(cell.value, 4) for cell in cells if cell.value is not None]
+    if len(set(values)) < 2:
         return list(cells)
-    top = round(max(values), 4)
+    top = max(values)
     return [
         Cell(**{**cell.__dict__, "best": True}) if cell.value is not None and round(cell.value, 4) == top else cell
         for cell in cells
@@ -239,10 +245,18 @@ def _details(run: Run) -> str:
     parts = []
     if run.model.get("params_m"):
         parts.append(f"{float(run.model['params_m']):.1f} M parameters")
-    asked = ((run.info.get("config") or {}).get("runtime") or {}).get("precision")
+    config = run.info.get("config") or {}
+    asked = (config.get("runtime") or {}).get("precision")
     made = sorted({short_precision(record.fingerprint.precision) for record in run.records.values()})
     # The name of a recipe says more than what it does to each protocol; a run of one precision is what its records say.
     parts += [str(asked)] if asked and len(made) > 1 else made
+    if (config.get("runtime") or {}).get("preprocess") == "fast":
+        parts.append("fast preprocessing")
+    prompts = config.get("prompts")
+    if prompts:
+        parts.append(
+            f"prompts {prompts.get('name') or prompts.get('path') if isinstance(prompts, Mapping) else prompts}"
+        )
     devices = sorted({str(record.options["device"]) for record in run.records.values() if record.options.get("device")})
     parts += devices
     code = run.info.get("code") or {}

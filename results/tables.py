@@ -58,8 +58,7 @@ def report(
         raise ClipevalError(nearest("format", format, FORMATS))
     if against is not None and format not in WITH_AGAINST:
         raise ClipevalError(f"--against is shown by {', '.join(WITH_AGAINST)}, not by {format}")
-    loaded = runs.load(paths)
-    found = _against(loaded, against)
+    loaded, found = _load(paths, against)
     if format == "csv":
         return render_csv.against(found) if found else render_csv.render(loaded)
     if format == "jsonl":
@@ -80,7 +79,8 @@ def report(
     blocks = [against_block.block(item) for item in found]
     if format == "md":
         return "\n".join([render_markdown.render(built), *map(block.markdown, blocks)])
-    body = Group(render_terminal.layout(built, width or render_terminal.terminal_width()), *map(block.terminal, blocks))
+    width = width or render_terminal.terminal_width()
+    body = Group(render_terminal.layout(built, width), *(block.terminal(item, width) for item in blocks))
     return render_terminal.to_text(body, width, colour)
 
 
@@ -107,13 +107,15 @@ def write_report(
 def print_table(paths: Sequence[str | Path], console: Console | None = None, against: str | None = None) -> None:
     """Prints the report to a terminal, in its width and colours: what `clipeval run` ends with."""
     console = console or Console(highlight=False)
-    loaded = runs.load(paths)
-    blocks = [against_block.block(item) for item in _against(loaded, against)]
-    console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *map(block.terminal, blocks)))
+    loaded, found = _load(paths, against)
+    blocks = [block.terminal(against_block.block(item), console.width) for item in found]
+    console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *blocks))
 
 
-def _against(loaded: Sequence[runs.Run], against: str | None) -> list[beside.Against]:
-    if against is None:
-        return []
-    others = [] if against == "published" else runs.load([against])
-    return beside.compare_with(loaded, against, others)
+def _load(paths: Sequence[str | Path], against: str | None) -> tuple[list[runs.Run], list[beside.Against]]:
+    """The runs, and each beside what `against` names. All are read together, so that labels tell them apart."""
+    if against in (None, "published"):
+        loaded = runs.load(paths)
+        return loaded, [] if against is None else beside.compare_with(loaded, against)
+    loaded = runs.load([*paths, against])
+    return loaded[:-1], beside.compare_with(loaded[:-1], against, loaded[-1:])

@@ -7,7 +7,7 @@ prompts fixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for its name alone: a report needs no torch, which would take seconds to load
@@ -27,16 +27,24 @@ def intervals(
     return found
 
 
-def average_interval(values: Sequence[float], pairs: Sequence[Interval | None]) -> Interval | None:
-    """The interval of the mean of n independent estimates, from the interval of each.
+def average_interval(
+    values: Sequence[float], pairs: Sequence[Interval | None], images: Sequence[Hashable] | None = None
+) -> Interval | None:
+    """The interval of the mean of n estimates, from the interval of each.
 
     With x_i the estimates and [l_i, u_i] their intervals, and m the mean:
 
         low = m - sqrt(sum (x_i - l_i)^2) / n        high = m + sqrt(sum (u_i - x_i)^2) / n
 
     the method of variance estimates recovery (Zou and Donner, Statistics in Medicine 27, 2008). It is the textbook
-    formula when the intervals are symmetric, and keeps their skew when they are not. The tasks' images are distinct
-    draws, so the estimates are independent.
+    formula when the intervals are symmetric, and keeps their skew when they are not. Tasks on distinct images are
+    independent draws. Tasks on the same images are not: theirs are added before they are squared, as if fully
+    correlated, which errs to the safe side.
+
+    Args:
+        values: the estimates.
+        pairs: the interval of each.
+        images: what each was estimated on; equal entries share their images. Default: all are distinct.
 
     Returns:
         None without estimates, or when one of them has no interval.
@@ -45,9 +53,12 @@ def average_interval(values: Sequence[float], pairs: Sequence[Interval | None]) 
     if not values or len(known) < len(values):
         return None
     mean = math.fsum(values) / len(values)
-    below = math.sqrt(math.fsum((x - low) ** 2 for x, (low, _) in zip(values, known, strict=True)))
-    above = math.sqrt(math.fsum((high - x) ** 2 for x, (_, high) in zip(values, known, strict=True)))
-    return mean - below / len(values), mean + above / len(values)
+    below: dict[Hashable, float] = {}
+    above: dict[Hashable, float] = {}
+    for value, (low, high), name in zip(values, known, images or range(len(values)), strict=True):
+        below[name] = below.get(name, 0.0) + value - low
+        above[name] = above.get(name, 0.0) + high - value
+    return mean - math.hypot(*below.values()) / len(values), mean + math.hypot(*above.values()) / len(values)
 
 
 def difference_interval(a: float, pair_a: Interval, b: float, pair_b: Interval) -> Interval:

@@ -55,6 +55,13 @@ def tally(cell: Cell) -> str:
     return f"{cell.of[0]}/{cell.of[1]}" + (" partial" if cell.partial else "")
 
 
+def details(sheet: Sheet) -> list[str]:
+    """Where runs stand side by side, a line for each that says what it was; one run's stand in its heading."""
+    if len(sheet.runs) == 1:
+        return []
+    return [f"{name}: {text}" for name, text in zip(sheet.runs, sheet.details, strict=True) if text]
+
+
 def legend(sheet: Sheet) -> str:
     """What the table's numbers and marks mean, in a sentence or two."""
     text = "Scores with 95% intervals over samples."

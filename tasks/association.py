@@ -33,8 +33,8 @@ ROWS = 512
 class Association(Task):
     """Jaccard index of the k best candidates with the k associated ones.
 
-    Predictions, a row an instance: key (its id), cue, candidates and associations (how many), chosen (the k best, by falling
-    score, joined by spaces), correct (how many of them are associated), jaccard.
+    Predictions, a row an instance: key (its id), cue, candidates and associations (how many), associated (which, joined by
+    spaces), chosen (the k best, by falling score), correct (how many of them are associated), jaccard.
     """
 
     protocol: ClassVar[str] = "association"
@@ -96,6 +96,7 @@ class Association(Task):
                 "cue": [str(instance["cue"]) for instance in instances],
                 "candidates": counts,
                 "associations": wanted,
+                "associated": [" ".join(map(str, instance["associations"])) for instance in instances],
                 "chosen": chosen,
                 "correct": correct,
                 "jaccard": correct / (2 * wanted - correct),

@@ -47,10 +47,14 @@ class Attribute:
 
     def hits(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """`predictions`: int64 [N], classes of the objective; `labels`: int64 [N]. bool [N]."""
+        return np.asarray(self.answers(predictions) == labels)
+
+    def answers(self, predictions: np.ndarray) -> np.ndarray:
+        """`predictions`: int64 [N], classes of the objective. int64 [N], the labels that they stand for."""
         answer = predictions.copy() if self.otherwise is None else np.full_like(predictions, self.otherwise)
         for source, label in self.relabel.items():
             answer[predictions == source] = label
-        return np.asarray(answer == labels)
+        return answer
 
 
 @dataclass(frozen=True)

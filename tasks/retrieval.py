@@ -24,7 +24,8 @@ class Retrieval(Task):
 
     Predictions, a row a query: direction (`image`: a caption seeks its image; `text`: an image seeks its captions), key (of
     the query's image), caption (the query's number among its image's captions; -1 in direction `text`), rank (from 0, of the
-    best own match), score (its cosine), top_key and top_caption (the best candidate; -1 where that is an image), top_score.
+    best own match), score (its cosine), top_key and top_caption (the best candidate; -1 where that is an image), top_score;
+    and for people to read own (the query's caption, an image's first) and answer (the best caption; empty where it is an image).
 
     rank is the number of candidates with a higher score, and of equal ones with a lower index. clip_benchmark asks torch.topk,
     which leaves the order of equal scores open; the two differ only there (captions that occur twice, word for word).
@@ -65,12 +66,14 @@ class Retrieval(Task):
     ) -> pd.DataFrame:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
-        counts = [len(captions) for captions in self.captions(test)]
+        captions = self.captions(test)
+        counts = [len(several) for several in captions]
         if len(texts) != sum(counts):
             raise ValueError(f"{self.key}: {sum(counts)} captions, but {len(texts)} text embeddings")
         keys = np.asarray(test.keys, dtype=object)
         owner = np.repeat(np.arange(n), counts)
         number = np.concatenate([np.arange(count) for count in counts])
+        words = np.array([caption for several in captions for caption in several], dtype=object)
         by_caption, by_image = seek(images["test"], texts, counts)
         return pd.DataFrame(
             {
@@ -82,6 +85,8 @@ class Retrieval(Task):
                 "top_key": np.concatenate([keys[by_caption["top"]], keys[owner[by_image["top"]]]]),
                 "top_caption": np.concatenate([np.full(len(owner), -1), number[by_image["top"]]]),
                 "top_score": np.concatenate([by_caption["top_score"], by_image["top_score"]]),
+                "own": np.concatenate([words, np.array([several[0] for several in captions], dtype=object)]),
+                "answer": np.concatenate([np.full(len(owner), "", dtype=object), words[by_image["top"]]]),
             }
         )
 

@@ -23,7 +23,8 @@ class Selection(Task):
     alternative. As clip_benchmark's image_caption_selection.
 
     Predictions, a row an instance: key (its id), images and captions (how many), text_choice and image_choice (the best
-    caption of each image, the best image of each caption; numbers joined by commas), text_correct, image_correct.
+    caption of each image, the best image of each caption; numbers joined by commas), text_correct, image_correct; and for
+    people to read the first image that goes wrong, else the first: image (its key), own (its caption), answer (the one chosen).
     """
 
     protocol: ClassVar[str] = "selection"
@@ -72,6 +73,8 @@ class Selection(Task):
             best = scores.argmax(dim=2)[:, :pairs].tolist(), scores.argmax(dim=1)[:, :pairs].tolist()
             for i, of_images, of_captions in zip(members, *best, strict=True):
                 captions_of[i], images_of[i] = of_images, of_captions
+        shown = [next((i for i, choice in enumerate(found) if choice != i), 0) for found in captions_of]
+        answers = [found[i] for i, found in zip(shown, captions_of, strict=True)]
         return pd.DataFrame(
             {
                 "key": [str(one["id"]) for one in instances],
@@ -81,6 +84,9 @@ class Selection(Task):
                 "image_choice": [",".join(map(str, found)) for found in images_of],
                 "text_correct": [found == list(range(len(found))) for found in captions_of],
                 "image_correct": [found == list(range(len(found))) for found in images_of],
+                "image": [str(one["images"][i]) for one, i in zip(instances, shown, strict=True)],
+                "own": [str(one["captions"][i]) for one, i in zip(instances, shown, strict=True)],
+                "answer": [str(one["captions"][i]) for one, i in zip(instances, answers, strict=True)],
             }
         )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from results.contact_sheet import class_name, thumbnail
+from results.contact_sheet import class_name, montage
 from results.records import Record
 from results.runs import Run
 
@@ -22,6 +23,9 @@ EXAMPLES = 12
 
 SIDE = 112
 """The side of an example's picture, in pixels."""
+
+FOUND, MISSED, FALSE = "#1a8f4b", "#e0a100", "#c62f26"
+"""Frames of pictures that were rightly chosen, wrongly left, wrongly chosen."""
 
 Pictures = Callable[[str, str, Sequence[str]], Mapping[str, bytes]]
 
@@ -67,7 +71,20 @@ class Mistakes:
     worst: tuple[WorstClass, ...] = ()
     confusion: Confusion | None = None
     examples: tuple[Example, ...] = ()
-    remark: str = field(default="")
+    remark: str = ""
+    legend: str = ""
+    """What the examples show, where it does not go without saying."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An example before it has its picture: which pictures, and the colour of each one's frame where there are several."""
+
+    key: str
+    truth: str
+    said: str
+    keys: tuple[str, ...]
+    frames: tuple[str, ...] = ()
 
 
 def mistakes(run: Run, record: Record, pictures: Pictures | None) -> Mistakes:
@@ -77,23 +94,103 @@ def mistakes(run: Run, record: Record, pictures: Pictures | None) -> Mistakes:
     except ValueError as error:
         return Mistakes(remark=str(error))
     names = [str(name) for name in record.prompts.get("classnames") or []]
-    if {"label", "prediction"} <= set(frame.columns) and pd.api.types.is_integer_dtype(frame["label"]):
+    columns = set(frame.columns)
+    legend = ""
+    if record.protocol.startswith("attributes"):
+        frame, names, legend = _attribute(run, record, frame, names)
+        columns = set(frame.columns)
+    if {"label", "prediction"} <= columns and pd.api.types.is_integer_dtype(frame["label"]):
         worst, confusion = worst_classes(frame["label"].to_numpy(), frame["prediction"].to_numpy(), names)
-        chosen = _choose(frame)
         rows = [
-            (str(row["key"]), class_name(row["label"], names), class_name(row["prediction"], names))
-            for row in frame.iloc[chosen].to_dict("records")
+            _Row(key, class_name(row["label"], names), class_name(row["prediction"], names), (key,))
+            for row in frame.iloc[_choose(frame)].to_dict("records")
+            if (key := str(row["key"]))
         ]
-        return Mistakes(worst, confusion, _illustrate(run, record, rows, pictures))
-    if {"direction", "rank", "top_key"} <= set(frame.columns):
-        wrong = frame[(frame["direction"] == "text") & (frame["rank"] > 0)]
-        wrong = wrong.sort_values(["rank", "key"], ascending=[False, True], kind="stable").head(EXAMPLES)
-        rows = [
-            (str(row["key"]), f"image {row['key']}", f"its best caption is only number {int(row['rank']) + 1}")
-            for row in wrong.to_dict("records")
-        ]
-        return Mistakes(examples=_illustrate(run, record, rows, pictures))
-    return Mistakes()
+        return Mistakes(worst, confusion, _illustrate(run, record, rows, pictures), legend=legend)
+    if {"rank", "own", "answer"} <= columns:
+        rows, legend = _captions(frame), "The image's own caption, and the one that the model puts first."
+    elif {"image", "own", "answer"} <= columns:
+        wrong = frame[~frame["text_correct"].astype(bool)].head(EXAMPLES).to_dict("records")
+        rows = [_Row(str(r["key"]), str(r["own"]), str(r["answer"]), (str(r["image"]),)) for r in wrong]
+        legend = "The image's own caption, and the one that the model prefers."
+    elif {"cue", "associated", "chosen"} <= columns:
+        rows = _associations(frame)
+        legend = (
+            "Pictures framed in green belong to the cue and were found; in amber, were missed; in red, do not belong."
+        )
+    elif {"label_0", "logit_0"} <= columns:
+        rows, legend = _labels(frame, names), "The image's labels, and the absent one that the model is surest of."
+    else:
+        return Mistakes()
+    return Mistakes(examples=_illustrate(run, record, rows, pictures), legend=legend)
+
+
+def _captions(frame: pd.DataFrame) -> list[_Row]:
+    """The images whose own captions are ranked worst."""
+    wrong = frame[(frame["direction"] == "text") & (frame["rank"] > 0)]
+    wrong = wrong.sort_values(["rank", "key"], ascending=[False, True], kind="stable").head(EXAMPLES)
+    return [
+        _Row(str(r["key"]), f"{r['own']} (number {int(r['rank']) + 1:,})", str(r["answer"]), (str(r["key"]),))
+        for r in wrong.to_dict("records")
+    ]
+
+
+def _associations(frame: pd.DataFrame) -> list[_Row]:
+    """The cues whose pictures are found worst."""
+    rows = []
+    wrong = frame[frame["jaccard"] < 1].sort_values(["jaccard", "key"], kind="stable").head(EXAMPLES)
+    for row in wrong.to_dict("records"):
+        own, chosen = str(row["associated"]).split(" "), str(row["chosen"]).split(" ")
+        keys = [*own, *(key for key in chosen if key not in own)]
+        frames = [FOUND if key in own and key in chosen else MISSED if key in own else FALSE for key in keys]
+        said = f"{int(row['correct'])} of {len(own)} found"
+        rows.append(_Row(str(row["key"]), f"cue: {row['cue']}", said, tuple(keys), tuple(frames)))
+    return rows
+
+
+def _labels(frame: pd.DataFrame, names: Sequence[str]) -> list[_Row]:
+    """Of several labels at once: the images whose best class is none of theirs, by falling logit."""
+    count = sum(name.startswith("logit_") for name in frame.columns)
+    logits = frame[[f"logit_{c}" for c in range(count)]].to_numpy()
+    truth = frame[[f"label_{c}" for c in range(count)]].to_numpy().astype(bool)
+    best = logits.argmax(axis=1)
+    place = np.arange(len(frame))
+    wrong = np.flatnonzero(~truth[place, best])
+    wrong = wrong[np.argsort(-logits[wrong, best[wrong]], kind="stable")][:EXAMPLES]
+    keys = frame["key"].astype(str).to_numpy()
+    return [
+        _Row(
+            keys[i],
+            ", ".join(class_name(c, names) for c in np.flatnonzero(truth[i])) or "none",
+            class_name(best[i], names),
+            (keys[i],),
+        )
+        for i in wrong
+    ]
+
+
+def _attribute(
+    run: Run, record: Record, frame: pd.DataFrame, lines: Sequence[str]
+) -> tuple[pd.DataFrame, list[str], str]:
+    """Attributes as labels and predictions: those of the main metric's, else of the first that the config declares."""
+    from tasks.attributes import Attribute  # it loads torch, which no other part of a report needs
+
+    config = ((run.info.get("config") or {}).get("tasks") or {}).get(record.task) or {}
+    parts = [Attribute(**given) for given in config.get("attributes") or []]
+    parts = [part for part in parts if {part.label, f"pred_{part.objective}"} <= set(frame.columns)]
+    if not parts:
+        return frame, list(lines), ""
+    part = next((one for one in parts if str(record.metric).startswith(one.name)), parts[0])
+    classes = [text for objective, _, text in (line.partition(":") for line in lines) if objective == part.objective]
+    stands_for = part.answers(np.arange(len(classes)))
+    names = [
+        " / ".join(text for text, label in zip(classes, stands_for, strict=True) if label == wanted) or str(wanted)
+        for wanted in range(int(max(stands_for, default=-1)) + 1)
+    ]
+    found = pd.DataFrame({"key": frame["key"], "label": frame[part.label]})
+    found["prediction"] = part.answers(frame[f"pred_{part.objective}"].to_numpy())
+    found["score_1"] = frame[f"score_{part.objective}"]
+    return found, names, f"Shown for {part.objective}."
 
 
 def worst_classes(
@@ -151,17 +248,17 @@ def _choose(frame: pd.DataFrame) -> list[int]:
     return chosen
 
 
-def _illustrate(
-    run: Run, record: Record, rows: Sequence[tuple[str, str, str]], pictures: Pictures | None
-) -> tuple[Example, ...]:
-    keys = [key for key, _, _ in rows]
+def _illustrate(run: Run, record: Record, rows: Sequence[_Row], pictures: Pictures | None) -> tuple[Example, ...]:
+    keys = [key for row in rows for key in row.keys]
     found = pictures(str(run.folder.path), record.task, keys) if pictures and keys else {}
-    return tuple(Example(key, truth, said, data_uri(found.get(key))) for key, truth, said in rows)
+    return tuple(
+        Example(row.key, row.truth, row.said, data_uri(montage([found.get(key) for key in row.keys], SIDE, row.frames)))
+        for row in rows
+    )
 
 
-def data_uri(content: bytes | None) -> str:
-    """A picture small enough to stand in the page itself; empty where there is none."""
-    image = thumbnail(content, SIDE)
+def data_uri(image: Image.Image | None) -> str:
+    """A picture as it stands in the page itself; empty where there is none."""
     if image is None:
         return ""
     sink = io.BytesIO()

@@ -53,7 +53,7 @@ def render(runs: Sequence[Run], against: Sequence[Against] = (), pictures: Pictu
         runs=runs,
         colours=[colour(index) for index in range(len(runs))],
         averages=[row for row in built.rows if row.kind in ("average", "common", "group")],
-        overall=next(row for row in built.rows if row.kind == "average"),
+        overall=next((row for row in built.rows if row.kind == "average"), built.rows[0]),
         rows=[(row, _group_of(row.task, runs)) for row in built.rows if row.kind in ("task", "single")],
         row_label=words.row_label,
         blocks=[against_block.block(item) for item in against],

@@ -17,7 +17,7 @@ from configs.errors import ClipevalError
 from results import compare as module
 from results import compare_block, paired
 from results.compare import compare
-from results.contact_sheet import contact_sheet, thumbnail
+from results.contact_sheet import _caption, contact_sheet, picture_keys, thumbnail
 from results.folder import RunFolder
 from tasks import Association, Classification, Retrieval
 from tasks.statistics import GroupMean, Mean, Proportion, paired_differences
@@ -282,6 +282,59 @@ def test_the_contact_sheet_shows_the_pictures_with_their_names(factory, pair, tm
     with pytest.raises(ValueError, match="no picture"):
         contact_sheet(some, {}, record)
     assert thumbnail(b"rubbish") is None
+
+
+def test_protocols_side_by_side_keep_their_labels_and_their_pictures(factory):
+    """In one table of parted samples, labels of a task stay whole beside tasks that have none, and name their class."""
+    tasks = {
+        "classes": pd.DataFrame({"key": ["a", "b"], "label": [0, 1]}),
+        "cues": pd.DataFrame({"key": ["i0", "i1"], "cue": ["sky", "bug"], "associated": ["a b c", "c"]}),
+        "captions": pd.DataFrame({"key": ["s0", "s1"], "image": ["b", "c"], "own": ["of b", "of c"]}),
+    }
+    answers = {"classes": ("prediction", [1, 1], [0, 0]), "cues": ("chosen", ["a b d", "d"], ["a b c", "d"])}
+    answers["captions"] = ("answer", ["of b", "of c"], ["of x", "of x"])
+    found = []
+    for task, frame in tasks.items():
+        column, *said = answers[task]
+        sides = []
+        for one in said:
+            full = frame.assign(**{column: one})
+            right = [0.0, 1.0] if one == said[0] else [1.0, 0.0]
+            sides.append((full, {"mean": Mean(np.array(right))}))
+        found.append(module._parted(task, "mean", *sides)[2])
+    parted = pd.concat(found, ignore_index=True)
+    assert parted["label"].tolist()[:2] == [0, 1]
+    assert [picture_keys(row) for row in parted.to_dict("records")] == [
+        ["a"],
+        ["b"],
+        ["a", "b", "c"],
+        ["c"],
+        ["b"],
+        ["c"],
+    ]
+    sink = io.BytesIO()
+    Image.new("RGB", (40, 40), "teal").save(sink, "PNG")
+    pictures = dict.fromkeys("abc", sink.getvalue())
+    record = dataclasses.replace(
+        factory.record("mnist", factory.predictions("mnist", 0.5, 0), {}), prompts={"classnames": ["zero", "one"]}
+    )
+    captions = {}
+    for task, rows in parted.groupby("task"):
+        assert contact_sheet(rows, pictures, record).startswith(b"\x89PNG")
+        captions[task] = [text for text, _ in _caption(rows.to_dict("records")[0], ["zero", "one"])]
+    assert captions["classes"] == ["zero", "A: one", "B: zero"]
+    assert captions["cues"] == ["cue: sky", "A: 0.00", "B: 1.00"]
+    assert captions["captions"] == ["of b", "A: of b", "B: of x"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 130])
+def test_a_comparison_fits_a_terminal_with_its_names(pair, width):
+    found = compare(pair[0].path, pair[1].path, statistics, draws=200)
+    text = compare_block.render(found, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for item in found.tasks:
+        assert item.name.split(" ")[0] in text
+    assert ("Left out for want of width: B wins, A wins." in text) == (width == 80)
 
 
 def test_an_undefined_main_metric_is_left_out(factory, pair, tmp_path):

@@ -260,8 +260,54 @@ def test_a_label_tells_two_runs_of_one_model_apart(factory, tmp_path):
     for name in "ab":
         factory.run(tmp_path / name, ["mnist"])
     labels = [run.label for run in runs.load([tmp_path / "a", tmp_path / "b"])]
-    assert len(set(labels)) == 2
-    assert all(label.startswith("ViT-Toy-32 toy_s1m (") for label in labels)
+    assert labels == ["ViT-Toy-32 toy_s1m (a)", "ViT-Toy-32 toy_s1m (b)"]
+    factory.run(tmp_path / "other" / "a", ["mnist"])
+    labels = [run.label for run in runs.load([tmp_path / "a", tmp_path / "other" / "a"])]
+    assert labels == [f"ViT-Toy-32 toy_s1m ({tmp_path.name}/a)", "ViT-Toy-32 toy_s1m (other/a)"]
+
+
+def test_a_number_is_not_printed_twice(factory, tmp_path):
+    """One task is its own average, and a lone group's average is the average of all."""
+    one = factory.run(tmp_path / "one", ["mnist"])
+    assert [row.kind for row in sheet.build(runs.load([one.path])).rows] == ["single"]
+    group = factory.run(tmp_path / "group", ["imagenetv2", "imagenet-a"])
+    built = sheet.build(runs.load([group.path]))
+    assert [row.kind for row in built.rows] == ["task", "task", "average"]
+    for format in ("table", "md", "latex", "html"):
+        assert "ImageNet shifts (2)" not in report([group.path], format)
+        assert f"{RunFolder(one.path).record('mnist').value:.4f}" in report([one.path], format)
+
+
+def test_runs_that_are_equal_have_no_best(factory, tmp_path):
+    for name in "ab":
+        factory.run(tmp_path / name, ["mnist", "imagenet1k"])
+    built = sheet.build(runs.load([tmp_path / "a", tmp_path / "b"]))
+    assert not any(cell.best for row in built.rows for cell in row.cells)
+
+
+@pytest.mark.parametrize("format", ["table", "md", "latex", "html"])
+def test_runs_side_by_side_say_what_they_were(factory, tmp_path, format):
+    for name, prompts in (("a", None), ("b", {"name": "simple", "templates": ["a photo of a {c}."]})):
+        folder = factory.run(tmp_path / name, ["mnist", "imagenet1k"])
+        run = folder.run()
+        folder.write_run({**run, "config": {**run["config"], "prompts": prompts}})
+    text = report([tmp_path / "a", tmp_path / "b"], format)
+    assert text.count("fp32, prompts simple") == 1
+
+
+def test_the_average_knows_which_tasks_share_their_images(factory, tmp_path):
+    folder = factory.run(tmp_path / "run", ["imagenetv2", "imagenet-a"])
+    apart = sheet.average_cell(runs.load([folder.path])[0], ["imagenetv2", "imagenet-a"])
+    run = folder.run()
+    tasks = {task: {**spec, "data": {"folder": "wds_same"}} for task, spec in run["config"]["tasks"].items()}
+    folder.write_run({**run, "config": {"tasks": tasks}})
+    shared = sheet.average_cell(runs.load([folder.path])[0], ["imagenetv2", "imagenet-a"])
+    assert shared.value == apart.value
+    halves = [
+        sum(end * sign for end, sign in zip(record.interval, (-1, 1), strict=True)) / 2 for record in folder.records()
+    ]
+    assert (shared.interval[1] - shared.interval[0]) / 2 == pytest.approx(sum(halves) / 2)
+    assert shared.interval[0] < apart.interval[0]
 
 
 def test_a_checkpoint_is_known_by_its_name(factory, tmp_path):
@@ -280,6 +326,6 @@ def test_datacomps_lines(three):
 def test_records_without_run_json_can_be_reported(three, tmp_path, factory):
     folder = factory.run(tmp_path / "run", ["mnist"])
     (folder.path / "run.json").unlink()
-    assert "Average over 1 of 1" in report([folder.path], width=100)
     record = folder.record("mnist")
+    assert f"{record.value:.4f}" in report([folder.path], width=100)
     assert dataclasses.replace(record).value == record.value

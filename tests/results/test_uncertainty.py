@@ -45,6 +45,25 @@ def test_the_averages_interval_covers_the_truth_19_times_of_20():
     assert 0.93 <= covered / 2000 <= 0.97
 
 
+@pytest.mark.parametrize(("weight", "least"), [(0.0, 0.97), (0.8, 0.94), (1.0, 0.93)])
+def test_tasks_on_the_same_images_never_claim_too_much(weight, least):
+    """Three tasks on the same 400 images: 95% at least, whether what they find is unrelated (0) or the same (1)."""
+    rng = np.random.default_rng(1)
+    covered = naive = 0
+    for _ in range(2000):
+        common, own = rng.random(400), rng.random((3, 400))
+        hits = np.where(rng.random((3, 400)) < weight, common, own) < 0.6
+        values = hits.mean(axis=1).tolist()
+        pairs = [wilson(v, 400) for v in values]
+        low, high = average_interval(values, pairs, ["set"] * 3)
+        covered += low <= 0.6 <= high
+        low, high = average_interval(values, pairs)
+        naive += low <= 0.6 <= high
+    assert covered / 2000 >= least
+    if weight == 1.0:
+        assert naive / 2000 < 0.8
+
+
 def test_the_difference_of_two_runs_covers_the_truth():
     rng = np.random.default_rng(1)
     a, b = rng.binomial(300, 0.9, 2000) / 300, rng.binomial(500, 0.8, 2000) / 500

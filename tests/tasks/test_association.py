@@ -69,6 +69,7 @@ def test_by_hand():
     scores = task().score({"test": images}, torch.tensor([[1.0, 0]]), samples)
     row = scores.predictions.iloc[0]
     assert (row["key"], row["chosen"], row["correct"], row["associations"]) == ("x", "a c", 1, 2)
+    assert row["associated"] == "a b"
     assert scores.metrics["avg_jaccard_score"] == pytest.approx(1 / 3)
     assert scores.metrics["jaccard_score_5"] == scores.metrics["jaccard_score_5-6"] == pytest.approx(1 / 3)
     assert scores.metrics["jaccard_score_6"] is None

@@ -72,6 +72,8 @@ def test_by_hand():
     assert p["rank"].tolist() == [0, 1, 1, 0, 1]
     assert p["top_key"].tolist() == ["image0", "image1", "image0", "image0", "image0"]
     assert p["top_caption"].tolist() == [-1, -1, -1, 0, 1]
+    assert p["own"].tolist() == ["a", "b", "c", "a", "c"]
+    assert p["answer"].tolist() == ["", "", "", "a", "b"]
     assert scores.metrics == {
         "image_retrieval_recall@1": pytest.approx(1 / 3),
         "text_retrieval_recall@1": 0.5,

@@ -54,6 +54,10 @@ def test_by_hand():
     assert scores.metrics == {"image_acc": 1.0, "text_acc": 0.5, "acc": 0.5}
     assert scores.predictions["text_choice"].tolist() == ["0,1", "1"]
     assert scores.predictions["image_choice"].tolist() == ["0,1", "0"]
+    assert scores.predictions[["image", "own", "answer"]].to_numpy().tolist() == [
+        ["b", "of b", "of b"],
+        ["a", "of a", "of a, nearly"],
+    ]
     assert task().texts({"test": samples}) == ["of b", "of a", "of a", "of a, nearly"]
 
 
