@@ -110,7 +110,9 @@ def _bars(axes: Any, bars: Sequence[Any]) -> None:
             error_kw={"elinewidth": 0.9, "capsize": 2},
         )
     if names:
-        axes.set_xticks(range(len(names)), names)
+        # Names of one line each stand side by side only where all of them fit.
+        slant = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if len("  ".join(names)) > 60 else {}
+        axes.set_xticks(range(len(names)), names, **slant)
         axes.grid(axis="x", visible=False)
 
 

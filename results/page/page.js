@@ -79,7 +79,7 @@ async function table() {
     paging: false, info: false, order: [], autoWidth: false,
     layout: { topStart: "search", topEnd: null, bottomStart: null, bottomEnd: null },
     language: { search: "", searchPlaceholder: "Filter tasks" },
-    columnDefs: [{ targets: [1, -1], columnControl: [["searchList"]] }],
+    columnDefs: [{ targets: [-2, -1], columnControl: [["searchList"]] }],
   });
 }
 

@@ -115,7 +115,7 @@ def test_the_page_says_what_the_table_says(pages, folders):
     for index, run in enumerate(runs.load(folders)):
         for record in run.records.values():
             row = next(row for row in cells.rows if row and row[0].startswith(record.name))
-            assert row[2 + index].startswith("–" if record.value is None else f"{record.value:.4f}")
+            assert row[1 + index].startswith("–" if record.value is None else f"{record.value:.4f}")
     assert "INCOMPLETE: 3 of 6 tasks are missing" in text
     assert "300 samples, 10,000 expected" in text
 
@@ -293,23 +293,23 @@ def test_the_table_sorts_by_number(browser, pages):
     from selenium.webdriver.common.by import By
 
     show(browser, pages / "one.html")
-    before = column(browser, 2)
-    head = browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[2]
+    before = column(browser, 1)
+    head = browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[1]
     head.click()
-    wait(browser, "return document.querySelector('#task-table thead th:nth-child(3)').getAttribute('aria-sort')")
-    rising = column(browser, 2)
+    wait(browser, "return document.querySelector('#task-table thead th:nth-child(2)').getAttribute('aria-sort')")
+    rising = column(browser, 1)
     assert rising == sorted(before, key=lambda text: -1.0 if text == "–" else float(text))
     assert rising != before
     head.click()
     wait(
         browser,
-        "return document.querySelector('#task-table thead th:nth-child(3)').getAttribute('aria-sort') === 'descending'",
+        "return document.querySelector('#task-table thead th:nth-child(2)').getAttribute('aria-sort') === 'descending'",
     )
-    assert column(browser, 2) == rising[::-1]
+    assert column(browser, 1) == rising[::-1]
     # Samples are numbers too, not text: 1,000 comes after 200.
-    browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[5].click()
-    wait(browser, "return document.querySelector('#task-table thead th:nth-child(6)').getAttribute('aria-sort')")
-    samples = [int(text.replace(",", "")) for text in column(browser, 5)]
+    browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[4].click()
+    wait(browser, "return document.querySelector('#task-table thead th:nth-child(5)').getAttribute('aria-sort')")
+    samples = [int(text.replace(",", "")) for text in column(browser, 4)]
     assert samples == sorted(samples)
 
 
@@ -328,7 +328,7 @@ def test_the_table_filters(browser, pages):
     box.send_keys(" \b")
     wait(browser, "return document.querySelectorAll('#task-table tbody tr').length === 6")
     # By group, from the list in the column's head.
-    head = browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[1]
+    head = browser.find_elements(By.CSS_SELECTOR, "#task-table thead th")[-1]
     head.find_elements(By.CSS_SELECTOR, "button")[-1].click()
     wait(browser, "return document.querySelectorAll('.dtcc-dropdown .dtcc-list button').length")
     script = "return [...document.querySelectorAll('.dtcc-dropdown .dtcc-list button')].find(b => b.innerText.trim() === 'VTAB')"
