@@ -18,6 +18,9 @@ from results.runs import Run
 CLASSES = 8
 """How many worst classes are shown."""
 
+LEAST = 0.005
+"""The least share of a class's samples worth naming: it would be printed as 0%."""
+
 EXAMPLES = 12
 """How many example mistakes are shown."""
 
@@ -212,8 +215,9 @@ def worst_classes(
         said, times = np.unique(predictions[labels == label], return_counts=True)
         falling = np.lexsort((said, -times))
         rows.append({int(said[i]): times[i] / totals[index] for i in falling})
-        others = [(class_name(said[i], names), float(times[i] / totals[index])) for i in falling if said[i] != label]
-        worst.append(WorstClass(class_name(label, names), int(right[index]), int(totals[index]), tuple(others[:3])))
+        others = [(said[i], float(times[i] / totals[index])) for i in falling if said[i] != label]
+        named = [(class_name(one, names), share) for one, share in others if share >= LEAST]
+        worst.append(WorstClass(class_name(label, names), int(right[index]), int(totals[index]), tuple(named[:3])))
     if not worst:
         return (), None
     # The worst classes themselves, then what they are most often taken for.

@@ -6,8 +6,6 @@ import html.parser
 import io
 import json
 import re
-import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from results.contact_sheet import thumbnail
 from results.page import charts
 from results.page.mistakes import data_uri, mistakes, worst_classes
 from results.tables import report
+from scripts.make_pictures import find_chromium, show, start_browser, wait
 
 NAMES = [f"digit <{i}>" for i in range(10)]
 
@@ -184,61 +183,16 @@ def test_an_unprofiled_architecture_is_a_line_among_the_published(factory, tmp_p
 # In a browser
 
 
-def _chromium():
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not binary or not driver:
-        return None
-    return binary, driver
-
-
 browser_needed = pytest.mark.skipif(
-    _chromium() is None, reason="chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
+    find_chromium() is None, reason="chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
 )
 
 
 @pytest.fixture(scope="module")
 def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    binary, driver = _chromium()
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = selenium.Chrome(options=options, service=Service(driver))
-    # Nothing may be fetched: the page has to work with no network at all.
-    found.execute_cdp_cmd("Network.enable", {})
-    found.execute_cdp_cmd(
-        "Network.emulateNetworkConditions",
-        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
-    )
-    yield found
-    found.quit()
-
-
-def show(browser, path, width=1280, dark=False):
-    """Opens a page and waits until it is drawn."""
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    browser.get(path.as_uri())
-    wait(browser, "return document.documentElement.dataset.ready")
-    wait(browser, "return document.querySelectorAll('.js-plotly-plot .main-svg').length")
-
-
-def wait(browser, script, seconds=30):
-    """Until a script answers with something true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = browser.execute_script(script)
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"never came true: {script}; console: {browser.get_log('browser')}")
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    with start_browser() as found:
+        yield found
 
 
 def column(browser, number):
