@@ -25,13 +25,22 @@ def _records(run: Run) -> list[Record]:
     return [run.records[task] for task in tasks([run]) if task in run.records]
 
 
+def _names(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Model and weights of each run; its label, where several runs have the same model or its name is a place on a disk."""
+    names = [(str(run.model.get("name") or run.label), str(run.model.get("pretrained") or "")) for run in runs]
+    return [
+        (run.label, "") if names.count(name) > 1 or name[0].startswith("local-dir:") else name
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
 def datacomp(runs: Sequence[Run]) -> str:
     """DataComp's `eval_results.jsonl`: a line a task. Of several runs, each line names its model as well."""
     lines: list[dict[str, Any]] = []
-    for run in runs:
+    for run, (model, pretrained) in zip(runs, _names(runs), strict=True):
         for line in eval_results(_records(run)):
             if len(runs) > 1:
-                line = {"model": run.model.get("name"), "pretrained": run.model.get("pretrained"), **line}
+                line = {"model": model, "pretrained": pretrained, **line}
             lines.append(line)
     return "".join(json.dumps(line) + "\n" for line in lines)
 
@@ -39,9 +48,8 @@ def datacomp(runs: Sequence[Run]) -> str:
 def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
     """{file name: content}: a file for each run and task, as `clip_benchmark eval` writes them and `build` reads them."""
     files = {}
-    for run in runs:
+    for run, (model, pretrained) in zip(runs, _names(runs), strict=True):
         for record in _records(run):
-            model, pretrained = str(run.model.get("name") or run.label), str(run.model.get("pretrained") or "")
             protocol = record.protocol.partition("/")[0]
             content = {
                 "dataset": f"wds/{record.key}",

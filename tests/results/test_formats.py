@@ -74,6 +74,21 @@ def test_clip_benchmarks_build_reads_our_files(pair, tmp_path):
     assert len(rows) == 8
 
 
+def test_two_runs_of_one_model_are_two_models_to_clip_benchmark(factory, tmp_path):
+    from clip_benchmark.cli import main_build
+
+    for name, accuracy in (("a", 0.5), ("b", 0.8)):
+        factory.run(tmp_path / name, ["mnist", "imagenet1k"], accuracy=accuracy)
+    files = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "json", "clip_benchmark")
+    assert len(set(files)) == 4
+    main_build(argparse.Namespace(files=[str(tmp_path / "json")], output=str(tmp_path / "benchmark.csv")))
+    with open(tmp_path / "benchmark.csv", newline="") as file:
+        rows = {(row["model"], row["dataset"]): float(row["acc1"]) for row in csv.DictReader(file)}
+    for name in "ab":
+        record = RunFolder(tmp_path / name).record("mnist")
+        assert rows[f"ViT-Toy-32 toy_s1m ({name})", "wds/mnist"] == record.value
+
+
 def test_the_hubs_model_card_takes_ours(pair):
     from huggingface_hub import ModelCard
 
