@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.copies import choose_copies
 from configs.errors import ClipevalError, nearest
 from configs.explain import GROUPS, explain
 from configs.schema import CONFIG, check
@@ -61,7 +62,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Path | None = None) -> DictConfig:
     """What `compose` does after Hydra; a function under `hydra.main` calls it with `HydraConfig.get().runtime.choices`.
 
-    A single `task` takes the suite's place, names of prompt sets become the sets, interpolations are resolved, keys checked.
+    A single `task` takes the suite's place, names of prompt sets become the sets, interpolations are resolved, each set's copy
+    is chosen, keys are checked.
 
     Raises:
         ClipevalError: a value is missing, unknown or of another type than its key wants.
@@ -86,6 +88,7 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
         expand(config)
     except OmegaConfBaseException as problem:
         raise ClipevalError(f"the config cannot be resolved: {' '.join(str(problem).split())}") from None
+    choose_copies(config)
     check(config)
     OmegaConf.set_struct(config, True)
     return config

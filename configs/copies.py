@@ -1,0 +1,95 @@
+"""Whose copy of a set a task reads: `data.source` chooses among its `data.copies`.
+
+    copies: {datacomp: vtab/caltech101, clip_benchmark: vtab/caltech101}
+
+A copy is the set's name in a collection, from which its folder and its repository follow as `data.sources` says ({name} is that
+name with - for /); or a mapping of the keys of `data` that are special to it, beside `name`:
+`{name: winoground, hub: facebook/winoground}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.errors import ClipevalError, nearest
+from configs.schema import DATA
+
+
+def choose_copies(config: DictConfig) -> None:
+    """Puts the chosen copy's folder, repository and so on into each task's `data`, in place of `copies`.
+
+    What the task's `data` already says stands. With `data.source=null` a task takes the first copy that it has, in the order
+    of `data.sources`; tasks without copies (one's own data) have nothing to choose.
+
+    Raises:
+        ClipevalError: the source is unknown, lacks some of the sets (all are named), or a copy is not of the form above.
+    """
+    sources = _sources(config.data.get("sources"))
+    source = config.data.get("source")
+    if source is not None and source not in sources:
+        raise ClipevalError(nearest("data.source", source, sources))
+    lacking: dict[str, list[str]] = {}
+    for name, node in (config.get("tasks") or {}).items():
+        data = node.get("data") if isinstance(node, DictConfig) else None
+        if not isinstance(data, DictConfig) or "copies" not in data:
+            continue
+        copies = OmegaConf.to_container(data, resolve=True)["copies"] or {}  # type: ignore[index, call-overload]
+        del data["copies"]
+        where = f"tasks.{name}.data.copies"
+        if not isinstance(copies, dict):
+            raise ClipevalError(f"{where}={copies!r}: a source's name and the set's name there were expected.")
+        for unknown in (key for key in copies if key not in sources):
+            raise ClipevalError(f"{where}: {nearest('source', unknown, sources)}")
+        chosen = next((key for key in sources if key in copies), None) if source is None else source
+        if chosen is not None and chosen in copies:
+            _fill(data, _copy(copies[chosen], sources[chosen], f"{where}.{chosen}"))
+        elif copies and not (data.get("folder") or data.get("path")):
+            lacking[str(name)] = list(copies)
+    if lacking:
+        elsewhere = [key for key in sources if any(key in has for has in lacking.values())]
+        raise ClipevalError(
+            f"data.source={source} has no copy of {', '.join(lacking)} ({' and '.join(elsewhere)}: yes). Leave out what it lacks "
+            f"(~tasks.{next(iter(lacking))}), or say data.source=null, which takes the first copy that a set has."
+        )
+
+
+def _sources(value: Any) -> dict[str, Mapping[str, Any]]:
+    sources: Any = OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
+    if not isinstance(sources, dict) or not all(_is_source(source) for source in sources.values()):
+        raise ClipevalError(
+            f"data.sources={sources!r}: for each source its folder and hub were expected, texts with {{name}} in them."
+        )
+    return {str(name): source for name, source in sources.items()}
+
+
+def _is_source(value: Any) -> bool:
+    whole = isinstance(value, dict) and set(value) == {"folder", "hub"} and isinstance(value["folder"], str)
+    return whole and isinstance(value["hub"], (str, type(None)))
+
+
+def _copy(value: Any, source: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys of `data` that a copy stands for."""
+    own = {"name": value} if isinstance(value, str) else value
+    if not isinstance(own, dict) or not isinstance(own.get("name"), str):
+        raise ClipevalError(f"{where}={value!r}: the set's name there was expected, or keys with `name` among them.")
+    for key in own:
+        if key not in ("name", *DATA):
+            raise ClipevalError(nearest("key", f"{where}.{key}", [f"{where}.{known}" for known in ("name", *DATA)]))
+    folder = own.get("folder") or _insert(source["folder"], name=own["name"].replace("/", "-"))
+    hub = source["hub"] and _insert(source["hub"], name=own["name"].replace("/", "-"), folder=folder)
+    return {"folder": folder, "hub": hub, **{key: item for key, item in own.items() if key != "name"}}
+
+
+def _insert(pattern: str, **words: str) -> str:
+    for word, text in words.items():
+        pattern = pattern.replace(f"{{{word}}}", text)
+    return pattern
+
+
+def _fill(data: DictConfig, copy: Mapping[str, Any]) -> None:
+    for key, value in copy.items():
+        if data.get(key) is None:
+            data[key] = value
