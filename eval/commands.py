@@ -13,6 +13,7 @@ from rich.table import Table
 
 from configs.errors import ClipevalError
 from eval.cache_command import add_cache
+from eval.convert_command import add_convert
 
 BATCH = 64
 """Pictures that `classify` embeds at once."""
@@ -26,6 +27,7 @@ def add_commands(commands: Any) -> None:
     """Adds the subcommands to the command line."""
     add_cache(commands)
     _add_download(commands)
+    add_convert(commands)
     _add_classify(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")

@@ -33,9 +33,17 @@ class Selection(Task):
         return [caption for instance in self.instances(samples["test"]) for caption in instance["captions"]]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
-        """The instances, each with captions and with images that exist."""
+        """The instances, each with captions and with images that exist.
+
+        Without a list of them, each image with its captions is one, its own caption first: so clip_benchmark packs SugarCrepe.
+        """
         known = set(test.keys)
         found = list(test.instances or ())
+        if test.instances is None and test.captions is not None:
+            found = [
+                {"id": key, "images": [key], "captions": list(captions)}
+                for key, captions in zip(test.keys, test.captions, strict=True)
+            ]
         if not found:
             raise ValueError(f"{self.key}: there are no instances; they are the lines of test/instances.jsonl")
         for number, instance in enumerate(found):

@@ -51,6 +51,11 @@ def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> 
     instances = None
     questions = config.instances or (INSTANCES if kind in (["association"], ["selection"]) else None)
     if questions:
+        if not (location / split / questions).is_file():
+            raise ClipevalError(
+                f"{location / split / questions} is missing, the questions of this task. Fetch the set with `clipeval "
+                "download`, or make it of its own files with `clipeval convert`."
+            )
         instances = read_instances(location / split / questions)
     is_vector = kind == ["multilabel"]
     metadata = pd.DataFrame(index=range(len(keys))) if is_vector else _metadata(config, indices, keys)
@@ -70,7 +75,10 @@ def shard_paths(folder: Path) -> list[Path]:
     """The shards of a split in their order: 0.tar to n-1.tar as nshards.txt says, or every tar where there is no such file."""
     count_file = folder / SHARD_COUNT
     if not folder.is_dir():
-        raise ClipevalError(f"{folder} is missing: the set has no such split here. Fetch it with `clipeval download`.")
+        raise ClipevalError(
+            f"{folder} is missing: the set has no such split here. Fetch it with `clipeval download`; of DataComp's copies there "
+            "is the test split alone, and data.source=clip_benchmark names others."
+        )
     if not count_file.exists():
         tars = sorted(folder.glob("*.tar"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)] or [0])
         if not tars:

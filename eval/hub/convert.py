@@ -1,4 +1,4 @@
-"""Turning Flickr, MSCOCO and WinoGAViL, as the hub has them, into the one layout.
+"""Turning Flickr, MSCOCO, WinoGAViL and Winoground, as the hub has them, into the one layout.
 
 What the hub has (looked up in public copies and in the code of those who use them):
 
@@ -8,6 +8,7 @@ What the hub has (looked up in public copies and in the code of those who use th
   a list in JSON or as Python prints it), beside images_….zip.
 - nlphuji/winogavil at main: winogavil_dataset.csv with the columns `ID`, `cue`, `candidates` and `associations` (lists in
   JSON), beside winogavil_images.zip, whose images are named <candidate>.jpg.
+- facebook/winoground at main: parquet with the columns `id`, `image_0`, `image_1`, `caption_0` and `caption_1`.
 
 The images' encoded bytes are kept as they are: what is decoded later is what DataComp's evaluation decodes.
 """
@@ -34,6 +35,9 @@ ROWS = 64
 
 ReadPath = Callable[[str], bytes]
 Row = Mapping[str, Any]
+Instance = Mapping[str, Any]
+PAIR = ("image_0", "image_1", "caption_0", "caption_1")
+"""A Winoground row's columns, its id aside."""
 
 
 def convert(sources: Sequence[Path], made: Path, shard_size: int = SHARD_SIZE) -> str:
@@ -44,7 +48,7 @@ def convert(sources: Sequence[Path], made: Path, shard_size: int = SHARD_SIZE) -
         made: an empty folder for the result; `install` moves it into place.
 
     Returns:
-        What it is: retrieval or association.
+        What it is: retrieval, association or selection.
 
     Raises:
         ClipevalError: the files are not of the forms that this module's docstring describes.
@@ -75,7 +79,7 @@ def convert(sources: Sequence[Path], made: Path, shard_size: int = SHARD_SIZE) -
 def convert_rows(
     rows: Iterable[Row], made: Path, where: str, shard_size: int = SHARD_SIZE, read: ReadPath | None = None
 ) -> str:
-    """Converts rows of `image` and `caption`, or of `cue`, `candidates`, `associations` and `candidate_images`.
+    """Converts rows of `image` and `caption`; of `cue`, `candidates`, `associations` and `candidate_images`; or of PAIR.
 
     Args:
         rows: in order; an image is {"bytes", "path"}.
@@ -84,7 +88,7 @@ def convert_rows(
         read: gives the bytes of an image that has a path alone; None: such an image is an error.
 
     Returns:
-        retrieval or association.
+        retrieval, association or selection.
     """
     iterator = iter(rows)
     first = next(iterator, None)
@@ -94,7 +98,7 @@ def convert_rows(
     if {"image", "caption"} <= set(first):
         write_retrieval(
             (
-                (_stem(row["image"]), _bytes(row["image"], read, f"{where}, row {i}"), row["caption"])
+                (_stem(row["image"]), image_bytes(row["image"], read, f"{where}, row {i}"), row["caption"])
                 for i, row in enumerate(everything)
             ),
             made,
@@ -104,9 +108,12 @@ def convert_rows(
         return "retrieval"
     if {"cue", "candidates", "associations", "candidate_images"} <= set(first):
         return _association_rows(everything, made, where, shard_size, read)
+    if set(PAIR) <= set(first):
+        write_pairs(everything, made, where, shard_size)
+        return "selection"
     raise ClipevalError(
         f"{where}: the columns image and caption (retrieval), or cue, candidates, associations and candidate_images "
-        f"(association), were expected; there are {', '.join(sorted(first))}."
+        f"(association), or {', '.join(PAIR)} (selection), were expected; there are {', '.join(sorted(first))}."
     )
 
 
@@ -153,6 +160,41 @@ def write_association(
     (made / "dataset_type.txt").write_text("association\n", encoding="utf-8")
 
 
+def write_pairs(rows: Iterable[Row], made: Path, where: str, shard_size: int = SHARD_SIZE) -> None:
+    """Writes rows of two images and their two captions, in their order; the keys are <id>_0 and <id>_1.
+
+    Args:
+        rows: PAIR and `id`; an image is {"bytes", "path"}.
+        made: an empty folder for the result.
+        where: names the rows in errors.
+    """
+    instances: list[Instance] = []
+    with ShardWriter(made, limit=shard_size) as shards:
+        for i, row in enumerate(rows):
+            lacking = [column for column in PAIR if not row.get(column)]
+            if lacking:
+                raise ClipevalError(
+                    f"{where}, row {i}: there is no {lacking[0]}; the columns {', '.join(PAIR)} were expected."
+                )
+            number = row.get("id", i)
+            keys = [f"{plain_key(str(number))}_{k}" for k in (0, 1)]
+            for key, column in zip(keys, PAIR, strict=False):
+                data = image_bytes(row[column], None, f"{where}, row {i}, {column}")
+                shards.add(key, [(extension_of(data, f"{where}, row {i}, {column}"), data)])
+            instances.append({"id": number, "images": keys, "captions": [row["caption_0"], row["caption_1"]]})
+    if not instances:
+        raise ClipevalError(f"{where} holds no row.")
+    write_questions({"instances.jsonl": instances}, made)
+
+
+def write_questions(questions: Mapping[str, Sequence[Instance]], made: Path) -> None:
+    """Writes a caption selection's files of questions beside its shards, and what kind of set it is."""
+    for name, instances in questions.items():
+        lines = "".join(json.dumps(instance, ensure_ascii=False) + "\n" for instance in instances)
+        (made / "test" / name).write_text(lines, encoding="utf-8")
+    (made / "dataset_type.txt").write_text("selection\n", encoding="utf-8")
+
+
 def parquet_rows(paths: Sequence[Path]) -> Iterator[Row]:
     """The rows of parquet files, a few at a time."""
     for path in paths:
@@ -178,7 +220,7 @@ def _association_rows(rows: Iterable[Row], made: Path, where: str, shard_size: i
         for name, image in zip(candidates, images, strict=True):
             if name not in names:
                 names[name] = pile / f"{len(names)}"
-                names[name].write_bytes(_bytes(image, read, f"{where}, row {i}, candidate {name!r}"))
+                names[name].write_bytes(image_bytes(image, read, f"{where}, row {i}, candidate {name!r}"))
     write_association(((name, names[name].read_bytes()) for name in sorted(names)), instances, made, where, shard_size)
     shutil.rmtree(pile)
     return "association"
@@ -207,7 +249,7 @@ def _retrieval_archive(table: Path, archive: Path, made: Path, shard_size: int) 
 
         def rows() -> Iterator[tuple[str, bytes, list[str]]]:
             for i, row in enumerate(_csv_rows(table)):
-                name = _key(PurePosixPath(row["filename"]).stem)
+                name = plain_key(PurePosixPath(row["filename"]).stem)
                 if name not in members:
                     raise ClipevalError(f"{table}, row {i}: {archive} holds no image {row['filename']!r}.")
                 yield name, images.read(members[name]), _list(row["raw"], f"{table}, row {i}")
@@ -227,7 +269,9 @@ def _members(archive: zipfile.ZipFile) -> dict[str, str]:
     """A zip's images by name without folder and extension; the copies that macOS adds (__MACOSX/._…) are left out."""
     paths = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
     return {
-        _key(path.stem): str(path) for path in paths if "__MACOSX" not in path.parts and not path.name.startswith(".")
+        plain_key(path.stem): str(path)
+        for path in paths
+        if "__MACOSX" not in path.parts and not path.name.startswith(".")
     }
 
 
@@ -239,7 +283,7 @@ def _csv_rows(table: Path) -> Iterator[Row]:
 def _instance(row: Row, number: Any, where: str) -> dict[str, Any]:
     """One question; a candidate's name becomes a key, in which a dot or a slash would end it."""
     candidates, associations = (
-        [_key(name) for name in _list(row[column], where)] for column in ("candidates", "associations")
+        [plain_key(name) for name in _list(row[column], where)] for column in ("candidates", "associations")
     )
     text = str(number)
     return {
@@ -265,7 +309,8 @@ def _list(value: Any, where: str) -> list[str]:
     return list(value)
 
 
-def _key(name: str) -> str:
+def plain_key(name: str) -> str:
+    """A name as a shard's key, in which a dot or a slash would end it."""
     return name.replace(".", "_").replace("/", "_")
 
 
@@ -279,7 +324,7 @@ def _stem(image: Mapping[str, Any] | None) -> str:
     return PurePosixPath(path).stem if path else ""
 
 
-def _bytes(image: Mapping[str, Any] | None, read: ReadPath | None, where: str) -> bytes:
+def image_bytes(image: Mapping[str, Any] | None, read: ReadPath | None, where: str) -> bytes:
     """The encoded image of a cell."""
     if image is None:
         raise ClipevalError(f"{where}: there is no image.")

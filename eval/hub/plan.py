@@ -204,10 +204,13 @@ def _fetch(
         if not wanted:
             raise ClipevalError(f"{data.hub} at {commit[:12]} holds no parquet file; name a data.revision that does.")
     present = {PurePosixPath(file.path).parts[0] for file in wanted if file.path.endswith("/nshards.txt")}
+    absent = sorted(set(data.splits or ()) - present)
+    if present and absent:
+        raise ClipevalError(
+            f"{data.hub} has no split {absent[0]!r}; it has {', '.join(sorted(present))}. Another copy of the set may have it "
+            "(data.source=clip_benchmark)."
+        )
     if data.splits is not None and present - set(data.splits):
-        absent = set(data.splits) - present
-        if absent:
-            raise ClipevalError(f"{data.hub} has no split {sorted(absent)[0]!r}; it has {', '.join(sorted(present))}.")
         splits = data.splits
         wanted = [file for file in wanted if PurePosixPath(file.path).parts[0] not in present - set(data.splits)]
     same_size = [file for file in wanted if _size(data.folder / file.path) == file.size]
@@ -251,7 +254,10 @@ def _huggingface(name: str, config: DataConfig) -> Row:
 def _local(name: str, folder: Path) -> Row:
     if folder.exists():
         return Row(name, str(folder), "local", note="not from the hub")
-    note = f"{folder} does not exist, and the task names no data.hub to fetch it from. Set data.root or data.path."
+    note = (
+        f"{folder} does not exist, and the task names no data.hub to fetch it from. Set data.root or data.path, or make it of the "
+        "set's own files with `clipeval convert`."
+    )
     return Row(name, str(folder), "failed", note=note)
 
 
