@@ -77,8 +77,14 @@ def xtd10(tmp_path: Path) -> Path:
 
 
 def test_five_languages_decode_each_image_once(
-    xtd10: Path, tmp_path: Path, model: str, decoded: list[int], capsys: pytest.CaptureFixture[str]
+    xtd10: Path,
+    tmp_path: Path,
+    model: str,
+    decoded: list[int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     assert main(words(tmp_path, model, "task=xtd10", f"language=[{','.join(LANGUAGES)}]")) == 0
     assert sorted(decoded) == list(range(12)), "12 images, each once for all five languages"
     found = records(tmp_path)
