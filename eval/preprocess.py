@@ -87,36 +87,44 @@ class Preprocess:
                 are not decoded at a reduced scale: on photographs that moved values by up to 70.
 
         Returns:
-            uint8 [3, height, width] on the CPU; its strides may be channels-last.
+            uint8 [3, height, width] on the CPU; its strides may be anything.
 
         Raises:
             ValueError: the data is empty, truncated, too large or no image. It names neither shard nor key: the caller does.
         """
-        plain = _decode_plain_jpeg(data)
-        if plain is not None:
-            if fast:
-                return self._resize_fast(plain)
-            hwc = plain.permute(1, 2, 0).numpy()
-            image = Image.fromarray(hwc[..., 0] if hwc.shape[2] == 1 else hwc)
-        else:
-            image = _decode(data)
-            if image.mode not in ("L", "RGB") and convert == "rgb_first":
-                image = _convert_rgb(image)
-            if fast and image.mode in ("L", "RGB"):
-                hwc = np.array(image)
-                return self._resize_fast(torch.from_numpy(hwc.reshape(*hwc.shape[:2], -1)).permute(2, 0, 1))
+        if fast and (plain := _decode_plain_jpeg(data)) is not None:
+            return self._resize_fast(plain)
+        image = _decode(data)
+        if image.mode not in ("L", "RGB") and convert == "rgb_first":
+            image = _convert_rgb(image)
+        if fast and image.mode in ("L", "RGB"):
+            hwc = np.array(image)
+            return self._resize_fast(torch.from_numpy(hwc.reshape(*hwc.shape[:2], -1)).permute(2, 0, 1))
         image = self._resize(image)
-        hwc = np.array(image if image.mode in ("L", "RGB") else _convert_rgb(image))
-        tensor = torch.from_numpy(hwc)
-        return tensor.expand(3, -1, -1) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        if image.mode == "L":
+            return torch.from_numpy(np.array(image)).expand(3, -1, -1)
+        # A plane at a time: the batch is then filled by straight copies.
+        bands = (image if image.mode == "RGB" else _convert_rgb(image)).split()
+        return torch.from_numpy(np.stack([np.asarray(band) for band in bands]))
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 3, h, w] to float32, by the arithmetic of ToTensor and Normalize, on the batch's own device."""
         if batch.dtype != torch.uint8:
             raise ValueError(f"expected uint8 pixels, got {batch.dtype}")
-        constants = torch.tensor([(255.0,) * 3, self.mean, self.std], device=batch.device).view(3, 3, 1, 1)
+        constants = np.array([(255.0,) * 3, self.mean, self.std], dtype=np.float32)
+        if batch.device.type == "cpu":
+            # A plane at a time in one thread: threads of torch that wait for each other take the decoders' cores.
+            out = np.empty(batch.shape, dtype=np.float32)
+            for image, given in zip(out, batch.numpy(), strict=True):
+                for plane, pixels, (scale, mean, std) in zip(image, given, constants.T, strict=True):
+                    plane[:] = pixels
+                    plane /= scale
+                    plane -= mean
+                    plane /= std
+            return torch.from_numpy(out)
         # Divided by a tensor: CUDA multiplies by the reciprocal of a scalar, which is not the same number.
-        return batch.to(torch.float32).div_(constants[0]).sub_(constants[1]).div_(constants[2])
+        scale, mean, std = torch.from_numpy(constants).to(batch.device).view(3, 3, 1, 1)
+        return batch.to(torch.float32).div_(scale).sub_(mean).div_(std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the resize and before the crop, as open_clip and torchvision round them."""
@@ -139,9 +147,15 @@ class Preprocess:
             return cast(Image.Image, _open_clip_steps(self)(image))
         # A target that is not square is resized by open_clip's ResizeKeepRatio(size), which is always bicubic.
         resampling = Image.Resampling.BICUBIC if self.size[0] != self.size[1] else _RESAMPLING[self.interpolation]
+        left, top = round((width - self.size[1]) / 2.0), round((height - self.size[0]) / 2.0)
+        if width > self.size[1] and height == self.size[0]:
+            # Pillow resizes columns, rounds to uint8, then resizes rows: what the crop takes off needs the first step only.
+            if width != image.width:
+                image = image.resize((width, image.height), resampling)
+            image = image.crop((left, 0, left + self.size[1], image.height))
+            return image if height == image.height else image.resize((self.size[1], height), resampling)
         if (height, width) != (image.height, image.width):
             image = image.resize((width, height), resampling)
-        left, top = round((width - self.size[1]) / 2.0), round((height - self.size[0]) / 2.0)
         if (height, width) == self.size:
             return image
         return image.crop((left, top, left + self.size[1], top + self.size[0]))

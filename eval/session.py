@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -248,8 +247,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ClipevalError(f"runtime.device={name}, and this machine has {torch.cuda.device_count()} CUDA devices.")
     return device
-
-
-def use_threads(count: int | None) -> None:
-    """Limits torch's own threads to the cores of this job, where the system's count is of the whole node."""
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from configs.errors import ClipevalError
 from eval.cache import CHUNK as STORED
@@ -110,7 +110,7 @@ class _Decoder(Dataset[tuple[_Run, torch.Tensor, list[tuple[int, str]]]]):
                 pixels.append(self.transform.pixels(job.images.read(position), job.convert, self.fast))
             except (ValueError, OSError) as problem:
                 failures.append((place, f"{job.images.where(position)}: {problem}"))
-        batch = torch.stack(pixels) if pixels else torch.zeros(0, dtype=torch.uint8)
+        batch = default_collate(pixels) if pixels else torch.zeros(0, dtype=torch.uint8)  # straight into shared memory
         return run, batch, failures
 
 
@@ -236,7 +236,8 @@ class _Batches:
                 self._waiting.insert(0, (job, positions[use:], pixels[use:]))
             taken += use
         self._count -= count
-        batch = torch.cat([part.to(self.device, non_blocking=True) for part in parts])
+        moved = [part.to(self.device, non_blocking=True) for part in parts]
+        batch = moved[0] if len(moved) == 1 else torch.cat(moved)
         rows = self._encode(batch)
         event = None
         if self.device.type == "cuda":  # copied while the next batch runs; picked up two batches later

@@ -36,7 +36,6 @@ from scripts.benchmark_precision import precision  # noqa: E402
 from scripts.benchmark_rows import Bench, Result, Size  # noqa: E402
 from scripts.benchmark_worker import Side  # noqa: E402
 
-BASELINE = ROOT / ".venv-baseline" / "bin" / "python"
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "heads": rows.heads,
     "decode": rows.decode,
@@ -52,9 +51,9 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
 
 
 def measure(
-    names: Sequence[str], repeats: int, cache: Path, size: Size, baseline: bool, say: Callable[[str], None]
+    names: Sequence[str], repeats: int, cache: Path, size: Size, baseline: Path | None, say: Callable[[str], None]
 ) -> list[Result]:
-    """Measures the named rows; without a baseline, our side alone."""
+    """Measures the named rows; without a baseline (its environment's Python), our side alone."""
     found: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
@@ -63,7 +62,7 @@ def measure(
             ours = Side(
                 Path(sys.executable), "scripts.benchmark_ours", log
             )  # anew, so that peaks of memory are a row's own
-            their = Side(BASELINE, "scripts.benchmark_theirs", log) if baseline else None
+            their = Side(baseline, "scripts.benchmark_theirs", log) if baseline else None
             try:
                 for result in ROWS[name](Bench(cache, Path(folder), repeats, size, ours, their, say)):
                     found.append(result)
@@ -147,6 +146,13 @@ def _distinct(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item for place, item in enumerate(items) if item not in items[:place]]
 
 
+def _install(environment: Path) -> str:
+    """Sees that clip_benchmark is there, with the packages of this very Python; what it is, in words."""
+    command = [ROOT / "scripts" / "clip_benchmark_env", environment.resolve()]
+    variables = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=variables).stdout.strip()
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,6 +161,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, help="photographs in the shard (decode, rescore)")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "benchmark", help="what is measured on")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
+    parser.add_argument(
+        "--environment", type=Path, default=ROOT / ".venv-baseline", help="where clip_benchmark is installed"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="our side alone; what needs both is left out")
     arguments = parser.parse_args(words)
     names = [name for name in arguments.rows.split(",") if name]
@@ -163,8 +172,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
     baseline = "none"
     if not arguments.no_baseline:
-        environment = ROOT / "scripts" / "clip_benchmark_env"
-        baseline = subprocess.run([environment], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        baseline = _install(arguments.environment)
     size = Size() if arguments.images is None else replace(Size(), images=arguments.images)
     about = {
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -173,7 +181,8 @@ def main(words: Sequence[str] | None = None) -> int:
         "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
         **{k: v for k, v in provenance().items() if k != "hostname"},
     }
-    found = measure(names, arguments.repeats, arguments.cache, size, not arguments.no_baseline, print)
+    python = None if arguments.no_baseline else arguments.environment / "bin" / "python"
+    found = measure(names, arguments.repeats, arguments.cache, size, python, print)
     print(write(arguments.output, found, about))
     return 0
 

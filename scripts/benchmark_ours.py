@@ -16,6 +16,7 @@ from rich.console import Console
 
 from configs.compose import compose
 from eval.data.split import DataConfig, open_split
+from eval.memory import keep_freed_memory
 from eval.models import Encoder, resolve
 from eval.session import Session
 from eval.stream import ImageJob, ImageStream, StreamOptions, default_batch, default_workers
@@ -46,24 +47,24 @@ def heads(model: str, classes: list[int], templates: int, out: str, precision: s
 class _NoModel:
     """Takes batches as an encoder does, normalises them, and leaves the model out."""
 
-    def __init__(self, preprocess: Any) -> None:
-        self.preprocess = preprocess
+    def __init__(self, preprocess: Any, keep: int) -> None:
+        self.preprocess, self.keep = preprocess, keep
         self.kept: list[torch.Tensor] = []
 
     def encode_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         images = self.preprocess.normalise(batch)
-        self.kept.append(images)
-        if len(self.kept) > 64:
-            self.kept.pop()
+        if sum(map(len, self.kept)) < self.keep:
+            self.kept.append(images)
         return torch.zeros(len(batch), 1)
 
 
 def preprocess(model: str, root: str, out: str, keep: int, fast: bool = False, workers: int = 4) -> dict[str, Any]:
     """One shard, indexed anew, through the stream with four workers; the first `keep` images are saved."""
     transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
-    sink: Any = _NoModel(transform)
+    keep_freed_memory()  # as an encoder on a CPU does
+    sink: Any = _NoModel(transform, keep)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, workers, 64, fast))
+    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, workers, None, fast))
     seconds = time.perf_counter() - started
     np.save(out, torch.cat(sink.kept)[:keep].numpy())
     return {"seconds": seconds, "images": count}

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import tarfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import ClipevalError
+from eval.data.tar_members import Member, read_members
 from results.canonical import write_atomically
 
 VERSION = 2
@@ -130,17 +132,15 @@ def _read_tar(path: Path) -> TarIndex:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     samples: dict[str, dict[str, Any]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    _add(tar, member, samples, path)
-            if not _ends_properly(path, tar.offset):  # tarfile takes a header that is cut short for the end
-                raise tarfile.ReadError("it lacks the empty block that ends a tar")
+        members = read_members(path)
     except (tarfile.TarError, EOFError) as problem:
         raise ClipevalError(
             f"{path} is not a whole tar ({problem}). It was cut short or damaged on its way; delete it and fetch it "
             "again with `clipeval download`."
         ) from None
+    with path.open("rb") as file:
+        for member in members:
+            _add(file.fileno(), member, samples, path)
     images = {key: sample for key, sample in samples.items() if "image" in sample}
     orphans = [key for key in samples if key not in images]
     if orphans:
@@ -164,13 +164,7 @@ def _read_tar(path: Path) -> TarIndex:
     )
 
 
-def _ends_properly(path: Path, offset: int) -> bool:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-
-
-def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, dict[str, Any]], path: Path) -> None:
+def _add(tar: int, member: Member, samples: dict[str, dict[str, Any]], path: Path) -> None:
     match = _NAME.match(member.name)
     if not match:
         return
@@ -184,15 +178,13 @@ def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, dict[
             f"{path}, key {key!r}: the tar holds two members of the kind {kind}; a key names one sample."
         )
     if kind == "image":
-        sample["image"] = (member.offset_data, member.size)
+        sample["image"] = (member.offset, member.size)
         return
     if member.size > SMALL:
         raise ClipevalError(
             f"{path}, key {key!r}: its {extension} member has {member.size:,} bytes; {SMALL:,} at most."
         )
-    stream = tar.extractfile(member)
-    assert stream is not None  # extractfile gives None only for members that are not files
-    sample[kind] = _content(stream.read(), extension, f"{path}, key {key!r}")
+    sample[kind] = _content(os.pread(tar, member.size, member.offset), extension, path, key)
 
 
 _NOT_AN_ARRAY = (
@@ -223,7 +215,8 @@ def _plain_array(data: bytes) -> np.ndarray:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _content(data: bytes, extension: str, where: str) -> str | np.ndarray:
+def _content(data: bytes, extension: str, path: Path, key: str) -> str | np.ndarray:
+    where = f"{path}, key {key!r}"
     if extension in TEXT_EXTENSIONS:
         try:
             return data.decode("utf-8")

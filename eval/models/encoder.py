@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from configs.errors import ClipevalError
+from eval.memory import keep_freed_memory
 from eval.models.bpe import quicken
 from eval.models.precision import (
     check_precision,
@@ -61,6 +62,8 @@ class Encoder:
         self.params = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
         self._undo = ExitStack()
         self.device = pick_device(device)
+        if owned and self.device.type == "cpu":
+            keep_freed_memory()
         self._dtype = torch.float32
         self._autocast: torch.dtype | None = None
         module = model if isinstance(model, nn.Module) else None
