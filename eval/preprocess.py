@@ -111,19 +111,19 @@ class Preprocess:
         """uint8 [B, 3, h, w] to float32, by the arithmetic of ToTensor and Normalize, on the batch's own device."""
         if batch.dtype != torch.uint8:
             raise ValueError(f"expected uint8 pixels, got {batch.dtype}")
-        constants = np.array([(255.0,) * 3, self.mean, self.std], dtype=np.float32)
         if batch.device.type == "cpu":
             # A plane at a time in one thread: threads of torch that wait for each other take the decoders' cores.
             out = np.empty(batch.shape, dtype=np.float32)
+            constants = _constants(self.mean, self.std, batch.device).numpy().T
             for image, given in zip(out, batch.numpy(), strict=True):
-                for plane, pixels, (scale, mean, std) in zip(image, given, constants.T, strict=True):
+                for plane, pixels, (scale, mean, std) in zip(image, given, constants, strict=True):
                     plane[:] = pixels
                     plane /= scale
                     plane -= mean
                     plane /= std
             return torch.from_numpy(out)
         # Divided by a tensor: CUDA multiplies by the reciprocal of a scalar, which is not the same number.
-        scale, mean, std = torch.from_numpy(constants).to(batch.device).view(3, 3, 1, 1)
+        scale, mean, std = _constants(self.mean, self.std, batch.device).view(3, 3, 1, 1)
         return batch.to(torch.float32).div_(scale).sub_(mean).div_(std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -287,6 +287,13 @@ def _pair(size: Any) -> tuple[int, int]:
     values = (size, size) if isinstance(size, int | float) else tuple(size)
     values = values * 2 if len(values) == 1 else values[-2:]
     return int(values[0]), int(values[1])
+
+
+@lru_cache(maxsize=32)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """float32 [3, 3]: scale, mean and std of each channel, sent to a device once: sending them waits for all it has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor([(255.0,) * 3, mean, std], dtype=torch.float32).to(device)
 
 
 @lru_cache(maxsize=32)

@@ -104,7 +104,11 @@ def run_cells(
         whole = [cell for cell in cells if cell.part is None]
         desk = _Desk(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
         if jobs or wanted:
-            with _sharing_cpu(), _stream(jobs, needs, handle, options) as stream, _load(handle, options) as encoder:
+            with (
+                _sharing_cpu(),
+                _stream(jobs, needs, handle, options) as stream,
+                _load(handle, options, bool(jobs)) as encoder,
+            ):
                 outcome.texts = _embed_texts(encoder, wanted, progress)
                 desk.settle()
                 outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
@@ -200,8 +204,9 @@ def _stream(
 
 
 @contextmanager
-def _load(handle: ModelHandle, options: RunOptions) -> Iterator[Encoder]:
-    encoder = handle.load(str(options.device), options.precision, options.compile)
+def _load(handle: ModelHandle, options: RunOptions, images: bool) -> Iterator[Encoder]:
+    device, precision = str(options.device), options.precision
+    encoder = handle.load(device, precision, options.compile) if images else handle.load_text(device, precision)
     try:
         yield encoder
     finally:

@@ -1,13 +1,14 @@
 """clipeval against clip_benchmark from PyPI: the same data, the same weights, both sides in one call.
 
-    python scripts/benchmark.py                              # every row, 5 pairs each: hours on two cores
+    python scripts/benchmark.py                              # every row, 5 rounds each: 25 minutes on two quiet cores
     python scripts/benchmark.py --rows decode,retrieval      # some of them
     python scripts/benchmark.py --rows heads --repeats 7
 
-Makes .venv-baseline (scripts/clip_benchmark_env) and what it measures on; prints the table, and writes it with the machine's
-description to results/benchmarks/<date>-<machine>.md and .json. Rows measured later on the same day and machine are added
-to the same file. Each figure is the median of the pairs, with the least and the most; a ratio is the median of the pairs'
-ratios. Start-up of Python and its packages is left out of both sides, except in the row `startup`.
+Makes .venv-baseline, or --environment FOLDER (scripts/clip_benchmark_env), and what it measures on; prints the table, and
+writes it after each row, with the machine's description, to results/benchmarks/<date>-<machine>.md and .json. Rows measured
+later on the same day and machine are added to the same file. Each figure is the median of the rounds, with the least and the
+most; a ratio is the median of the rounds' own ratios. Where the target is an amount and no ratio (miniature, retrieval), the
+other side runs once. Start-up of Python and its packages is left out of both sides, except in the row `startup`.
 """
 
 from __future__ import annotations
@@ -51,26 +52,24 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
 
 
 def measure(
-    names: Sequence[str], repeats: int, cache: Path, size: Size, baseline: Path | None, say: Callable[[str], None]
+    name: str, repeats: int, cache: Path, size: Size, baseline: Path | None, say: Callable[[str], None]
 ) -> list[Result]:
-    """Measures the named rows; without a baseline (its environment's Python), our side alone."""
+    """Measures a row; without a baseline (its environment's Python), our side alone."""
+    say(name)
     found: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        for name in names:
-            say(name)
-            ours = Side(
-                Path(sys.executable), "scripts.benchmark_ours", log
-            )  # anew, so that peaks of memory are a row's own
-            their = Side(baseline, "scripts.benchmark_theirs", log) if baseline else None
-            try:
-                for result in ROWS[name](Bench(cache, Path(folder), repeats, size, ours, their, say)):
-                    found.append(result)
-                    say(line(result))
-            finally:
-                ours.close()
-                if their is not None:
-                    their.close()
+        # Processes of the row's own, so that the peak of their memory is too.
+        ours = Side(Path(sys.executable), "scripts.benchmark_ours", log)
+        their = Side(baseline, "scripts.benchmark_theirs", log) if baseline else None
+        try:
+            for result in ROWS[name](Bench(cache, Path(folder), repeats, size, ours, their, say)):
+                found.append(result)
+                say(line(result))
+        finally:
+            ours.close()
+            if their is not None:
+                their.close()
     return found
 
 
@@ -125,7 +124,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     parts = [
         f"# {about['created'][:10]}: {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
         f"Python {about['python']}, {', '.join(f'{n} {packages[n]}' for n in names if n in packages)}; there: {about['baseline']}.",
-        "Median (least to most) of the pairs; a ratio is the median of the pairs' own. Commands, commits and load at the time:",
+        "Median (least to most) of the rounds; a ratio is the median of the rounds' own. Commands, commits and load at the time:",
         "\n".join(
             f"- `{w['command']}`: {', '.join(dict.fromkeys(r['row'] for r in results if r['about'] == w))}"
             f" (commit {str(w['code']['commit'])[:10]}{', dirty' if w['code']['dirty'] else ''}; load {w['load']})"
@@ -157,8 +156,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs a row")
-    parser.add_argument("--images", type=int, help="photographs in the shard (decode, rescore)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
+    parser.add_argument("--images", type=int, help="photographs in the shard of rescore")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "benchmark", help="what is measured on")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
     parser.add_argument(
@@ -182,8 +181,10 @@ def main(words: Sequence[str] | None = None) -> int:
         **{k: v for k, v in provenance().items() if k != "hostname"},
     }
     python = None if arguments.no_baseline else arguments.environment / "bin" / "python"
-    found = measure(names, arguments.repeats, arguments.cache, size, python, print)
-    print(write(arguments.output, found, about))
+    found: list[Result] = []
+    for name in names:
+        found += measure(name, arguments.repeats, arguments.cache, size, python, print)
+        print(write(arguments.output, found, about), flush=True)
     return 0
 
 

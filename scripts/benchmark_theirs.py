@@ -35,15 +35,15 @@ def threads(count: int) -> dict[str, Any]:
     return {"threads": torch.get_num_threads()}
 
 
-def heads(model: str, classes: list[int], templates: int, out: str) -> dict[str, Any]:
+def heads(model: str, classes: list[int], templates: int, out: str, amp: bool = False) -> dict[str, Any]:
     """Heads of some of ImageNet's classes, class by class."""
     tower, _, tokenizer = _model(model)
     names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
     prompts = [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]]
     started = time.perf_counter()
-    found = zeroshot_classification.zero_shot_classifier(tower, tokenizer, names, prompts, "cpu", amp=False)
+    found = zeroshot_classification.zero_shot_classifier(tower, tokenizer, names, prompts, "cpu", amp=amp)
     seconds = time.perf_counter() - started
-    np.save(out, found.T.numpy())
+    np.save(out, found.T.float().numpy())
     return {"seconds": seconds, "prompts": len(names) * len(prompts)}
 
 

@@ -1,4 +1,4 @@
-"""One side of the benchmark: a process that stays, so that pairs can alternate without paying for start-up.
+"""One side of the benchmark: a process that stays, so that both can alternate without paying for start-up.
 
 Started by scripts/benchmark.py as `python -m scripts.benchmark_worker scripts.benchmark_ours` (or `…_theirs`, with the
 other environment's Python). Reads `{"call": name, "arguments": {…}}` a line and answers with a line of JSON.

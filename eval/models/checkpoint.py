@@ -52,6 +52,37 @@ def load_into(model: nn.Module, path: Path) -> None:
     check_finite(model, str(path))
 
 
+def load_text_into(model: nn.Module, path: Path) -> bool:
+    """Load all weights but those of the image tower, which goes: it then raises if it is called.
+
+    Only a .safetensors file that holds the very names and shapes of the model is read so.
+
+    Returns:
+        False where the file is another, and nothing was loaded; `load_into` then loads it, or says what is wrong with it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if shapes != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
+                return False
+            text = {name: file.get_tensor(name) for name in shapes if not name.startswith("visual.")}
+    except (OSError, SafetensorError):
+        return False
+    model.visual = _NotLoaded()
+    model.load_state_dict(text, strict=True)
+    check_finite(model, str(path))
+    return True
+
+
+class _NotLoaded(nn.Module):
+    def forward(self, *given: object) -> torch.Tensor:
+        raise RuntimeError("the image tower was not loaded: this run has texts only")
+
+
 def check_finite(model: nn.Module, where: str) -> None:
     """ClipevalError that names the first weights which hold NaN or infinity."""
     for name, tensor in model.state_dict().items():

@@ -146,6 +146,16 @@ class Encoder:
             embeddings = _tensor(self._image(images), "encode_image")[:rows]
             return functional.normalize(embeddings.float(), dim=-1)
 
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """The image tower as it is, for trials: each size would be compiled, and all later batches filled up to the largest."""
+        compiled, image = self._compiled, self._image
+        self._compiled, self._image = False, self.model.encode_image
+        try:
+            yield
+        finally:
+            self._compiled, self._image = compiled, image
+
     def encode_texts(
         self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
     ) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from configs.errors import ClipevalError, nearest
 from eval.models import hub
-from eval.models.checkpoint import load_into
+from eval.models.checkpoint import load_into, load_text_into
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from eval.models.texts import Tokenizer
@@ -264,16 +264,23 @@ class OpenClip(ModelHandle):
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
+        return self._load(device, precision, compile, images=True)
+
+    def load_text(self, device: str | torch.device = "cpu", precision: str = "fp32") -> Encoder:
+        """See `ModelHandle.load_text`."""
+        return self._load(device, precision, compile=False, images=False)
+
+    def _load(self, device: str | torch.device, precision: str, compile: bool, images: bool) -> Encoder:
         self._require()
         path = self._weights()
         model = self._build(blank=path is not None)
-        if path is not None:
-            load_into(model, path)
         seen = from_open_clip({**self._preprocess_cfg, "size": getattr(model.visual, "image_size", None)})
         if seen != self.preprocess:
             raise ClipevalError(
                 f"{self.name} sees {seen.describe()}, not {self.preprocess.describe()} as its config says"
             )
+        if path is not None and (images or not load_text_into(model, path)):
+            load_into(model, path)
         return Encoder(model, self._tokenizer(), self.preprocess, device, precision, compile=compile)
 
     def _build(self, blank: bool) -> nn.Module:

@@ -196,6 +196,10 @@ def test_compiled_image_tower(handle: ModelHandle, encoder: Encoder, monkeypatch
     monkeypatch.setattr(torch, "compile", compile_)
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
     with handle.load(compile=True) as compiled:
+        with (
+            compiled.uncompiled()
+        ):  # a trial of a larger batch is neither compiled nor what later ones are filled up to
+            torch.testing.assert_close(compiled.encode_images(images), encoder.encode_images(images), rtol=0, atol=1e-6)
         for part in (images[:5], images[5:]):
             torch.testing.assert_close(compiled.encode_images(part), encoder.encode_images(part), rtol=0, atol=1e-6)
     assert shapes == [5, 5]

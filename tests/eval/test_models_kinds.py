@@ -65,6 +65,18 @@ def test_equal_to_open_clip(kind: str, tmp_path: Path) -> None:
         assert encoder.params == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["clip", "custom", "siglip", "coca"])
+def test_a_run_of_texts_alone_leaves_the_image_tower_out(kind: str, tmp_path: Path) -> None:
+    """The same embeddings, from a model of which the image tower was never read and cannot be called."""
+    handle = resolve({"name": write_tiny_model(tmp_path / "model", kind=kind)}, tmp_path / "cache")
+    with handle.load() as whole, handle.load_text() as texts:
+        assert torch.equal(texts.encode_texts(TEXTS), whole.encode_texts(TEXTS))
+        assert texts.trims == whole.trims
+        assert texts.params == sum(p.numel() for n, p in whole.model.named_parameters() if not n.startswith("visual."))
+        with pytest.raises(RuntimeError, match="image tower was not loaded"):
+            texts.encode_images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
 def hugging_face_text_tower(tmp_path: Path) -> nn.Module:
     """open_clip's adapter around a random RoBERTa of transformers, as in `roberta-ViT-B-32`, without a network."""
     from open_clip.hf_model import HFTextEncoder
