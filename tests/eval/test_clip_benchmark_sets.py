@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -22,6 +23,7 @@ from clip_benchmark.metrics import image_caption_selection as ics
 from clip_benchmark.metrics import zeroshot_classification as zsc
 from clip_benchmark.metrics import zeroshot_retrieval as zsr
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from eval.cli import main
 from tests.eval.tiny_model import write_tiny_model
@@ -55,9 +57,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter always starts eight workers, and clip_benchmark 1.6.2 stumbles over numpy 2.4."""
 
     def loader(*args: Any, **options: Any) -> Any:
-        return torch.utils.data.dataloader.DataLoader(*args, **{**options, "num_workers": 0})
+        return DataLoader(*args, **{**options, "num_workers": 0})
 
-    monkeypatch.setattr(exporter.torch.utils.data, "DataLoader", loader)
+    data = SimpleNamespace(DataLoader=loader)
+    monkeypatch.setattr(exporter, "torch", SimpleNamespace(Tensor=torch.Tensor, utils=SimpleNamespace(data=data)))
     allow_numpy_2_4(monkeypatch)
 
 
@@ -80,7 +83,7 @@ def run(root: Path, name: str, *words: str) -> dict[str, dict[str, Any]]:
 
 def wds(folder: Path, transform: Any, batch: int = 8) -> Any:
     dataset = build_wds_dataset("x", transform, data_dir=str(folder))
-    loader = torch.utils.data.dataloader.DataLoader(dataset.batched(batch), batch_size=None, num_workers=0)
+    loader = DataLoader(dataset.batched(batch), batch_size=None, num_workers=0)
     loader.dataset.classes, loader.dataset.templates = dataset.classes, dataset.templates
     return loader
 
@@ -190,7 +193,7 @@ def test_sugar_crepe_as_exported(crepe: Path, name: str, theirs: Any) -> None:
         assert records[f"sugar_crepe_{part}"]["samples"] == 24
 
 
-class Pairs(torch.utils.data.Dataset):
+class Pairs(Dataset):
     """clip_benchmark's WinoGround over rows that are already here (its own constructor goes to the hub)."""
 
     def __init__(self, rows: Any, transform: Any) -> None:
@@ -231,7 +234,7 @@ def test_winoground_from_its_rows(tmp_path: Path, name: str, theirs: Any) -> Non
 
 def check_selection(root: Path, records: Any, task: str, dataset: Any, model: Any, tokenizer: Any) -> None:
     """The metrics, and each instance's two answers, exactly: clip_benchmark's evaluate is called for one instance at a time."""
-    loader = functools.partial(torch.utils.data.dataloader.DataLoader, collate_fn=image_captions_collate_fn)
+    loader = functools.partial(DataLoader, collate_fn=image_captions_collate_fn)
     expected = ics.evaluate(model, loader(dataset, batch_size=8), tokenizer, "cpu", amp=False)
     assert records[task]["metrics"] == pytest.approx(expected, abs=1e-6)
     frame = pd.read_parquet(root / "run" / "predictions" / f"{task}.parquet")
