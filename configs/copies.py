@@ -3,13 +3,13 @@
     copies: {datacomp: vtab/caltech101, clip_benchmark: vtab/caltech101}
 
 A copy is the set's name in a collection, from which its folder and its repository follow as `data.sources` says ({name} is that
-name with - for /); or a mapping of the keys of `data` that are special to it, beside `name`:
+name with - for /), or a mapping of the keys of `data` that are special to it, beside `name`:
 `{name: winoground, hub: facebook/winoground}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +21,8 @@ from configs.schema import DATA
 def choose_copies(config: DictConfig) -> None:
     """Puts the chosen copy's folder, repository and so on into each task's `data`, in place of `copies`.
 
-    What the task's `data` already says stands. With `data.source=null` a task takes the first copy that it has, in the order
-    of `data.sources`; tasks without copies (one's own data) have nothing to choose.
+    What the task's `data` already says stands. With `data.source=null` a task takes the first copy, in the order of
+    `data.sources`, that has its splits (a probe's train); tasks without copies (one's own data) have nothing to choose.
 
     Raises:
         ClipevalError: the source is unknown, lacks some of the sets (all are named), or a copy is not of the form above.
@@ -43,7 +43,7 @@ def choose_copies(config: DictConfig) -> None:
             raise ClipevalError(f"{where}={copies!r}: a source's name and the set's name there were expected.")
         for unknown in (key for key in copies if key not in sources):
             raise ClipevalError(f"{where}: {nearest('source', unknown, sources)}")
-        chosen = next((key for key in sources if key in copies), None) if source is None else source
+        chosen = _first(copies, sources, node.get("splits") or ()) if source is None else source
         if chosen is not None and chosen in copies:
             _fill(data, _copy(copies[chosen], sources[chosen], f"{where}.{chosen}"))
         elif copies and not (data.get("folder") or data.get("path")):
@@ -56,18 +56,28 @@ def choose_copies(config: DictConfig) -> None:
         )
 
 
+def _first(copies: Mapping[str, Any], sources: Mapping[str, Any], splits: Collection[str]) -> str | None:
+    """The first copy with all of the splits; where none has them, the first: what is missing is said when it is opened."""
+    there = [key for key in sources if key in copies]
+    whole = [key for key in there if set(splits) <= set(sources[key].get("splits") or splits)]
+    return next(iter([*whole, *there]), None)
+
+
 def _sources(value: Any) -> dict[str, Mapping[str, Any]]:
     sources: Any = OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
     if not isinstance(sources, dict) or not all(_is_source(source) for source in sources.values()):
         raise ClipevalError(
-            f"data.sources={sources!r}: for each source its folder and hub were expected, texts with {{name}} in them."
+            f"data.sources={sources!r}: for each source its folder and hub were expected, texts with {{name}} in them (and its "
+            "splits, if not all sets have all)."
         )
     return {str(name): source for name, source in sources.items()}
 
 
 def _is_source(value: Any) -> bool:
-    whole = isinstance(value, dict) and set(value) == {"folder", "hub"} and isinstance(value["folder"], str)
-    return whole and isinstance(value["hub"], (str, type(None)))
+    if not isinstance(value, dict) or not {"folder", "hub"} <= set(value) <= {"folder", "hub", "splits"}:
+        return False
+    texts = isinstance(value["folder"], str) and isinstance(value["hub"], (str, type(None)))
+    return texts and isinstance(value.get("splits"), (list, type(None)))
 
 
 def _copy(value: Any, source: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -142,6 +142,18 @@ def test_the_source_chooses_and_the_users_word_stands(words, folder, hub) -> Non
     assert "copies" not in data
 
 
+def test_a_probe_reads_the_copy_that_has_its_train_split() -> None:
+    probe = ["suite=none", "task=dtd", "protocol=linear_probe"]
+    (node,) = compose(probe).tasks.values()
+    assert (list(node.splits), node.data.folder) == (["train", "test"], "wds_vtab-dtd")
+    (node,) = compose([*probe, "data.source=datacomp"]).tasks.values()
+    assert node.data.folder == "wds_vtab-dtd_test"
+    (node,) = compose(["suite=none", "task=iwildcam", "protocol=linear_probe"]).tasks.values()
+    assert (
+        node.data.folder == "wds_wilds-iwildcam_test"
+    )  # the only copy; that it lacks the split is said when it is opened
+
+
 def test_a_copy_may_differ_in_more_than_its_place(tmp_path) -> None:
     (tmp_path / "task").mkdir()
     text = "defaults: [_classification]\nkey: pets\nname: Pets\ndata:\n  copies:\n    datacomp: {name: pets, samples: 10}\n"

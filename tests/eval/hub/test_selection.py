@@ -255,8 +255,8 @@ def test_download_fetches_clip_benchmarks_copies_by_split(hub, tmp_path) -> None
 def test_a_copy_without_the_split_that_a_task_needs(hub, tmp_path, capsys) -> None:
     """DataComp's copies have test alone: a probe's train split is in clip_benchmark's."""
     hub.push("djghosh/wds_vtab-dtd_test", {"classnames.txt": b"a\n", "test/nshards.txt": b"1\n", "test/0.tar": b"tar"})
-    words = ["download", "--no-model", "suite=none", "task=dtd", "task.splits=[test,train]", f"data.root={tmp_path}"]
-    assert main(words) == 1
+    words = ["download", "--no-model", "suite=none", "task=dtd", "data.source=datacomp", f"data.root={tmp_path}"]
+    assert main([*words, "task.splits=[test,train]"]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "djghosh/wds_vtab-dtd_test has no split 'train'; it has test." in said
     assert "data.source=clip_benchmark" in said
