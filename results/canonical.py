@@ -45,12 +45,21 @@ def plain(value: Any) -> Any:
 
 def canonical(value: Any) -> bytes:
     """The one spelling of a value: keys sorted, no spaces, UTF-8."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _spell(plain(value))
 
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical spelling, 64 hexadecimal digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def digest_parsed(value: Any) -> str:
+    """The same of what `json.loads` gave, which is plain already. ValueError where that holds NaN, which is not JSON."""
+    return hashlib.sha256(_spell(value)).hexdigest()
+
+
+def _spell(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def pretty(value: Any) -> bytes:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ClipevalError
-from results.canonical import digest, plain, pretty, write_atomically
+from results.canonical import digest, digest_parsed, plain, pretty, write_atomically
 from results.fingerprint import Fingerprint
 
 SCHEMA = 1
@@ -137,7 +137,12 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Reads one record.
+    """Reads one record; raises as `read_content` does."""
+    return read_content(path)[0]
+
+
+def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
+    """Reads one record, and what its file holds besides the digest.
 
     Raises:
         FileNotFoundError: there is none.
@@ -153,10 +158,14 @@ def read_record(path: Path) -> Record:
         raise DamagedRecord(path, f"it holds a {type(data).__name__}, not an object")
     check_schema(path, data)
     stored = data.pop("digest", None)
-    if stored != digest(data):
+    try:
+        found = digest_parsed(data)
+    except ValueError as error:
+        raise DamagedRecord(path, f"it is not JSON ({error})") from error
+    if stored != found:
         raise DamagedRecord(path, "its content does not match its digest")
     try:
-        return Record.from_json(data)
+        return Record.from_json(data), data
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise DamagedRecord(path, f"a field is missing or of another type ({error!r})") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from results.against import Against
-from results.runs import Run, group_name, long_table, tasks
+from results.runs import Run, group_name, long_rows, tasks
 from results.sheet import average_cell
 
 COLUMNS = [
@@ -43,10 +43,8 @@ def render(runs: Sequence[Run]) -> str:
     `counted` and `expected` say over how many tasks. Flags and notes are joined by "; ".
     """
     rows: list[dict[str, Any]] = []
-    table = long_table(runs)
-    for run in runs:
-        for found in table[table["run"] == run.label].to_dict("records"):
-            entry = {str(name): value for name, value in found.items()}
+    for run, entries in zip(runs, long_rows(runs), strict=True):
+        for entry in entries:
             joined = {name: "; ".join(entry[name]) for name in ("flags", "notes")}
             rows.append({**entry, "kind": "task", **joined})
             record = run.records.get(str(entry["task"]))
@@ -67,7 +65,8 @@ def render(runs: Sequence[Run]) -> str:
         rows += _averages(run)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     whole = dict.fromkeys(("samples", "classes", "counted", "expected"), "Int64")
-    return str(frame.astype(whole).to_csv(index=False, lineterminator="\n"))
+    numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
+    return str(frame.astype({**whole, **numbers}).to_csv(index=False, lineterminator="\n"))
 
 
 def _averages(run: Run) -> list[dict[str, Any]]:

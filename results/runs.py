@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 
 from configs.errors import ClipevalError
 from results.folder import RunFolder
+from results.record_index import read_slim
 from results.records import DamagedRecord, Record
 from results.uncertainty import chance_corrected
 
@@ -59,20 +61,24 @@ class Run:
         return [task for task in self.planned if task not in self.records]
 
 
-def load(paths: Sequence[str | Path]) -> list[Run]:
+def load(paths: Sequence[str | Path], slim: bool = False) -> list[Run]:
     """Reads run folders.
+
+    Args:
+        paths: the folders.
+        slim: whether records may lack the names of their classes; then only those are read that changed since the last time.
 
     Raises:
         ClipevalError: no path is given, one of them is no run folder, or it was written under another schema.
     """
     if not paths:
         raise ClipevalError("no run folder was named: give at least one, such as runs/<model>")
-    runs = [_load(Path(path)) for path in paths]
-    labels = [run.label for run in runs]
+    runs = [_load(Path(path), slim) for path in paths]
+    labels = Counter(run.label for run in runs)
     tails = _tails([run.folder.path for run in runs])
     # Two runs of one model are told apart by their folders.
     return [
-        dataclasses.replace(run, label=f"{run.label} ({tail})") if labels.count(run.label) > 1 else run
+        dataclasses.replace(run, label=f"{run.label} ({tail})") if labels[run.label] > 1 else run
         for run, tail in zip(runs, tails, strict=True)
     ]
 
@@ -88,7 +94,7 @@ def _tails(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _load(path: Path) -> Run:
+def _load(path: Path, slim: bool) -> Run:
     if not path.is_dir():
         raise ClipevalError(f"{path} is no run folder: it does not exist; `clipeval run out={path}` would make it")
     folder = RunFolder(path)
@@ -98,7 +104,11 @@ def _load(path: Path) -> Run:
     except DamagedRecord as error:
         damaged.append(error)
         info = {}
-    records = {record.task: record for record in folder.records(damaged=damaged)}
+    if slim:
+        found = read_slim(path / "records", damaged)
+        records = {found[task].task: found[task] for task in sorted(found, key=_suite_order(info))}
+    else:
+        records = {record.task: record for record in folder.records(damaged=damaged)}
     if not info and not records and not damaged:
         inside = sorted(child for child in path.iterdir() if (child / "run.json").exists())
         hint = (
@@ -118,6 +128,12 @@ def _load(path: Path) -> Run:
         }
     model = info.get("model") or next((record.model for record in records.values()), {})
     return Run(_label(model, path), folder, info, records, planned, damaged)
+
+
+def _suite_order(info: Mapping[str, Any]) -> Callable[[str], tuple[int, str]]:
+    """A key: the suite's order, then the alphabet's."""
+    place = {task: index for index, task in enumerate(info.get("tasks", {}))}
+    return lambda task: (place.get(task, len(place)), task)
 
 
 def _label(model: Mapping[str, Any], path: Path) -> str:
@@ -151,14 +167,22 @@ def group_name(group: str) -> str:
 
 
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run and task, recorded or not, in the report's order.
+    """A row for each run and task, recorded or not, in the report's order: `long_rows` with a type for each column."""
+    numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
+    rows = [row for mine in long_rows(runs) for row in mine]
+    return pd.DataFrame(rows).astype({**numbers, "samples": "Int64", "classes": "Int64"})
+
+
+def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
+    """For each run a row for each of its tasks, recorded or not, in the report's order.
 
     Columns: run, slug, model, pretrained, group, task, key, name, protocol, metric, value, low, high, chance,
     corrected, samples, classes, flags, notes, status (done, missing, damaged).
     """
-    rows = []
+    found = []
     union = tasks(runs)
     for run in runs:
+        rows = []
         broken = {error.path.stem for error in run.damaged}
         for task in union:
             if task not in run.planned:
@@ -189,5 +213,5 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
                     "status": "done" if record else "damaged" if task in broken else "missing",
                 }
             )
-    numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
-    return pd.DataFrame(rows).astype({**numbers, "samples": "Int64", "classes": "Int64"})
+        found.append(rows)
+    return found

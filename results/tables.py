@@ -58,7 +58,7 @@ def report(
         raise ClipevalError(nearest("format", format, FORMATS))
     if against is not None and format not in WITH_AGAINST:
         raise ClipevalError(f"--against is shown by {', '.join(WITH_AGAINST)}, not by {format}")
-    loaded, found = _load(paths, against)
+    loaded, found = _load(paths, against, slim=format != "html")
     if format == "csv":
         return render_csv.against(found) if found else render_csv.render(loaded)
     if format == "jsonl":
@@ -96,7 +96,7 @@ def write_report(
     output = Path(output)
     if format == "clip_benchmark":
         written = []
-        for name, content in render_json.clip_benchmark(runs.load(paths)).items():
+        for name, content in render_json.clip_benchmark(runs.load(paths, slim=True)).items():
             write_atomically(output / name, content)
             written.append(output / name)
         return written
@@ -107,15 +107,17 @@ def write_report(
 def print_table(paths: Sequence[str | Path], console: Console | None = None, against: str | None = None) -> None:
     """Prints the report to a terminal, in its width and colours: what `clipeval run` ends with."""
     console = console or Console(highlight=False)
-    loaded, found = _load(paths, against)
+    loaded, found = _load(paths, against, slim=True)
     blocks = [block.terminal(against_block.block(item), console.width) for item in found]
     console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *blocks))
 
 
-def _load(paths: Sequence[str | Path], against: str | None) -> tuple[list[runs.Run], list[beside.Against]]:
+def _load(
+    paths: Sequence[str | Path], against: str | None, slim: bool
+) -> tuple[list[runs.Run], list[beside.Against]]:
     """The runs, and each beside what `against` names. All are read together, so that labels tell them apart."""
     if against in (None, "published"):
-        loaded = runs.load(paths)
+        loaded = runs.load(paths, slim)
         return loaded, [] if against is None else beside.compare_with(loaded, against)
-    loaded = runs.load([*paths, against])
+    loaded = runs.load([*paths, against], slim)
     return loaded[:-1], beside.compare_with(loaded[:-1], against, loaded[-1:])
