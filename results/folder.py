@@ -1,7 +1,7 @@
 """A run folder: what one model made of its tasks, on disk, in files that any number of processes may write.
 
 run.json                    what ran: schema, model, config, packages, code, hardware, tasks
-records/<task>.json         one for each task, written last, atomically (.read.json: what reports have read of them)
+records/<task>.json         one for each task, written last, atomically (.index: what reports have read of them)
 predictions/<task>.parquet  one row a sample
 eval_results.jsonl          derived from the records, as DataComp writes it
 """

@@ -1,6 +1,6 @@
 """What reports have read of a run folder, so that the next one reads only what changed.
 
-    records/.read.json     the digest of what follows, a line; {task: [stamp, record without its class names]}
+    records/.index     the digest of what follows, a line; {task: [stamp, record without its class names]}
 
 A record is written whole, under a new inode: its stamp (size, times, inode) changes with it. The index only saves time. Where
 it is missing, damaged or cannot be written, the records are read; runs and `clipeval verify` never look at it.
@@ -20,7 +20,7 @@ from typing import Any
 
 from results.records import SCHEMA, DamagedRecord, Record, read_content
 
-NAME = ".read.json"
+NAME = ".index"
 SETTLED = 2.0
 """Seconds after which a file's times tell one content from the next, however coarse the file system's clock is."""
 
