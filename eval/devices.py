@@ -8,11 +8,11 @@ as a run on one device would. So the records are those of one device. On CPUs (`
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
 from types import FrameType
 from typing import Any
 
@@ -87,19 +87,19 @@ def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequenc
         ClipevalError: a process failed; the others are stopped, and what was finished is kept.
     """
     names = device_names(config.runtime.device, int(config.runtime.devices))
-    try:
-        sent = pickle.dumps(handle)
-    except (pickle.PicklingError, TypeError, AttributeError) as problem:
-        raise ClipevalError(
-            f"runtime.devices={len(names)} sends the model to other processes, and {handle.name} cannot be sent ({problem})."
-        ) from None
     context = get_context("spawn")
     processes, ends = [], []
     plain = OmegaConf.to_container(config, resolve=True)
     for units, device in zip(shares, names, strict=False):
         end, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(plain, sent, list(units), device, len(names), theirs))
-        process.start()
+        process = context.Process(target=_work, args=(plain, handle, list(units), device, len(names), theirs))
+        try:
+            process.start()
+        except (PicklingError, TypeError, AttributeError) as problem:  # the first one, if any: all get the same model
+            raise ClipevalError(
+                f"runtime.devices={len(names)} sends the model to other processes, and {handle.name} cannot be sent "
+                f"({problem})."
+            ) from None
         theirs.close()
         processes.append(process)
         ends.append(end)
@@ -130,7 +130,9 @@ def _gather(ends: list[Connection]) -> tuple[int, int]:
     return images, texts
 
 
-def _work(plain: dict[str, Any], sent: bytes, units: list[Unit], device: str, count: int, end: Connection) -> None:
+def _work(
+    plain: dict[str, Any], handle: ModelHandle, units: list[Unit], device: str, count: int, end: Connection
+) -> None:
     """One process: its share of the run on its device."""
     from eval.session import Session
 
@@ -147,7 +149,7 @@ def _work(plain: dict[str, Any], sent: bytes, units: list[Unit], device: str, co
     )
     config.runtime.device, config.runtime.devices = device, 1
     try:
-        session = Session.open(config, Console(stderr=True, force_terminal=False), pickle.loads(sent))  # noqa: S301
+        session = Session.open(config, Console(stderr=True, force_terminal=False), handle)
         session.units = units
         plan = session.plan()
         plan.raise_problems()

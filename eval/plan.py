@@ -158,7 +158,7 @@ def make_plan(
         except ClipevalError as problem:
             plan.problems[name] = str(problem)
             continue
-        _compare(cell, folder)
+        compare(cell, folder)
         plan.cells.append(cell)
     return plan
 
@@ -271,7 +271,7 @@ def protocol_digest(task: Task) -> str:
     return f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
 
 
-def _compare(cell: Cell, folder: RunFolder) -> None:
+def compare(cell: Cell, folder: RunFolder) -> None:
     """Finds out whether the record that stands is this cell's."""
     try:
         cell.record = folder.record(cell.id)

@@ -91,25 +91,25 @@ def run_cells(
     """
     started = time.monotonic()
     outcome = Outcome()
-    stores = _image_stores(cells, options.store)
+    stores = image_stores(cells, options.store)
     needs = {key_of(need.parts): (cell, need) for cell in cells for need in cell.needs.values()}
     jobs = {key: positions for key in stores if len(positions := _own(stores[key], key, cells))}
-    texts = _text_stores(cells, handle, options)
-    wanted = _wanted(cells, texts)
+    texts = text_stores(cells, handle, options)
+    wanted = wanted_texts(cells, texts)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
     with (
-        _keeping(stores, options),
+        keeping(stores, options),
         ThreadPoolExecutor(max_workers=1) as scorer,  # scores one task while the next one's images are embedded
     ):
         whole = [cell for cell in cells if cell.part is None]
-        desk = _Desk(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
+        desk = Desk(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
         if jobs or wanted:
             with (
-                _sharing_cpu(),
-                _stream(jobs, needs, handle, options) as stream,
+                sharing_cpu(),
+                open_stream(jobs, needs, handle, options) as stream,
                 _load(handle, options, bool(jobs)) as encoder,
             ):
-                outcome.texts = _embed_texts(encoder, wanted, progress)
+                outcome.texts = embed_texts(encoder, wanted, progress)
                 desk.settle()
                 outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
         desk.settle()
@@ -131,7 +131,7 @@ def _own(store: ImageStore, key: str, cells: Sequence[Cell]) -> np.ndarray:
 
 
 @contextmanager
-def _keeping(stores: Mapping[str, ImageStore], options: RunOptions) -> Iterator[None]:
+def keeping(stores: Mapping[str, ImageStore], options: RunOptions) -> Iterator[None]:
     """Keeps what is embedded of a chunk when the run has to stop inside it; with fixed batches only whole chunks count."""
     try:
         yield
@@ -151,7 +151,7 @@ def _finish_parts(
     outcome: Outcome,
 ) -> None:
     """Scores the cells whose last part has now arrived, whoever embedded the others."""
-    ready = [cell for cell in cells if all(store.visited for store in _image_stores([cell], options.store).values())]
+    ready = [cell for cell in cells if all(store.visited for store in image_stores([cell], options.store).values())]
     outcome.left = [cell.id for cell in cells if cell not in ready]
     if ready:
         rest = run_cells([replace(cell, part=None) for cell in ready], handle, options, file, progress)
@@ -160,7 +160,7 @@ def _finish_parts(
         outcome.texts += rest.texts
 
 
-def _image_stores(cells: Sequence[Cell], root: Path | None) -> dict[str, ImageStore]:
+def image_stores(cells: Sequence[Cell], root: Path | None) -> dict[str, ImageStore]:
     """One store for each distinct need, in the order of the cells."""
     stores: dict[str, ImageStore] = {}
     for cell in cells:
@@ -177,7 +177,7 @@ def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _stream(
+def open_stream(
     jobs: Mapping[str, np.ndarray],
     needs: Mapping[str, tuple[Cell, ImageNeed]],
     handle: ModelHandle,
@@ -214,7 +214,7 @@ def _load(handle: ModelHandle, options: RunOptions, images: bool) -> Iterator[En
 
 
 @contextmanager
-def _sharing_cpu() -> Iterator[None]:
+def sharing_cpu() -> Iterator[None]:
     """Keeps the tokenizers' own threads from being forked into the decoders."""
     import os
 
@@ -227,7 +227,7 @@ def _sharing_cpu() -> Iterator[None]:
             del os.environ["TOKENIZERS_PARALLELISM"]
 
 
-def _text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions) -> dict[str, TextStore]:
+def text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions) -> dict[str, TextStore]:
     """The store of each cell's texts: one for all, so that a text is embedded once.
 
     With fixed batches (`aligned`) a store for each list of texts: which others a text is embedded with, and so its last
@@ -242,7 +242,7 @@ def _text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions
     return {cell.id: apart[cell.fingerprint.prompts] for cell in cells}
 
 
-def _wanted(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list[tuple[TextStore, list[str]]]:
+def wanted_texts(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list[tuple[TextStore, list[str]]]:
     """What each text store lacks; of a task done in parts, the process with the first part embeds the texts."""
     texts: dict[int, tuple[TextStore, list[str]]] = {}
     for cell in cells:
@@ -253,7 +253,12 @@ def _wanted(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list[tupl
     return [(store, missing) for store, missing in found if missing]
 
 
-def _embed_texts(encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress) -> int:
+def embed_texts(encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress) -> int:
+    """Embeds what `wanted_texts` found into its stores; how many texts that were.
+
+    Raises:
+        ClipevalError: the model gives NaN.
+    """
     parts = [
         (store, missing[first : first + TEXTS_AT_ONCE])
         for store, missing in wanted
@@ -276,7 +281,7 @@ def _embed_images(
     encoder: Encoder,
     stores: Mapping[str, ImageStore],
     failures: dict[str, list[tuple[int, str]]],
-    desk: _Desk,
+    desk: Desk,
     progress: Progress,
 ) -> int:
     if stream is None:
@@ -286,13 +291,13 @@ def _embed_images(
         for piece in stream.embed(encoder):
             key, job = keys[piece.job], stream.jobs[piece.job]
             bar.advance(len(piece.positions), job.name)
-            count += _take_in(piece, job, stores[key], failures[key])
+            count += take_in(piece, job, stores[key], failures[key])
             if stores[key].complete:
                 desk.settle()
     return count
 
 
-def _take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
+def take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
     """Puts what the stream gave into its store; how many embeddings that were."""
     if piece.failures:
         failures.extend(piece.failures)
@@ -310,7 +315,7 @@ _NOT_FINITE = "its weights hold NaN, or the precision is too low for them (try r
 
 
 @dataclass
-class _Desk:
+class Desk:
     """Scores each cell as soon as all its embeddings are there, off the stream's thread, and files its record."""
 
     waiting: list[Cell]

@@ -92,7 +92,7 @@ class Session:
             plan = self.plan()
             filed = [c.record for c in plan.cells if c.record and c.state == "done" and c.id in todo]
         progress = Progress(self.console, total=len(plan.cells), done=len(plan.cells) - len(plan.open))
-        outcome = run_cells(plan.open, self.handle, self.options(), self._file, progress)
+        outcome = run_cells(plan.open, self.handle, self.options(), self.file, progress)
         return Outcome(
             records=filed + outcome.records,
             images=images + outcome.images,
@@ -165,7 +165,7 @@ class Session:
         model = {**self.handle.describe(), "weights": self.handle.weights_digest}
         return {"model": model, "config": config, **provenance()}
 
-    def _file(
+    def file(
         self,
         cell: Cell,
         samples: Mapping[str, Samples],
@@ -174,6 +174,7 @@ class Session:
         flags: Sequence[str],
         timings: Mapping[str, float],
     ) -> Record:
+        """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
         task, options = cell.task, self.options()
         test = samples[task.splits[-1] if "test" not in task.splits else "test"]
         record = Record(

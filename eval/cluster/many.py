@@ -29,9 +29,9 @@ from eval import runner
 from eval.cache import ImageStore, TextStore, key_of
 from eval.cluster.markers import working
 from eval.models import Encoder
-from eval.plan import Cell, ImageNeed, Plan, _compare
+from eval.plan import Cell, ImageNeed, Plan, compare
 from eval.progress import Progress
-from eval.runner import Outcome, RunOptions, _Desk
+from eval.runner import Desk, Outcome, RunOptions
 from eval.session import Session
 
 PATTERN = re.compile(r"^model\.pretrained=(['\"]?)glob\((.*)\)\1$")
@@ -75,7 +75,7 @@ class Checkpoint(Session):
             known = replace(cell.fingerprint, weights=mine.weights_digest)
             copy = replace(cell, needs=needs, fingerprint=known, record=None, state="todo", why=())
             copy.__dict__["texts"] = cell.texts
-            _compare(copy, self.folder)
+            compare(copy, self.folder)
             cells.append(copy)
         self.planned = Plan(cells, dict(plan.problems))
 
@@ -190,7 +190,7 @@ class _Seat:
     stores: dict[str, ImageStore]
     texts: dict[str, TextStore]
     failures: dict[str, list[tuple[int, str]]]
-    desk: _Desk
+    desk: Desk
     outcome: Outcome
 
 
@@ -227,37 +227,37 @@ def _take_seat(
     options = session.options()
     encoder = session.handle.load(str(options.device), options.precision, options.compile)
     stack.callback(encoder.close)
-    stores = runner._image_stores(cells, options.store)
-    texts = runner._text_stores(cells, session.handle, options)
+    stores = runner.image_stores(cells, options.store)
+    texts = runner.text_stores(cells, session.handle, options)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
     outcome, progress = Outcome(), Progress(console, len(cells))
-    desk = _Desk(list(cells), stores, failures, texts, session._file, progress, scorer, outcome)
+    desk = Desk(list(cells), stores, failures, texts, session.file, progress, scorer, outcome)
     return _Seat(session, options, encoder, cells, stores, texts, failures, desk, outcome)
 
 
 def _share_tokens(seats: list[_Seat]) -> list[_Seat]:
     """Lets every model use what the first one's tokenizer made."""
-    tokenizer = seats[0].encoder._text.tokenizer
+    tokenizer = seats[0].encoder.tokenizer
 
     @lru_cache(maxsize=64)
     def tokens(texts: tuple[str, ...]) -> torch.Tensor:
         return torch.as_tensor(tokenizer(list(texts)))
 
     for seat in seats:
-        seat.encoder._text.tokenizer = lambda texts: tokens(tuple(texts))
+        seat.encoder.tokenizer = lambda texts: tokens(tuple(texts))
     return seats
 
 
 def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
     for seat in seats:
         stack.enter_context(working(seat.session.folder.path, [cell.id for cell in seat.cells]))
-        stack.enter_context(runner._keeping(seat.stores, seat.options))
+        stack.enter_context(runner.keeping(seat.stores, seat.options))
     progress = Progress(console)
     jobs, keys, needs = _joint(seats)
     first = seats[0]
-    with runner._sharing_cpu(), runner._stream(jobs, needs, first.session.handle, first.options) as stream:
+    with runner.sharing_cpu(), runner.open_stream(jobs, needs, first.session.handle, first.options) as stream:
         for seat in seats:
-            seat.outcome.texts = runner._embed_texts(seat.encoder, runner._wanted(seat.cells, seat.texts), progress)
+            seat.outcome.texts = runner.embed_texts(seat.encoder, runner.wanted_texts(seat.cells, seat.texts), progress)
             seat.desk.settle()
         if stream is not None:
             models = _Models([seat.encoder for seat in seats])
@@ -270,7 +270,7 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
                             width = piece.rows.shape[1] // len(seats) if len(piece.rows) else 0
                             rows = piece.rows[:, number * width : (number + 1) * width] if width else piece.rows
                             mine = replace(piece, rows=rows)
-                            runner._take_in(mine, stream.jobs[piece.job], seat.stores[key], seat.failures[key])
+                            runner.take_in(mine, stream.jobs[piece.job], seat.stores[key], seat.failures[key])
                             if seat.stores[key].complete:
                                 seat.desk.settle()
     for seat in seats:

@@ -156,6 +156,15 @@ class Encoder:
         finally:
             self._compiled, self._image = compiled, image
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Gives the token ids of a list of texts; whoever shares it between models of one architecture may replace it."""
+        return self._text.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self._text.tokenizer = tokenizer
+
     def encode_texts(
         self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
     ) -> torch.Tensor:
