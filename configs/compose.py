@@ -123,13 +123,22 @@ def group_options(group: str, config_dir: str | Path | None = None) -> list[str]
 
 def describe(group: str, option: str, config_dir: str | Path | None = None) -> str:
     """The first comment of an option's file; for a task that has none, its name."""
+    text = option_file(group, option, config_dir).read_text(encoding="utf-8")
+    comment = re.search(r"^# (?!@package)(.*)$", text, re.MULTILINE)
+    name = re.search(r"^name: (.*)$", text, re.MULTILINE)
+    found = comment if comment and text.startswith("#") else name
+    return found[1].strip() if found else ""
+
+
+def option_file(group: str, option: str, config_dir: str | Path | None = None) -> Path:
+    """The YAML file that `group=option` names.
+
+    Raises:
+        ClipevalError: there is none.
+    """
     for file in (folder / group / f"{option}.yaml" for folder in _folders(config_dir)):
         if file.is_file():
-            text = file.read_text(encoding="utf-8")
-            comment = re.search(r"^# (?!@package)(.*)$", text, re.MULTILINE)
-            name = re.search(r"^name: (.*)$", text, re.MULTILINE)
-            found = comment if comment and text.startswith("#") else name
-            return found[1].strip() if found else ""
+            return file
     raise ClipevalError(nearest(group, option, group_options(group, config_dir)))
 
 
@@ -206,8 +215,7 @@ def _prompts(name: str, key: str, config_dir: str | Path | None) -> dict[str, An
     options = group_options("prompts", config_dir)
     if name not in options:
         raise ClipevalError(f"{key}: {nearest('prompt set', name, options)}")
-    file = next(f for f in (folder / "prompts" / f"{name}.yaml" for folder in _folders(config_dir)) if f.is_file())
-    content = OmegaConf.to_container(OmegaConf.load(file))
+    content = OmegaConf.to_container(OmegaConf.load(option_file("prompts", name, config_dir)))
     assert isinstance(content, dict)
     gaps = list(_open(content))
     if gaps:

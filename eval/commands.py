@@ -29,6 +29,7 @@ FLAGS_SAID = 5
 def add_commands(commands: Any) -> None:
     """Adds the subcommands to the command line."""
     add_cache(commands)
+    _add_import(commands)
     _add_download(commands)
     add_convert(commands)
     _add_classify(commands)
@@ -159,16 +160,51 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
     table = Table("task", "", "", box=None, header_style="bold")
-    wrong = count = 0
+    wrong = unchecked = count = 0
     for finding in findings:
         count += 1
         wrong += bool(finding.problem)
+        unchecked += finding.unchecked
         word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
-        table.add_row(finding.task, word, finding.problem or finding.remark)
+        table.add_row(
+            finding.task, "[yellow]unchecked[/yellow]" if finding.unchecked else word, finding.problem or finding.remark
+        )
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{count - wrong} of {count}: {good}" + (f"; {wrong} not" if wrong else ""))
+    rest = [f"{wrong} not"] * bool(wrong) + [f"{unchecked} imported, which nothing here can check"] * bool(unchecked)
+    console.print("; ".join([f"{count - wrong - unchecked} of {count}: {good}", *rest]))
     return 1 if wrong else 0
+
+
+def _add_import(commands: Any) -> None:
+    text = "results of clip_benchmark (JSON) and DataComp (eval_results.jsonl) into run folders, marked as imported"
+    sub = commands.add_parser("import", help=text, description=text)
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("words", nargs="+", metavar="FILE|OVERRIDE", help="files or folders, and words: out=, model=…")
+    sub.set_defaults(command=_import, overrides=True)
+
+
+def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from results.importing import import_results
+    from results.tables import print_table
+
+    words, names = _split([*arguments.words, *rest])
+    if not names:
+        raise ClipevalError("no file was named: give clip_benchmark's JSON files, or DataComp's eval_results.jsonl")
+    found = import_results([Path(name) for name in names], words, arguments.config_dir)
+    for item in found:
+        print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.path}")
+        for remark in item.remarks:
+            print(f"  {remark}")
+    print_table([item.folder.path for item in found])
+    return 0
+
+
+def _split(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Overrides and files: a word with an equals sign is an override, unless a file has that name."""
+    words = list(words)
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    return overrides, [word for word in words if word not in overrides]
 
 
 def _add_download(commands: Any) -> None:
@@ -227,8 +263,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.models import resolve
     from eval.session import choose_device
 
-    overrides = [w for w in (*arguments.words, *rest) if "=" in w and not Path(w).exists()]
-    names = [w for w in (*arguments.words, *rest) if w not in overrides]
+    overrides, names = _split([*arguments.words, *rest])
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
     if len(labels) < 2:
         raise ClipevalError(f"--labels {arguments.labels!r} names {len(labels)} label; two or more are needed.")

@@ -280,5 +280,12 @@ def compare(cell: Cell, folder: RunFolder) -> None:
         return
     if cell.record is None:
         return
+    if cell.record.imported is not None:  # it fills a table's row, and never stands for what would be computed
+        cell.state, cell.why, cell.record = (
+            "stale",
+            (f"imported from {cell.record.imported['file']}, not computed",),
+            None,
+        )
+        return
     differences = cell.fingerprint.differences(cell.record.fingerprint)
     cell.state, cell.why = ("stale", tuple(differences)) if differences else ("done", ())

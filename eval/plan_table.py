@@ -68,7 +68,7 @@ def _rate(cells: Iterable[Cell]) -> float | None:
     images = seconds = 0.0
     for cell in cells:
         assert cell.record is not None
-        images += cell.record.samples
+        images += cell.record.samples or 0
         seconds += cell.record.timings.get("embed_s", 0.0)
     return images / seconds if seconds > 1 else None
 

@@ -28,11 +28,12 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one task: `problem` is empty where all is well."""
+    """What was found of one task: `problem` is empty where all is well, `unchecked` where nothing can be said."""
 
     task: str
     problem: str
     remark: str = ""
+    unchecked: bool = False
 
 
 def stored_config(folder: RunFolder) -> DictConfig:
@@ -108,6 +109,10 @@ def verify(path: Path) -> Iterator[Finding]:
             if record is None:
                 yield Finding(name, "no record: the task is not finished")
                 continue
+            if record.imported is not None:
+                where = f"from {record.imported['file']}; another program's figure cannot be computed again"
+                yield Finding(name, "", f"imported {where}", unchecked=True)
+                continue
             found = statistics(record, folder.predictions(record), config)
         except DamagedRecord as problem:
             yield Finding(name, str(problem))
@@ -133,8 +138,10 @@ def _differences(record: Record, found: Mapping[str, Statistic | None]) -> Itera
 def rerun(path: Path, out: Path, console: Console) -> Iterator[Finding]:
     """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample."""
     old, config = RunFolder(path), stored_config(RunFolder(path))
+    recorded = {record.task for record in old.records() if record.imported is None}
+    if not recorded:
+        raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
     config.out, config.cache.features = str(out), False
-    recorded = set(old.tasks())
     for name in [name for name in config.tasks if name not in recorded]:
         del config.tasks[name]
     session = Session.open(config, console)

@@ -54,6 +54,8 @@ class Against:
     of: int = 0
     """Against published models: how many there are."""
     neighbours: tuple[str, ...] = ()
+    imported: bool = False
+    """Whether figures of the run were imported, and so reproduce nothing."""
 
     def count(self, *verdicts: Verdict) -> int:
         """How many tasks got one of some verdicts."""
@@ -86,6 +88,8 @@ def against_published(run: Run) -> Against:
             continue
         column, metric = published.COLUMNS[key]
         record = run.records.get(task)
+        if record is not None and metric not in record.metrics:
+            continue  # the same set under another protocol: nothing was published for it
         value = record.metrics.get(metric) if record else None
         interval = record.intervals.get(metric) if record else None
         reference = float(row[column]) if row is not None else None
@@ -104,7 +108,10 @@ def against_published(run: Run) -> Against:
     if measured:
         average, neighbours = _average(row, rivals, keys, measured, pairs)
     reference_name = f"{row['name']} {row['pretrained']}" if row is not None else "the published models"
-    return Against(run.label, reference_name, tuple(lines), average, row is not None, int(rivals.sum()), neighbours)
+    imported = any(run.records[line.task].imported is not None for line in lines if line.task in run.records)
+    return Against(
+        run.label, reference_name, tuple(lines), average, row is not None, int(rivals.sum()), neighbours, imported
+    )
 
 
 def _average(

@@ -47,20 +47,24 @@ def _reproduction(found: Against) -> Block:
     partial = (
         "" if len(scored) == len(published.COLUMNS) else f" (so far: {len(scored)} of {len(published.COLUMNS)} tasks)"
     )
+    what, agrees, parts_from = ("The reproduction", "HOLDS", "DOES NOT HOLD")
+    if found.imported:  # nothing was computed again
+        what, agrees, parts_from = ("What was imported", "AGREES", "DOES NOT AGREE")
     if not scored:
         headline = "Nothing to judge yet: no task of the published table is recorded"
     elif holds:
         counts = [(found.count("exact"), "to the printed digit"), (found.count("within"), "within their 95% intervals")]
         counts.append((found.count("unknown"), "without an interval"))
         parts = ", ".join(f"{count} {what}" for count, what in counts if count)
-        headline = f"The reproduction HOLDS{partial}: of {len(scored)} tasks {parts}"
+        headline = f"{what} {agrees}{partial}: of {len(scored)} tasks {parts}"
     else:
         named = ", ".join(f"{line.name} ({words.signed(line.difference)})" for line in outside)
-        headline = f"The reproduction DOES NOT HOLD on {len(outside)} of {len(scored)} tasks{partial}: {named}"
+        headline = f"{what} {parts_from} on {len(outside)} of {len(scored)} tasks{partial}: {named}"
     remarks = [_place_words(found)]
     if any(line.flagged for line in scored):
         remarks.append(
-            "!: other samples than the published figure's, see the flags; the interval is the measured one's."
+            "!: the report's warnings say why (other samples than the published figure's, or a figure that was imported);"
+            " the interval is the measured one's."
         )
     else:
         remarks.append("Intervals: the measured score's, 95% over samples; published figures have four digits.")

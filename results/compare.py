@@ -139,6 +139,10 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
             only = run_a.label if task in run_a.records else run_b.label if task in run_b.records else None
             remarks.append(f"{spec.get('name') or task}: recorded by {f'{only} alone' if only else 'neither'}")
             continue
+        imported = [run.label for run in (run_a, run_b) if run.records[task].imported is not None]
+        if imported:
+            remarks.append(f"{spec.get('name') or task}: imported in {' and '.join(imported)}; no samples to compare")
+            continue
         try:
             item, apart = _compare_task(run_a, run_b, task, statistics, draws, seed)
         except DamagedRecord as error:
@@ -150,6 +154,10 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         found.append(item)
         parted.append(apart)
     if not found:
+        if any(record.imported is not None for run in (run_a, run_b) for record in run.records.values()):
+            raise ClipevalError(
+                "imported results have no samples to pair: `clipeval report RUN_A --against RUN_B` sets the figures side by side"
+            )
         raise ClipevalError(
             f"{run_a.folder.path} and {run_b.folder.path} share no recorded task with a main metric: run the same suite in both"
         )

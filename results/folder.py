@@ -93,7 +93,7 @@ class RunFolder:
         """Whether this folder may hold records of a model with these weights.
 
         Raises:
-            ClipevalError: it holds another model's, or was written under another schema.
+            ClipevalError: it holds another model's, computed or imported, or was written under another schema.
         """
         try:
             run = self.run()
@@ -102,7 +102,14 @@ class RunFolder:
         model = (run or {}).get("model") or {}
         if not model.get("weights"):
             records = self.records(damaged=[])
-            model = {**records[0].model, "weights": records[0].fingerprint.weights} if records else {}
+            imported = next((r.model for r in records if r.imported is not None), {})
+            if slug and imported and imported.get("slug") != slug:
+                raise ClipevalError(
+                    f"{self.path} holds imported results of {imported.get('slug')}, not of {slug}: give this run a folder "
+                    "of its own with out="
+                )
+            computed = next((r for r in records if r.imported is None), None)
+            model = {**computed.model, "weights": computed.fingerprint.weights} if computed else {}
         theirs = model.get("weights")
         if theirs and theirs != weights:
             mine = f"of {slug} ({weights[:8]})" if slug else weights[:8]
@@ -131,7 +138,7 @@ class RunFolder:
             record = read_record(path)
         except FileNotFoundError:
             return None
-        while verify:
+        while verify and record.imported is None:
             try:
                 self._verify(record)
                 break
@@ -163,7 +170,10 @@ class RunFolder:
 
         Raises:
             DamagedRecord: the file is missing, or is not the one that the record was written with.
+            ClipevalError: the record was imported, and there are none.
         """
+        if record.imported is not None:
+            raise ClipevalError(f"{self._record_path(record.task)} was imported: it has no predictions")
         path, content = self._verify(record)
         try:
             return parquet.decode(content)
@@ -195,6 +205,25 @@ class RunFolder:
         raise ClipevalError(
             f"{path} could not be written: other processes keep writing other predictions there; run this job again"
         )
+
+    def add_imported(self, record: Record) -> Record:
+        """Writes a record that another program computed; it has no predictions. One that was imported before may go.
+
+        Raises:
+            ClipevalError: the task has a record that was computed.
+        """
+        path = self._record_path(record.task)
+        try:
+            before = read_record(path)
+        except (FileNotFoundError, DamagedRecord):
+            before = None
+        if before is not None and before.imported is None:
+            raise ClipevalError(
+                f"{path} was computed, and an imported result never takes its place: import into another folder with out="
+            )
+        record = dataclasses.replace(record, created=record.created or now())
+        write_record(path, record)
+        return record
 
     def amend(self, record: Record) -> Record:
         """Writes a record alone: for what needs no new predictions, another main metric say."""
@@ -245,13 +274,15 @@ class RunFolder:
 def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
     """DataComp's form: for each record `{"key", "dataset", "metrics": {..., "main_metric"}}`.
 
-    As in `evaluate.py` of mlfoundations/datacomp; its NaN is null here, so that every JSON reader takes it.
+    As in `evaluate.py` of mlfoundations/datacomp; its NaN is null here, so that every JSON reader takes it. What was imported
+    says from what in a further key, `imported`.
     """
     return [
         {
             "key": record.key,
             "dataset": record.name,
             "metrics": plain({**record.metrics, "main_metric": record.value}),
+            **({} if record.imported is None else {"imported": record.imported["form"]}),
         }
         for record in records
     ]

@@ -71,7 +71,7 @@ def _result(run: Run, record: Record) -> Any:
     config = ((run.info.get("config") or {}).get("tasks") or {}).get(record.task) or {}
     data = config.get("data") or {}
     metric = str(record.metric)
-    arguments: dict[str, Any] = {"samples": record.samples}
+    arguments: dict[str, Any] = {} if record.samples is None else {"samples": record.samples}
     if record.interval:
         arguments["interval_95"] = [round(end, 6) for end in record.interval]
     if record.flags:

@@ -8,12 +8,13 @@
 | model | slug, name, pretrained |
 | metric, chance | the main metric's name and what guessing scores on it; null for a task outside the average |
 | metrics, intervals | every metric's value, and its 95% interval as [low, high]; null where undefined |
-| samples, classes | what was scored |
+| samples, classes | what was scored; null where it is not known |
 | flags | warnings that every table shows (another number of samples than published, say) |
 | notes | footnotes about the task itself (a known quirk, say) |
 | prompts | the prompts' name, digest and number of templates |
 | fingerprint | six digests and their own, see `fingerprint.py` |
 | predictions | the Parquet file's path in the run folder, its SHA-256, its rows |
+| imported | for a result that another program computed: form, file, line, sha256, at, dataset, language, settings; else absent |
 | timings, options | seconds by stage; what cannot change a score (workers, batch size, device) |
 | created, run | UTC time; the code's commit and whether it was dirty |
 | digest | SHA-256 of the canonical JSON of all the above |
@@ -61,7 +62,7 @@ class Record:
     chance: float | None
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, Interval | None]
-    samples: int
+    samples: int | None
     classes: int | None
     fingerprint: Fingerprint
     flags: tuple[str, ...] = ()
@@ -72,6 +73,7 @@ class Record:
     run: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
     predictions: Mapping[str, Any] | None = None
+    imported: Mapping[str, Any] | None = None
 
     @property
     def value(self) -> float | None:
@@ -105,6 +107,8 @@ class Record:
                 "prompts": self.prompts,
                 "fingerprint": self.fingerprint.to_json(),
                 "predictions": self.predictions,
+                # Absent from what was computed, whose files are as they were before anything could be imported.
+                **({} if self.imported is None else {"imported": self.imported}),
                 "timings": self.timings,
                 "options": self.options,
                 "created": self.created,
@@ -121,13 +125,15 @@ class Record:
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Reads what `to_json` wrote, its digest unverified. Raises KeyError for a field that is missing."""
         intervals = {name: None if pair is None else (pair[0], pair[1]) for name, pair in content["intervals"].items()}
-        same = [f.name for f in fields(cls) if f.name not in ("intervals", "fingerprint", "flags", "notes")]
+        apart = ("intervals", "fingerprint", "flags", "notes", "imported")
+        same = [f.name for f in fields(cls) if f.name not in apart]
         return cls(
             **{name: content[name] for name in same},
             intervals=intervals,
             fingerprint=Fingerprint.from_json(content["fingerprint"]),
             flags=tuple(content["flags"]),
             notes=tuple(content["notes"]),
+            imported=content.get("imported"),
         )
 
 

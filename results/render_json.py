@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from configs.errors import ClipevalError
 from results.canonical import plain, pretty
 from results.folder import eval_results
 from results.records import Record
@@ -14,6 +15,7 @@ from results.runs import Run, tasks
 CLIP_BENCHMARK_TASKS = {
     "classification": "zeroshot_classification",
     "attributes": "zeroshot_classification",
+    "multilabel": "zeroshot_classification",
     "retrieval": "zeroshot_retrieval",
     "selection": "image_caption_selection",
     "linear_probe": "linear_probe",
@@ -46,19 +48,32 @@ def datacomp(runs: Sequence[Run]) -> str:
 
 
 def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
-    """{file name: content}: a file for each run and task, as `clip_benchmark eval` writes them and `build` reads them."""
+    """{file name: content}: a file for each run and task, as `clip_benchmark eval` writes them and `build` reads them.
+
+    Raises:
+        ClipevalError: two records have one name.
+    """
     files = {}
     for run, (model, pretrained) in zip(runs, _names(runs), strict=True):
         for record in _records(run):
             protocol = record.protocol.partition("/")[0]
+            imported = record.imported or {}
             content = {
-                "dataset": f"wds/{record.key}",
+                "dataset": imported.get("dataset") or f"wds/{record.key}",
                 "model": model,
                 "pretrained": pretrained,
-                "task": CLIP_BENCHMARK_TASKS.get(protocol, protocol),
-                "metrics": plain(record.metrics),
-                "language": "en",
+                "task": imported.get("task") or CLIP_BENCHMARK_TASKS.get(protocol, protocol),
+                "metrics": plain({**record.metrics, **(imported.get("settings") or {})}),
+                "language": imported.get("language") or "en",
+                # A column of the table that `build` makes, where any of the files has it.
+                **({"imported": imported["form"]} if imported else {}),
             }
-            parts = [record.key, pretrained, model, "en", content["task"]]
-            files["_".join(str(part).replace("/", "_") for part in parts) + ".json"] = pretty(content)
+            parts = [content["dataset"].removeprefix("wds/"), pretrained, model, content["language"], content["task"]]
+            name = "_".join(str(part).replace("/", "_") for part in parts) + ".json"
+            if name in files:
+                raise ClipevalError(
+                    f"two of these records are {name} by clip_benchmark's names: report runs of one model by themselves, and "
+                    "give tasks keys of their own (tasks.NAME.key=…)"
+                )
+            files[name] = pretty(content)
     return files

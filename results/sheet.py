@@ -130,7 +130,10 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
             cells.append(Cell(absent="damaged" if broken else "missing" if task in run.planned else "not planned"))
             continue
         owner = f"{run.label}: " if footnotes.several else ""
-        marks += [footnotes.add(f"{owner}{record.name}: {text}", flag=True) for text in record.flags]
+        for text in record.flags:
+            # What several tasks share (a model's warning, an import) is said once; the marks tell which.
+            shared = sum(text in other.flags for other in run.records.values()) > 1
+            marks.append(footnotes.add(f"{owner}{'' if shared else f'{record.name}: '}{text}", flag=True))
         marks += [footnotes.add(_with_values(text, record, owner), flag=False) for text in record.notes]
         cells.append(
             Cell(
@@ -190,11 +193,17 @@ def average_cell(run: Run, among: Sequence[str]) -> Cell:
         interval=average_interval(values, [r.interval for r in records], [run.images(r.task) for r in records]),
         corrected=math.fsum(corrected) / len(corrected) if corrected else None,
         corrected_of=len(corrected),
-        samples=sum(record.samples for record in records) or None,
+        samples=_total([record.samples for record in records]),
         flagged=any(record.flags for record in records),
         of=(len(values), len(members)),
         absent="" if members else "not planned",
     )
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """The sum, where every part of it is known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if counts and len(known) == len(counts) else None
 
 
 def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) -> Row:

@@ -83,7 +83,8 @@ def _state(folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequen
     except DamagedRecord as problem:
         record, damage = None, str(problem)
     if record is not None:
-        return CellState(task, "done", record.created)
+        whence = f"imported from {record.imported['file']}, " if record.imported is not None else ""
+        return CellState(task, "done", f"{whence}{record.created}")
     running = [m for m in marked if m.state == "running"]
     if running:
         parts = {unit for m in running for unit in m.units if _task(unit) == task}

@@ -131,6 +131,10 @@ def _confusion(found: Mistakes) -> Markup | None:
 def _facts(record: Record) -> list[tuple[str, str]]:
     """Where a task's numbers come from, in pairs of words."""
     prompts = record.prompts
+    if record.imported is not None:
+        whence = {"form": "Imported from", "file": "File", "line": "Line", "sha256": "SHA-256", "at": "Imported at"}
+        told = [(word, record.imported.get(name)) for name, word in whence.items()]
+        return [(word, str(value)) for word, value in told if value is not None]
     facts = [
         ("Protocol", record.fingerprint.protocol),
         ("Samples", words.count(record.samples)),

@@ -229,3 +229,35 @@ def test_a_reader_who_leaves_early_is_no_error(root: Path, model: str) -> None:
     command = f"{sys.executable} -m eval.cli report {root / 'run'} --format csv | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_an_imported_result_is_computed_and_never_reused(
+    root: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"key": "mnist", "dataset": "MNIST", "metrics": {"acc1": 0.99, "main_metric": 0.99}}
+    (root / "eval_results.jsonl").write_text(json.dumps(result))
+    named = ["model=open_clip", f"model.name={model}"]
+    assert main(["import", str(root / "eval_results.jsonl"), *named, f"out={root / 'run'}"]) == 0
+    assert records(root)["mnist"]["metrics"]["acc1"] == 0.99
+    capsys.readouterr()
+    assert main(words(root, model, "resume=refuse")) == 1
+    assert "mnist: imported from" in capsys.readouterr().err
+    assert main(words(root, model)) == 0
+    assert "imported" not in records(root)["mnist"]
+    assert records(root)["mnist"]["samples"] == 24
+    assert main(["verify", str(root / "run")]) == 0
+    assert "3 of 3: holds" in capsys.readouterr().out
+    # And not the other way round.
+    assert main(["import", str(root / "eval_results.jsonl"), *named, f"out={root / 'run'}"]) == 1
+    assert "holds computed records of mnist" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_models_imports_takes_no_run(
+    root: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"key": "mnist", "dataset": "MNIST", "metrics": {"acc1": 0.99, "main_metric": 0.99}}
+    (root / "eval_results.jsonl").write_text(json.dumps(result))
+    assert main(["import", str(root / "eval_results.jsonl"), "model=vit_b_32_openai", f"out={root / 'run'}"]) == 0
+    capsys.readouterr()
+    assert main(words(root, model)) == 1
+    assert "holds imported results of ViT-B-32-quickgelu__openai" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Results that other programs computed, read from their files: clip_benchmark's JSON and DataComp's `eval_results.jsonl`.
+
+A result becomes a record that says so: `imported` names the file, its digest and the time, a flag marks it in every table,
+its fingerprint is nobody's, and it claims neither samples nor an interval. `results.importing` files it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ClipevalError
+
+CLIP_BENCHMARK, DATACOMP = "clip_benchmark", "DataComp"
+
+FORMS = (
+    'a result is an object with "metrics" and either "dataset", "model", "pretrained", "task" (clip_benchmark\'s JSON) '
+    'or "key", "dataset" (a line of DataComp\'s eval_results.jsonl)'
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result as its file gives it.
+
+    Attributes:
+        form: which program's.
+        file, line, sha256: where it stood (line from 1; None where the file is one result), and the file's digest.
+        dataset: the program's name for the set: `wds/vtab/cifar100`, or DataComp's key.
+        name: the name to print, where the file has one.
+        model, pretrained: whose result; None where the file does not say.
+        task: clip_benchmark's word for the protocol; None in DataComp's files.
+        language: of class names or captions.
+        metrics: numbers, null where undefined; `main_metric` apart.
+        main: DataComp's `main_metric`.
+        settings: what stands among the metrics and is no number.
+    """
+
+    form: str
+    file: Path
+    line: int | None
+    sha256: str
+    dataset: str
+    name: str | None
+    model: str | None
+    pretrained: str | None
+    task: str | None
+    language: str
+    metrics: Mapping[str, float | None]
+    main: float | None
+    settings: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """For people: `results.jsonl, line 3`."""
+        return str(self.file) if self.line is None else f"{self.file}, line {self.line}"
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """Every result in some files; of a folder, in its `*.json` and `*.jsonl`, by name.
+
+    Raises:
+        ClipevalError: a file is missing, is neither program's, or a result lacks something; it is named, with the line.
+    """
+    found: list[Result] = []
+    for path in paths:
+        if path.is_dir():
+            files = sorted(child for child in path.iterdir() if child.suffix in (".json", ".jsonl"))
+            if not files:
+                raise ClipevalError(f"{path} holds no *.json and no *.jsonl: name the files to import")
+        else:
+            files = [path]
+        for file in files:
+            found += _read(file)
+    return found
+
+
+def _read(file: Path) -> Iterator[Result]:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise ClipevalError(f"{file} does not exist: name the files to import") from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as problem:
+        raise ClipevalError(f"{file} is not UTF-8 text ({problem}): {FORMS}") from None
+    parts: list[tuple[int | None, str]] = [(None, text)]
+    if file.suffix == ".jsonl":
+        parts = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not text.strip():
+        raise ClipevalError(f"{file} is empty: {FORMS}")
+    for line, part in parts:
+        yield _result(part, file, line, sha256)
+
+
+def _result(text: str, file: Path, line: int | None, sha256: str) -> Result:
+    where = str(file) if line is None else f"{file}, line {line}"
+    try:
+        data = json.loads(text)
+    except ValueError as problem:
+        raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("metrics"), dict):
+        raise ClipevalError(f"{where}: it holds no result; {FORMS}")
+    theirs = "key" in data
+    wanted = ("key", "dataset") if theirs else ("dataset", "model", "pretrained", "task")
+    for key in wanted:
+        if not isinstance(data.get(key), str) or (not data[key] and key != "pretrained"):
+            raise ClipevalError(f"{where}: {key} is {json.dumps(data.get(key))}, and text was expected; {FORMS}")
+    metrics = dict(data["metrics"])
+    main = metrics.pop("main_metric", None)
+    numbers = {name: value for name, value in metrics.items() if value is None or _is_number(value)}
+    return Result(
+        form=DATACOMP if theirs else CLIP_BENCHMARK,
+        file=file,
+        line=line,
+        sha256=sha256,
+        dataset=data["key"] if theirs else data["dataset"],
+        name=data["dataset"] if theirs else None,
+        model=_text(data.get("model")),
+        pretrained=_text(data.get("pretrained")),
+        task=None if theirs else data["task"],
+        language=_text(data.get("language")) or "en",
+        metrics={name: _finite(value) for name, value in numbers.items()},
+        main=_finite(main) if _is_number(main) else None,
+        settings={name: value for name, value in metrics.items() if name not in numbers},
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _finite(value: float | None) -> float | None:
+    """Python writes NaN into JSON; here it is null, as in every record."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

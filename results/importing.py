@@ -1,0 +1,272 @@
+"""`clipeval import`: results of other programs into run folders, a folder a model, so that they stand in the same tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.compose import compose, group_options, option_file
+from configs.errors import ClipevalError, closest
+from configs.resolvers import slug
+from results.fingerprint import Fingerprint
+from results.folder import TASK_FIELDS, RunFolder, now
+from results.imported import CLIP_BENCHMARK, Result, read_results
+from results.records import DamagedRecord, Record
+from results.render_json import CLIP_BENCHMARK_TASKS
+
+MAIN = ("acc1", "mean_average_precision", "mean_recall@1", "lp_acc1", "CIDEr", "text_acc")
+"""The main metric of a task that no config speaks of: the first of these that it has."""
+
+RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+
+NOBODY = "imported"
+"""What stands in a fingerprint for everything that only the program which computed the result knew."""
+
+
+@dataclass
+class Imported:
+    """What one run folder took in."""
+
+    folder: RunFolder
+    model: Mapping[str, Any]
+    records: list[Record] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def import_results(
+    paths: Sequence[Path], words: Sequence[str] = (), config_dir: str | Path | None = None
+) -> list[Imported]:
+    """Reads files and writes their results as records; a file's own run folder is `runs/<model>-imported`.
+
+    Args:
+        paths: files, or folders of them.
+        words: Hydra's: `out=FOLDER`; `model=…` names the model of files that do not (DataComp's), and overrules those that do.
+        config_dir: one's own configs, whose tasks' keys are known as well.
+
+    Raises:
+        ClipevalError: nothing is written when a file cannot be read, a model is not named, two results are of one task, or
+            a task has a record that was computed.
+    """
+    config = compose(["suite=none", *words], config_dir)
+    named = any(word.lstrip("+").startswith("model") for word in words)
+    out = config.out if any(word.lstrip("+").startswith("out=") for word in words) else None
+    results = read_results(paths)
+    by_model: dict[str, Imported] = {}
+    known = _Tasks(results, config_dir)
+    for result in results:
+        model = _model(config) if named else _model_of(result)
+        at = by_model.setdefault(
+            model["slug"], Imported(RunFolder(Path(out or f"runs/{model['slug']}-imported").expanduser()), model)
+        )
+        _add(at, *known.record(result, model), result)
+    if out and len(by_model) > 1:
+        raise ClipevalError(
+            f"out={out} is one run folder, of one model, and these files are of {len(by_model)}: {', '.join(by_model)}; "
+            "leave out= away, or import each model's files by themselves"
+        )
+    for found in by_model.values():
+        _check(found)
+    for found in by_model.values():
+        _write(found)
+    return list(by_model.values())
+
+
+def _add(at: Imported, record: Record, remarks: Sequence[str], result: Result) -> None:
+    before = next((old for old in at.records if old.task == record.task), None)
+    if before is None:
+        at.records.append(record)
+        at.remarks += [f"{record.task}: {remark}" for remark in remarks]
+    elif before.metrics != record.metrics:
+        assert before.imported is not None
+        raise ClipevalError(
+            f"{result.where} and {before.imported['file']} are both of {at.model['slug']} on {record.task}, with other "
+            "figures: import them into folders of their own with out="
+        )
+
+
+def _check(found: Imported) -> None:
+    """Raises ClipevalError where the folder is another model's, or holds computed records of the same tasks."""
+    folder, mine = found.folder, (found.model["name"], found.model["pretrained"])
+    records = folder.records(damaged=[])
+    about = (folder.run() or {}).get("model") or next((record.model for record in records), None)
+    if about and (about.get("name"), about.get("pretrained")) != mine:
+        raise ClipevalError(
+            f"{folder.path} holds results of {about.get('slug')}, not of {found.model['slug']}: name another folder with out="
+        )
+    wanted = {record.task for record in found.records}
+    computed = [record.task for record in records if record.imported is None and record.task in wanted]
+    if computed:
+        raise ClipevalError(
+            f"{folder.path} holds computed records of {', '.join(computed)}, and an imported result never takes the place of "
+            "one: import into another folder with out="
+        )
+
+
+def _write(found: Imported) -> None:
+    try:
+        before = found.folder.run() or {}
+    except DamagedRecord:
+        before = {}
+    tasks = {record.task: {name: getattr(record, name) for name in TASK_FIELDS} for record in found.records}
+    # Nothing about this machine or this code: neither had a part in the figures.
+    found.folder.write_run({"model": found.model, "config": {"tasks": {}}, **before, "tasks": tasks})
+    for record in found.records:
+        found.folder.add_imported(record)
+    found.folder.rebuild_eval_results()
+
+
+def _model(config: DictConfig) -> dict[str, Any]:
+    model = config.model
+    return {"slug": model.slug, "name": model.get("name") or model.slug, "pretrained": model.get("pretrained")}
+
+
+def _model_of(result: Result) -> dict[str, Any]:
+    if result.model is None:
+        raise ClipevalError(
+            f"{result.where} does not say whose result it is: name the model, with model=<preset>, or with "
+            "model=open_clip model.name=NAME model.pretrained=TAG"
+        )
+    return {"slug": slug(result.model, result.pretrained), "name": result.model, "pretrained": result.pretrained}
+
+
+class _Tasks:
+    """The tasks that the configs declare, found by the names that other programs give to their sets."""
+
+    def __init__(self, results: Sequence[Result], config_dir: str | Path | None) -> None:
+        self.ids: dict[str, list[str]] = {}
+        for task in group_options("task", config_dir):
+            node = OmegaConf.load(option_file("task", task, config_dir))
+            # A task with `id` is a form for data of one's own.
+            if isinstance(node, DictConfig) and "key" in node and "id" not in node and "_own" not in node.defaults:
+                self.ids.setdefault(str(node.key), []).append(task)
+        wanted = dict.fromkeys(task for result in results for task in self.find(result.dataset))
+        words = [f"+task@tasks.{task}={task}" for task in wanted]
+        self.nodes = compose(["suite=none", *words], config_dir).tasks
+
+    def find(self, dataset: str) -> list[str]:
+        """The tasks of a set, one for each protocol: by its key, else by the one key that ends in its name."""
+        key = dataset.removeprefix("wds/")
+        if key in self.ids:
+            return self.ids[key]
+        leaf = key.rpartition("/")[2]
+        same = [tasks for known, tasks in self.ids.items() if known.rpartition("/")[2] == leaf]
+        return same[0] if len(same) == 1 else []
+
+    def _protocol(self, task: str) -> str:
+        module, _, name = self.nodes[task]._target_.rpartition(".")
+        return str(getattr(import_module(module), name).protocol)
+
+    def record(self, result: Result, model: Mapping[str, Any]) -> tuple[Record, list[str]]:
+        """The record of a result, in the row of the task that the configs declare or one of its own; remarks about that."""
+        tasks = self.find(result.dataset)
+        fields, remarks = self._declared(tasks, result) if tasks else self._own(result)
+        metrics = dict(result.metrics)
+        if "mean_recall@1" not in metrics and all(metrics.get(name) is not None for name in RECALLS):
+            metrics["mean_recall@1"] = sum(metrics[name] or 0.0 for name in RECALLS) / 2
+            remarks.append("mean_recall@1 is the mean of the two that its file has")
+        metric = fields["metric"]
+        if metric is not None and metric not in metrics:
+            remarks.append(f"its file has no {metric}, and has {', '.join(metrics)}")
+        elif metric is not None and result.main not in (None, metrics[metric]):
+            remarks.append(f"its file's main metric is {result.main}, and is not {metric}")
+        record = Record(
+            **{**fields, "notes": (*fields.get("notes", ()), *remarks)},
+            model=model,
+            metrics=metrics,
+            intervals={},
+            samples=None,
+            classes=None,
+            fingerprint=Fingerprint(
+                **{part.name: NOBODY for part in dataclasses.fields(Fingerprint)}
+                | {"data": f"{NOBODY}/{result.sha256}"}
+            ),
+            flags=(f"imported from {result.form}'s results and not computed here: no interval is known",),
+            imported={
+                "form": result.form,
+                "file": str(result.file.absolute()),
+                "line": result.line,
+                "sha256": result.sha256,
+                "at": now(),
+                "dataset": result.dataset,
+                "task": result.task,
+                "language": result.language,
+                "settings": dict(result.settings),
+            },
+        )
+        return record, remarks
+
+    def _declared(self, tasks: Sequence[str], result: Result) -> tuple[dict[str, Any], list[str]]:
+        words = {task: CLIP_BENCHMARK_TASKS.get(self._protocol(task), self._protocol(task)) for task in tasks}
+        task = next((task for task in tasks if words[task] == result.task), tasks[0])
+        node, protocol = self.nodes[task], self._protocol(task)
+        fields: dict[str, Any] = {"task": task, "protocol": protocol, "notes": tuple(node.get("notes") or ())}
+        fields |= {name: node.get(name) for name in ("key", "name", "metric", "chance", "group")}
+        remarks = []
+        if result.dataset.removeprefix("wds/") != node.key:
+            remarks.append(f"its file calls the set {result.dataset}; see that it is the same as {node.key}")
+        if result.task not in (None, words[task]):
+            # The same set under another protocol has a row, and a group, of its own.
+            protocol = PROTOCOLS.get(str(result.task), str(result.task))
+            fields |= {"protocol": protocol, "group": protocol, "metric": _main(result)}
+            fields |= _apart(fields, protocol)
+        return _variant(fields, result), remarks
+
+    def _own(self, result: Result) -> tuple[dict[str, Any], list[str]]:
+        key = result.dataset.removeprefix("wds/")
+        close = closest(key, self.ids)
+        hint = f"; near it: {', '.join(close)}" if close else ""
+        protocol = PROTOCOLS.get(result.task or "", result.task or "unknown")
+        fields = {
+            "task": slug(key),
+            "key": key,
+            "name": result.name or key,
+            "protocol": protocol,
+            "metric": _main(result),
+            "chance": None,
+            "group": "other",
+        }
+        if protocol == "linear_probe":
+            fields |= {"group": protocol, **_apart(fields, protocol)}
+        return _variant(fields, result), [f"no task of clipeval has the key {key}: a row of its own{hint}"]
+
+
+PROTOCOLS = {
+    "zeroshot_classification": "classification",
+    "zeroshot_retrieval": "retrieval",
+    "image_caption_selection": "selection",
+}
+"""Our names for clip_benchmark's protocols; another keeps its own."""
+
+
+def _main(result: Result) -> str | None:
+    """The main metric of a result that no config speaks of; None where DataComp's file says that there is none."""
+    if result.form != CLIP_BENCHMARK:
+        same = [name for name, value in result.metrics.items() if value is not None and value == result.main]
+        return same[0] if same else None
+    names = [*result.metrics, *(["mean_recall@1"] if all(name in result.metrics for name in RECALLS) else [])]
+    return next((name for name in MAIN if name in names), names[0] if names else None)
+
+
+def _variant(fields: dict[str, Any], result: Result) -> dict[str, Any]:
+    """The task apart from its fellows: another number of shots, another language."""
+    shots = result.metrics.get("fewshot_k")
+    if fields["protocol"] == "linear_probe" and shots is not None and shots > 0:
+        fields = fields | _apart(fields, f"{int(shots)}_shots")
+    if result.language != "en":
+        fields = fields | {"group": "languages", **_apart(fields, result.language)}
+    return fields
+
+
+def _apart(fields: Mapping[str, Any], word: str) -> dict[str, str]:
+    """A name, an id and a key that no other variant has; published figures are of the key without it."""
+    return {
+        "task": f"{fields['task']}-{word}",
+        "key": f"{fields['key']}-{word}",
+        "name": f"{fields['name']}, {word.replace('_', ' ')}",
+    }
