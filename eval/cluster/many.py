@@ -231,7 +231,7 @@ def _take_seat(
     texts = runner.text_stores(cells, session.handle, options)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
     outcome, progress = Outcome(), Progress(console, len(cells))
-    desk = Desk(list(cells), stores, failures, texts, session.file, progress, scorer, outcome)
+    desk = Desk(list(cells), stores, failures, texts, session.file, progress, scorer, outcome, options.device)
     return _Seat(session, options, encoder, cells, stores, texts, failures, desk, outcome)
 
 
