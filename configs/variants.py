@@ -55,7 +55,7 @@ def _by_protocol(nodes: Tasks, protocol: Mapping[str, Any], content: Mapping[str
             found[name] = node  # asks in this way by itself
             continue
         for value in values if isinstance(values, list) else [values]:
-            made = _made(node, protocol, {**settings, protocol["each"]: value})
+            made = _made(node, protocol, {**settings, **({protocol["each"]: value} if protocol["each"] else {})})
             ids, labels = [protocol["id"]], [node["name"], protocol["label"]]
             if value is not None:
                 ids.append(str(value))

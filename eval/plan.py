@@ -48,13 +48,14 @@ class ImageNeed:
     Attributes:
         parts: everything that the embeddings depend on; the key of their store.
         images: the split's images.
-        convert, mixed: as in `eval.stream.ImageJob`.
+        convert, mixed, output: as in `eval.stream.ImageJob`.
     """
 
     parts: Mapping[str, Any]
     images: Images
     convert: Convert
     mixed: bool
+    output: str
     label: str = ""
     """For people who look into the cache."""
 
@@ -170,6 +171,7 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         ClipevalError: the config or the data is not what the task needs.
     """
     task = make_task(name, node)
+    handle.require(task.output, task.name)
     data = data_config(node)
     cache = Path(config.cache.root).expanduser()
     root = config.data.root
@@ -189,7 +191,7 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         raise ClipevalError(f"{problem} (the set is {data.location(root)})") from None
     precision, device = config.runtime.precision, config.runtime.device
     how = {
-        "image": handle.image_digest,
+        **handle.output_parts(task.output),
         "preprocess": config.runtime.preprocess if handle.preprocess.exact else "own",
         "convert": data.convert,
         "precision": image_precision(precision, task.mixed, device),
@@ -198,7 +200,12 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         how["batches"] = f"aligned/{config.runtime.batch_size or DETERMINISTIC_BATCH}"
     needs = {
         s: ImageNeed(
-            {**how, "data": split.images.digest}, split.images, data.convert, task.mixed, f"{handle.name}, {task.name}"
+            {**how, "data": split.images.digest},
+            split.images,
+            data.convert,
+            task.mixed,
+            task.output,
+            f"{handle.name}, {task.name}",
         )
         for s, split in splits.items()
     }

@@ -190,7 +190,7 @@ def open_stream(
     work = []
     for key, positions in jobs.items():
         cell, need = needs[key]
-        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed))
+        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed, need.output))
     stream = ImageStream(work, handle.preprocess, options.stream, options.device)
     try:
         yield stream

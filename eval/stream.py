@@ -42,6 +42,7 @@ class ImageJob:
         positions: int64, which of them, in order.
         convert: rgb_first or as_decoded (`facts/layouts.md`, "Pixels").
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
+        output: what the encoder makes of them (`Encoder.encode`).
     """
 
     name: str
@@ -49,6 +50,7 @@ class ImageJob:
     positions: np.ndarray
     convert: Convert
     mixed: bool
+    output: str = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of some images of one job: float32 [n, D] on the CPU, or the images that could not be read."""
+    """Embeddings (or another output) of some images of one job: float32 [n, D] on the CPU; or the images that could not
+    be read."""
 
     job: int
     positions: np.ndarray
@@ -151,7 +154,7 @@ class ImageStream:
             ClipevalError: an image cannot be read (with on_error=fail), or a worker was killed.
         """
         batches = _Batches(encoder, self.options.batch_size or default_batch(encoder, self.device), self.device)
-        current: bool | tuple[int, int] | None = None
+        current: tuple[bool, str] | tuple[int, int] | None = None
         for run, pixels, failures in self._runs():
             job = self.jobs[run.job]
             if failures and self.options.on_error == "fail":
@@ -164,14 +167,15 @@ class ImageStream:
                 reasons = tuple((int(job.positions[place]), reason) for place, reason in failures)
                 yield Embedded(run.job, lost, torch.zeros(0), reasons)
             chunk = int(job.positions[run.first]) // STORED
-            kind: bool | tuple[int, int] = (run.job, chunk) if self.options.aligned else job.mixed
-            if current is not None and kind != current:  # a batch holds one precision; aligned: one chunk of one split
+            how = (job.mixed, job.output)
+            kind: tuple[bool, str] | tuple[int, int] = (run.job, chunk) if self.options.aligned else how
+            if current is not None and kind != current:  # a batch is of one kind; aligned: of one chunk of one split
                 yield from batches.drain()
             current = kind
             if len(pixels):
                 bad = {place for place, _ in failures}
                 places = np.array([p for p in range(run.first, run.last) if p not in bad], dtype=np.int64)
-                yield from batches.add(run.job, job.positions[places], pixels, job.mixed)
+                yield from batches.add(run.job, job.positions[places], pixels, how)
         yield from batches.drain()
         yield from batches.finish()
 
@@ -207,13 +211,13 @@ class _Batches:
         self.encoder, self.size, self.device = encoder, size, device
         self._waiting: list[tuple[int, np.ndarray, torch.Tensor]] = []
         self._count = 0
-        self._mixed = False
+        self._how = (False, "embeddings")
         self._flying: deque[tuple[list[tuple[int, np.ndarray]], torch.Tensor, torch.cuda.Event | None]] = deque()
 
-    def add(self, job: int, positions: np.ndarray, pixels: torch.Tensor, mixed: bool) -> Iterator[Embedded]:
+    def add(self, job: int, positions: np.ndarray, pixels: torch.Tensor, how: tuple[bool, str]) -> Iterator[Embedded]:
         self._waiting.append((job, positions, pixels))
         self._count += len(pixels)
-        self._mixed = mixed
+        self._how = how
         while self._count >= self.size:
             yield from self._send(self.size)
 
@@ -254,7 +258,8 @@ class _Batches:
         """Runs the encoder; where the device's memory does not suffice, halves the batch and goes on with halves."""
         try:
             if len(batch) <= self.size:
-                return self.encoder.encode_images(batch, mixed=self._mixed)
+                mixed, output = self._how
+                return self.encoder.encode(output, batch, mixed)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise ClipevalError(

@@ -211,10 +211,9 @@ class _Tasks:
         if result.dataset.removeprefix("wds/") != node.key:
             remarks.append(f"its file calls the set {result.dataset}; see that it is the same as {node.key}")
         if result.task not in (None, words[task]):
-            # The same set under another protocol has a row, and a group, of its own.
-            protocol = PROTOCOLS.get(str(result.task), str(result.task))
-            fields |= {"protocol": protocol, "group": protocol, "metric": _main(result)}
-            fields |= _apart(fields, protocol)
+            # The same set under another protocol has a row of its own: that of `protocol=`.
+            fields |= {"protocol": PROTOCOLS.get(str(result.task), str(result.task)), "metric": _main(result)}
+            return _variant(_by_protocol(fields, result), result), remarks
         return _variant(fields, result), remarks
 
     def _own(self, result: Result) -> tuple[dict[str, Any], list[str]]:
@@ -222,7 +221,7 @@ class _Tasks:
         close = closest(key, self.ids)
         hint = f"; near it: {', '.join(close)}" if close else ""
         protocol = PROTOCOLS.get(result.task or "", result.task or "unknown")
-        fields = {
+        fields: dict[str, Any] = {
             "task": slug(key),
             "key": key,
             "name": result.name or key,
@@ -231,8 +230,8 @@ class _Tasks:
             "chance": None,
             "group": "other",
         }
-        if protocol == "linear_probe":
-            fields |= {"group": protocol, **_apart(fields, protocol)}
+        if protocol in VARIANTS:
+            fields = _by_protocol(fields, result)
         return _variant(fields, result), [f"no task of clipeval has the key {key}: a row of its own{hint}"]
 
 
@@ -253,20 +252,33 @@ def _main(result: Result) -> str | None:
     return next((name for name in MAIN if name in names), names[0] if names else None)
 
 
-def _variant(fields: dict[str, Any], result: Result) -> dict[str, Any]:
-    """The task apart from its fellows: another number of shots, another language."""
-    shots = result.metrics.get("fewshot_k")
-    if fields["protocol"] == "linear_probe" and shots is not None and shots > 0:
-        fields = fields | _apart(fields, f"{int(shots)}_shots")
-    if result.language != "en":
-        fields = fields | {"group": "languages", **_apart(fields, result.language)}
-    return fields
+VARIANTS = {"linear_probe": ("lp-adamw", "linear probe (adamw)"), "captioning": ("captioning", "captioning")}
+"""How `configs/protocol` names a task that is asked in another way; clip_benchmark's probe is the one by AdamW."""
 
 
-def _apart(fields: Mapping[str, Any], word: str) -> dict[str, str]:
-    """A name, an id and a key that no other variant has; published figures are of the key without it."""
+def _by_protocol(fields: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """The task as another protocol asks it, named as `protocol=` names it, so that it stands in the same row."""
+    protocol = str(fields["protocol"])
+    mark, label = VARIANTS.get(protocol, (protocol, protocol.replace("_", " ")))
+    shots = result.metrics.get("fewshot_k") or 0
+    if protocol == "linear_probe" and shots > 0:
+        mark, label = f"{mark}-{int(shots)}", f"{label}, {int(shots)}-shot"
+    return {**_apart(fields, mark, label), "group": protocol}
+
+
+def _variant(fields: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """The task in the result's language, named as `language=` names it."""
+    if result.language == "en":
+        return dict(fields)
+    word = result.language
+    return {**_apart(fields, word, word), "group": f"{fields['name']} by language"}
+
+
+def _apart(fields: Mapping[str, Any], mark: str, label: str) -> dict[str, Any]:
+    """Fields with an id, a key and a name of their own; published figures are of the key without it."""
     return {
-        "task": f"{fields['task']}-{word}",
-        "key": f"{fields['key']}-{word}",
-        "name": f"{fields['name']}, {word.replace('_', ' ')}",
+        **fields,
+        "task": f"{fields['task']}-{mark}",
+        "key": f"{fields['key']}/{mark}",
+        "name": f"{fields['name']}, {label}",
     }

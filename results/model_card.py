@@ -17,6 +17,7 @@ TASK_TYPES = {
     "linear_probe": ("image-classification", "Linear Probe"),
     "retrieval": ("image-text-retrieval", "Image-Text Retrieval"),
     "association": ("image-text-retrieval", "Image-Text Association"),
+    "captioning": ("image-to-text", "Image Captioning"),
     "selection": ("image-text-retrieval", "Caption Selection"),
 }
 """The Hub's task for a protocol."""

@@ -28,6 +28,7 @@ PACKAGES = (
     "ftfy",
     "scikit-learn",
     "scipy",
+    "pycocoevalcap",
 )
 """Those whose version can change a score, or the reading of one."""
 

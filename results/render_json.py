@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,22 +59,37 @@ def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
         for record in _records(run):
             protocol = record.protocol.partition("/")[0]
             imported = record.imported or {}
+            key, language = _key_and_language(run, record)
             content = {
-                "dataset": imported.get("dataset") or f"wds/{record.key}",
+                "dataset": imported.get("dataset") or f"wds/{key}",
                 "model": model,
                 "pretrained": pretrained,
                 "task": imported.get("task") or CLIP_BENCHMARK_TASKS.get(protocol, protocol),
                 "metrics": plain({**record.metrics, **(imported.get("settings") or {})}),
-                "language": imported.get("language") or "en",
+                "language": imported.get("language") or language,
                 # A column of the table that `build` makes, where any of the files has it.
                 **({"imported": imported["form"]} if imported else {}),
             }
             parts = [content["dataset"].removeprefix("wds/"), pretrained, model, content["language"], content["task"]]
-            name = "_".join(str(part).replace("/", "_") for part in parts) + ".json"
-            if name in files:
+            if _file_name(parts) in files:  # its names do not tell shots, seeds or two runs of one model apart
+                parts += [run.folder.path.absolute().name, record.task]
+            if _file_name(parts) in files:
                 raise ClipevalError(
-                    f"two of these records are {name} by clip_benchmark's names: report runs of one model by themselves, and "
-                    "give tasks keys of their own (tasks.NAME.key=…)"
+                    f"two of these records would both be {_file_name(parts)}: write the runs to folders of their own"
                 )
-            files[name] = pretty(content)
+            files[_file_name(parts)] = pretty(content)
     return files
+
+
+def _file_name(parts: Sequence[object]) -> str:
+    return "_".join(str(part).replace("/", "_") for part in parts) + ".json"
+
+
+def _key_and_language(run: Run, record: Record) -> tuple[str, str]:
+    """The key as it was before `protocol=` and `language=` made a variant of it (`configs.variants`), and the language."""
+    node = ((run.info.get("config") or {}).get("tasks") or {}).get(record.task) or {}
+    language = (node.get("data") or {}).get("language")
+    key = record.key.removesuffix(f"/{language}") if language else record.key
+    if record.protocol in ("linear_probe", "captioning"):
+        key = re.sub(r"/(lp-[^/]*|captioning)$", "", key)
+    return key, language or "en"

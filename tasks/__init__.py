@@ -3,6 +3,7 @@
 from tasks.association import Association
 from tasks.attributes import Attribute, Attributes, Harm
 from tasks.base import Samples, Scores, Task
+from tasks.captioning import Captioning
 from tasks.classification import Classification
 from tasks.groups import GroupMetrics
 from tasks.heads import Templates
@@ -16,6 +17,7 @@ __all__ = [
     "Association",
     "Attribute",
     "Attributes",
+    "Captioning",
     "Classification",
     "GroupMetrics",
     "Harm",

@@ -2,6 +2,7 @@
 
 A task is the texts it asks about and a score over embeddings. The runner embeds the texts that `texts` returns and every
 image of the task's splits, hands both to `score`, and writes down what comes back. It knows nothing else of a protocol.
+A task may ask for another output of the model than an image's embedding, one that is a row of numbers as well.
 
 Nothing in this package reads a file, opens a socket or looks for a GPU: arrays in, numbers out.
 """
@@ -72,6 +73,8 @@ class Task(ABC):
     """Whether it asks about one list of classes, so that its class vectors can be kept and given."""
     on_device: ClassVar[bool] = False
     """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
+    output: ClassVar[str] = "embeddings"
+    """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `tasks.text_rows`."""
 
     _: KW_ONLY
     key: str
@@ -102,7 +105,7 @@ class Task(ABC):
         """What the model answers.
 
         Args:
-            images: for each split, float32 [N, D], L2-normalised.
+            images: for each split, float32 [N, D]: embeddings, L2-normalised, or whatever else `output` names.
             texts: float32 [T, D], L2-normalised, a row for each of `self.texts(samples)`.
             samples: for each split, its table.
 

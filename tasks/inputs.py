@@ -106,6 +106,21 @@ def with_metadata(predictions: dict[str, Any], table: pd.DataFrame, n: int, task
     return pd.DataFrame(found)
 
 
+def captions(found: Sequence[Sequence[str]] | None, keys: Sequence[str], task: str) -> Sequence[Sequence[str]]:
+    """Captions of N images, at least one each."""
+    if found is None or len(found) != len(keys):
+        raise ValueError(
+            f"{task}: {len(keys)} images need a list of captions each, got {0 if found is None else len(found)}; "
+            "captions are the `txt` members, one a line"
+        )
+    empty = [key for key, several in zip(keys, found, strict=True) if not several or isinstance(several, str)]
+    if empty:
+        raise ValueError(
+            f"{task}: image {empty[0]!r} has no list of captions ({len(empty)} such images); each needs at least one"
+        )
+    return found
+
+
 def needs(predictions: pd.DataFrame, columns: Iterable[str], task: str) -> None:
     """Predictions read back hold what the statistics are made of."""
     missing = [name for name in columns if name not in predictions.columns]

@@ -46,20 +46,7 @@ class Retrieval(Task):
 
     def captions(self, test: Samples) -> Sequence[Sequence[str]]:
         """The captions, of which each image has at least one."""
-        found = test.captions
-        if found is None or len(found) != len(test.keys):
-            raise ValueError(
-                f"{self.key}: {len(test.keys)} images need a list of captions each, got {0 if found is None else len(found)}; "
-                "captions are the `txt` members, one a line"
-            )
-        empty = [
-            key for key, captions in zip(test.keys, found, strict=True) if not captions or isinstance(captions, str)
-        ]
-        if empty:
-            raise ValueError(
-                f"{self.key}: image {empty[0]!r} has no list of captions ({len(empty)} such images); each needs at least one"
-            )
-        return found
+        return inputs.captions(test.captions, test.keys, self.key)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]

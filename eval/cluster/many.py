@@ -174,9 +174,12 @@ class _Models:
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         self.encoders, self.preprocess = encoders, encoders[0].preprocess
 
-    def encode_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         batch = batch.to(self.encoders[0].device, non_blocking=True)
-        return torch.cat([encoder.encode_images(batch, mixed) for encoder in self.encoders], dim=1)
+        return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.encode("embeddings", batch)
 
 
 @dataclass

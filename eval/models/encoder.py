@@ -15,6 +15,7 @@ from torch.nn import functional
 from configs.errors import ClipevalError
 from eval.memory import keep_freed_memory
 from eval.models.bpe import quicken
+from eval.models.captions import write_captions
 from eval.models.precision import (
     check_precision,
     full_float32,
@@ -25,6 +26,7 @@ from eval.models.precision import (
 )
 from eval.models.texts import TextEncoder, Tokenizer
 from eval.preprocess import Transform
+from tasks.text_rows import to_rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TOKENS_IN_BATCH = {"cpu": 1024, "cuda": 131072}
@@ -59,6 +61,7 @@ class Encoder:
     ):
         self.precision, self.preprocess = check_precision(precision), preprocess
         self.model: Any = model
+        self._tokenizer: Any = tokenizer
         self.params = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
         self._undo = ExitStack()
         self.device = pick_device(device)
@@ -165,6 +168,24 @@ class Encoder:
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         self._text.tokenizer = tokenizer
 
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        """What the model makes of some images, a row each, by the name that a task gives it: see `tasks.base.Task.output`."""
+        return {"embeddings": self.encode_images, "captions": self.caption_images}[output](batch, mixed)
+
+    def caption_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        """What the model writes about some images.
+
+        Args:
+            batch, mixed: as of `encode_images`.
+
+        Returns:
+            float32 [B, 512], on the CPU: texts, as `tasks.text_rows` keeps them.
+        """
+        images = batch.to(self.device, non_blocking=True)
+        with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):
+            images = self.preprocess.normalise(images) if images.dtype == torch.uint8 else images
+            return to_rows(write_captions(self.model, self._tokenizer, images.to(self._dtype)))
+
     def encode_texts(
         self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
     ) -> torch.Tensor:
@@ -204,7 +225,7 @@ class Encoder:
     def close(self) -> None:
         """Let the model go, and put a lent one back as it was. Closing twice does nothing."""
         self._undo.close()
-        self.model = self._image = self._text = None  # type: ignore[assignment]
+        self.model = self._image = self._text = self._tokenizer = None  # type: ignore[assignment]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from configs.errors import ClipevalError
 from eval.models.encoder import Encoder
 from eval.preprocess import Transform
 
@@ -60,6 +61,25 @@ class ModelHandle(ABC):
     def load_text(self, device: str | torch.device = "cpu", precision: str = "fp32") -> Encoder:
         """As `load`, for a run that embeds texts alone: the image tower may be left out, which halves the time."""
         return self.load(device, precision)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What it makes of an image: see `tasks.base.Task.output`."""
+        return ("embeddings",)
+
+    def require(self, output: str, task: str) -> None:
+        """ClipevalError where the model has no such output."""
+        if output not in self.outputs:
+            raise ClipevalError(
+                f"{task} asks for {output}, and {self.name} gives {' and '.join(self.outputs)} only: take a model with a text "
+                "decoder, such as model=open_clip model.name=coca_ViT-B-32 model.pretrained=laion2b_s13b_b90k"
+            )
+
+    def output_parts(self, output: str) -> dict[str, Any]:
+        """What an image's output depends on, but for the image, the precision and the preprocessing mode."""
+        if output == "embeddings":
+            return {"image": self.image_digest}
+        return {"image": self.image_digest, "output": output, "tokenizer": self.tokenizer_digest}
 
     @property
     def image_digest(self) -> str:

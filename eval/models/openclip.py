@@ -232,6 +232,12 @@ class OpenClip(ModelHandle):
             raise ClipevalError(self.missing)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `ModelHandle.outputs`. An architecture with a multimodal tower is a CoCa."""
+        assert self._architecture is not None
+        return ("embeddings", "captions") if "multimodal_cfg" in self._architecture else ("embeddings",)
+
+    @property
     def weights_digest(self) -> str:
         """See `ModelHandle.weights_digest`."""
         path = self._weights()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from configs.errors import ClipevalError
+from eval.models.captions import writes_captions
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_of, slug_of
 from eval.models.texts import PROBES, Tokenizer, tokenise
@@ -29,6 +30,7 @@ class UserModel(ModelHandle):
         encode_text(tokens)   int64 [B, L], as `tokenizer` gives them, to [B, D]
         tokenizer(texts)      a list of texts to int64 [B, L], padded to one length
         transform(image)      a PIL image to float32 [3, h, w]; or an `eval.preprocess.Preprocess`
+    where it writes captions, generate(images) to int64 [B, L] token ids, and tokenizer.decode(ids) to text;
     and, unless it is an nn.Module, `digest`, a string that changes with its weights. Embeddings need no particular length.
 
     >>> class MyModel(nn.Module):
@@ -92,6 +94,11 @@ class UserModel(ModelHandle):
         return self._digest
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `ModelHandle.outputs`. Makes the instance."""
+        return ("embeddings", "captions") if writes_captions(self._made()) else ("embeddings",)
+
+    @property
     def tokenizer_digest(self) -> str:
         """What the tokenizer makes of probe texts. Makes the instance."""
         return tokens_digest(self._made().tokenizer)
@@ -134,6 +141,11 @@ class MemoryModel(ModelHandle):
         elif self._given is None:
             self._given = uuid.uuid4().hex  # cannot be told apart from another, so nothing of it is ever reused
         return digest_of(self._given)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `ModelHandle.outputs`."""
+        return ("embeddings", "captions") if writes_captions(self._model) else ("embeddings",)
 
     @property
     def tokenizer_digest(self) -> str:

@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scaled": {"text_cfg": {"qk_norm": True, "scale_heads": True, "scale_attn": True}},
     "coca": {
         "custom_text": True,
+        "embed_dim": 32,  # the decoder's width: it reads the image tower's tokens
         "vision_cfg": {
             "attentional_pool": True,
             "attn_pooler_heads": 2,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.compose import compose
 from configs.errors import ClipevalError
 from eval.cli import main
 from results import published
@@ -69,7 +70,7 @@ def test_files_of_one_model_become_one_run_folder(files, tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert found.folder.path == folder.path
     records = {record.task: record for record in folder.records(verify=True)}
-    assert set(records) == {"cifar100", "imagenet1k", "imagenet1k-cn", "cifar10-linear_probe-16_shots", "nobodys-set"}
+    assert set(records) == {"cifar100", "imagenet1k", "imagenet1k-cn", "cifar10-lp-adamw-16", "nobodys-set"}
     cifar = records["cifar100"]
     assert (cifar.key, cifar.name, cifar.group, cifar.protocol) == (
         "vtab/cifar100",
@@ -85,8 +86,15 @@ def test_files_of_one_model_become_one_run_folder(files, tmp_path):
     assert cifar.imported["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert cifar.imported["at"].endswith("Z")
     assert records["imagenet1k"].metrics["acc5"] is None
-    probe = records["cifar10-linear_probe-16_shots"]
+    probe = records["cifar10-lp-adamw-16"]
     assert (probe.value, probe.metric, probe.protocol) == (0.95, "lp_acc1", "linear_probe")
+    # The very row that `protocol=linear_probe probe.shots=16` has, and that `language=cn` has.
+    named = ["suite=none", "+task@tasks.cifar10=cifar10", "protocol=linear_probe", "probe.shots=16"]
+    node = compose(named).tasks["cifar10-lp-adamw-16"]
+    assert (probe.key, probe.name, probe.group) == (node.key, node.name, node.group)
+    node = compose(["suite=none", "+task@tasks.imagenet1k=imagenet1k", "language=cn"]).tasks["imagenet1k-cn"]
+    chinese = records["imagenet1k-cn"]
+    assert (chinese.key, chinese.name, chinese.group) == (node.key, node.name, node.group)
     own = records["nobodys-set"]
     assert (own.value, own.metric, own.protocol) == (0.5, "image_retrieval_recall@5", "retrieval")
     assert any("no task of clipeval has the key nobodys/set" in note for note in own.notes)
@@ -132,13 +140,30 @@ def test_clip_benchmarks_files_go_in_and_come_out_again(files, tmp_path):
         assert after == before
 
 
-def test_two_records_of_one_name_are_an_error_and_not_a_lost_file(factory, tmp_path):
+def test_two_records_of_one_name_keep_a_file_each(factory, tmp_path):
     factory.run(tmp_path / "a", ["mnist"])
-    factory.run(tmp_path / "b", ["mnist"])
-    with pytest.raises(
-        ClipevalError, match=r"two of these records are mnist_toy_s1m_ViT-Toy-32_en_zeroshot_classification\.json"
-    ):
-        write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "out", "clip_benchmark")
+    factory.run(tmp_path / "b", ["mnist"], accuracy=0.2)
+    written = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "out", "clip_benchmark")
+    stem = "mnist_toy_s1m_ViT-Toy-32_en_zeroshot_classification"
+    assert [path.name for path in written] == [f"{stem}.json", f"{stem}_b_mnist.json"]
+    with pytest.raises(ClipevalError, match="would both be"):
+        write_report([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "out", "clip_benchmark")
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "data", "dataset", "language"),
+    [
+        ("vtab/cifar100/lp-adamw-16", "linear_probe", {}, "wds/vtab/cifar100", "en"),
+        ("flickr8k/captioning", "captioning", {}, "wds/flickr8k", "en"),
+        ("imagenet1k/cn", "classification", {"language": "cn"}, "wds/imagenet1k", "cn"),
+    ],
+)
+def test_variants_go_out_under_clip_benchmarks_names(task, protocol, data, dataset, language, factory, tmp_path):
+    folder = factory.run(tmp_path / "run", ["mnist"], change=lambda _: {"key": task, "protocol": protocol})
+    folder.write_run({"model": folder.run()["model"], "config": {"tasks": {"mnist": {"key": task, "data": data}}}})
+    (path,) = write_report([folder.path], tmp_path / "out", "clip_benchmark")
+    content = json.loads(path.read_text())
+    assert (content["dataset"], content["language"]) == (dataset, language)
 
 
 def test_datacomps_file_stands_beside_what_was_published(tmp_path, capsys):
