@@ -16,12 +16,14 @@ import torch
 from open_clip import coca_model
 from PIL import Image
 
+from configs.compose import compose
 from configs.errors import ClipevalError
 from eval import captions as scoring
 from eval.captions import CocoScorer
 from eval.cli import main
 from eval.models import captions as writing
 from eval.models.captions import BEAMS, search
+from eval.plan import make_task
 from results.folder import RunFolder
 from results.tables import report, write_report
 from tasks import Captioning
@@ -185,9 +187,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def words(root: Path, model: str, *more: str) -> list[str]:
-    own = [f"tasks.{task}.data.path={root / 'data'}" for task in ("mscoco", "mscoco_captioning")]
+    own = [f"tasks.{task}.data.path={root / 'data'}" for task in ("mscoco", "mscoco-captioning")]
     places = [f"out={root / 'run'}", f"cache.root={root / 'cache'}", "runtime.workers=1", *own]
-    tasks = [f"+task@tasks.{task}={task}" for task in ("mscoco", "mscoco_captioning")]
+    tasks = ["+task@tasks.mscoco=mscoco", "+task@tasks.mscoco-captioning=mscoco_captions-captioning"]
     return ["run", "suite=none", *tasks, "model=open_clip", f"model.name={model}", *places, *more]
 
 
@@ -196,7 +198,7 @@ def test_a_coca_is_run_recorded_and_verified(root: Path, tmp_path: Path, capsys:
     name = write_tiny_model(tmp_path / "model", kind="coca")
     assert main(words(root, name)) == 0
     folder = RunFolder(root / "run")
-    record = folder.record("mscoco_captioning")
+    record = folder.record("mscoco-captioning")
     frame = folder.predictions(record)
     assert (record.protocol, record.metric, record.samples) == ("captioning", "CIDEr", 6)
     assert set(record.metrics) == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr"}
@@ -217,13 +219,13 @@ def test_a_coca_is_run_recorded_and_verified(root: Path, tmp_path: Path, capsys:
 
     assert main(["verify", str(folder.path)]) == 0
     assert "2 of 2: holds" in capsys.readouterr().out
-    assert "MSCOCO, captioning" in report([folder.path], "md")
+    assert "MSCOCO Captions, captioning" in report([folder.path], "md")
     files = write_report([folder.path], tmp_path / "out", "clip_benchmark")
     content = next(data for data in map(json.loads, (p.read_text() for p in files)) if data["task"] == "captioning")
-    assert content["dataset"] == "wds/retrieval/mscoco_2014_5k_test_image_text_retrieval"
+    assert content["dataset"] == "wds/mscoco_captions"
     assert content["metrics"]["CIDEr"] == record.value
     # The page lists it too; and its protocol has nothing to compute again.
-    assert "MSCOCO, captioning" in report([folder.path], "html")
+    assert "MSCOCO Captions, captioning" in report([folder.path], "html")
     assert main(words(root, name)) == 0
     assert "nothing to compute" in capsys.readouterr().err
 
@@ -234,7 +236,7 @@ def test_a_model_that_cannot_write_is_refused_before_anything_runs(
     name = write_tiny_model(tmp_path / "model")
     assert main(words(root, name)) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "MSCOCO, captioning asks for captions" in error
+    assert "MSCOCO Captions, captioning asks for captions" in error
     assert "coca_ViT-B-32" in error
     assert not (root / "run").exists()
 
@@ -264,16 +266,16 @@ def test_what_is_missing_is_named_while_planning(
     assert not (root / "run").exists()
 
 
-def test_protocol_captioning_asks_any_retrieval_task(root: Path) -> None:
-    from configs.compose import compose
-
-    config = compose(["suite=none", "+task@tasks.mscoco=mscoco", "protocol=captioning"])
-    assert list(config.tasks) == ["mscoco-captioning"]
-    node = config.tasks["mscoco-captioning"]
-    own = compose(["suite=none", "+task@tasks.it=mscoco_captioning"]).tasks.it
-    assert (node.key, node.name, node.metric, node._target_) == (own.key, own.name, own.metric, own._target_)
-    assert node.scorer == own.scorer
-    assert {k: v for k, v in node.data.items() if v} == {k: v for k, v in own.data.items() if v}
+@pytest.mark.parametrize("task", ["mscoco_captions", "flickr30k", "flickr8k"])
+def test_protocol_captioning_asks_any_retrieval_task(task: str) -> None:
+    source = "data.source=clip_benchmark"
+    config = compose(["suite=none", f"+task@tasks.{task}={task}", "protocol=captioning", source])
+    own = compose(["suite=none", f"task={task}-captioning", source])
+    # Of one name, so that it is one record however it was asked for.
+    assert list(config.tasks) == list(own.tasks) == [f"{task}-captioning"]
+    node, other = config.tasks[f"{task}-captioning"], own.tasks[f"{task}-captioning"]
+    assert node == other
+    assert make_task(task, node).output == "captions"
 
 
 def test_a_broken_java_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

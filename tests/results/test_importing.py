@@ -141,13 +141,12 @@ def test_clip_benchmarks_files_go_in_and_come_out_again(files, tmp_path):
 
 
 def test_two_records_of_one_name_keep_a_file_each(factory, tmp_path):
-    factory.run(tmp_path / "a", ["mnist"])
-    factory.run(tmp_path / "b", ["mnist"], accuracy=0.2)
-    written = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "out", "clip_benchmark")
+    folder = factory.run(tmp_path / "run", ["mnist", "caltech101"], change=lambda task: {"key": "mnist"})
+    written = write_report([folder.path], tmp_path / "out", "clip_benchmark")
     stem = "mnist_toy_s1m_ViT-Toy-32_en_zeroshot_classification"
-    assert [path.name for path in written] == [f"{stem}.json", f"{stem}_b_mnist.json"]
-    with pytest.raises(ClipevalError, match="would both be"):
-        write_report([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "out", "clip_benchmark")
+    assert [path.name for path in written] == [f"{stem}.json", f"{stem}_run_mnist.json"]
+    metrics = [json.loads(path.read_text())["metrics"] for path in written]
+    assert metrics == [dict(folder.record(task).metrics) for task in ("caltech101", "mnist")]
 
 
 @pytest.mark.parametrize(
