@@ -106,11 +106,11 @@ def test_it_knows_what_it_should(run: Path) -> None:
     accuracy = {task: float((frame[task]["label"] == frame[task]["prediction"]).mean()) for task in SETS}
     assert accuracy["quickstart_fashion_mnist"] >= 0.80
     assert accuracy["quickstart_digits"] >= 0.90
-    assert accuracy["quickstart_emoji_name"] >= 0.10
+    assert accuracy["quickstart_emoji_name"] >= 0.20
 
 
 def test_running_again_reuses_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {p: p.stat().st_mtime_ns for p in (run / "run" / "records").iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in (run / "run" / "records").glob("*.json")}
     assert main(["run", f"out={run / 'run'}", f"cache.root={run / 'cache'}"]) == 0
     assert "nothing to compute" in capsys.readouterr().err
-    assert {p: p.stat().st_mtime_ns for p in (run / "run" / "records").iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in (run / "run" / "records").glob("*.json")} == before
