@@ -51,7 +51,7 @@ class _NoModel:
         self.preprocess, self.keep = preprocess, keep
         self.kept: list[torch.Tensor] = []
 
-    def encode_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         images = self.preprocess.normalise(batch)
         if sum(map(len, self.kept)) < self.keep:
             self.kept.append(images)

@@ -45,7 +45,7 @@ class Reader:
     def __init__(self, most: int = 1000) -> None:
         self.most, self.sizes = most, list[int]()
 
-    def encode_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         if len(batch) > self.most:
             raise torch.OutOfMemoryError
         self.sizes.append(len(batch))
