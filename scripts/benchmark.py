@@ -1,6 +1,6 @@
 """clipeval against clip_benchmark from PyPI: the same data, the same weights, both sides in one call.
 
-    python scripts/benchmark.py                              # every row, 5 rounds each: 25 minutes on two quiet cores
+    python scripts/benchmark.py                              # every row, 5 rounds each
     python scripts/benchmark.py --rows decode,retrieval      # some of them
     python scripts/benchmark.py --rows heads --repeats 7
 

@@ -59,7 +59,7 @@ class ModelHandle(ABC):
         """Build the model and load its weights. ClipevalError names the file and what is wrong with it."""
 
     def load_text(self, device: str | torch.device = "cpu", precision: str = "fp32") -> Encoder:
-        """As `load`, for a run that embeds texts alone: the image tower may be left out, which halves the time."""
+        """As `load`, for a run that embeds texts alone: the image tower may be left out."""
         return self.load(device, precision)
 
     @property
