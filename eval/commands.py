@@ -18,9 +18,6 @@ from eval.convert_command import add_convert
 BATCH = 64
 """Pictures that `classify` embeds at once."""
 
-BATCH = 64
-"""Pictures that `classify` embeds at once."""
-
 FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
 FLAGS_SAID = 5
 """Warnings that are written out on standard error for a format that cannot hold them."""
