@@ -333,6 +333,8 @@ def _yield_to_encoder(worker: int) -> None:
 
 
 def _leave_signals(worker: int) -> None:
-    """Slurm warns every process of a job that its time is up; requeuing is the main process's business."""
-    if hasattr(signal, "SIGUSR2"):
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    """A terminal and Slurm send their signals to every process of a job; what is to be done is the main process's business, which
+    ends its decoders itself. If it is killed, they see that it is gone."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -29,7 +29,7 @@ from eval.preprocess import Transform
 from tasks.text_rows import to_rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_TOKENS_IN_BATCH = {"cpu": 1024, "cuda": 131072}
+_TOKENS_IN_BATCH = {"cpu": 2048, "cuda": 131072}
 
 
 class Encoder:
@@ -97,6 +97,11 @@ class Encoder:
         """Whether texts are trimmed: measured when texts are first embedded, since a run that has them all needs it not."""
         with self._running(None):
             return self._text.test_trimming()
+
+    @property
+    def shares(self) -> bool:
+        """Whether what texts begin with in common is computed once; known once `trims` is."""
+        return self.trims and self._text.shares
 
     @cached_property
     def embed_dim(self) -> int:
@@ -205,7 +210,7 @@ class Encoder:
         _ = self.trims
         budget = _TOKENS_IN_BATCH.get(self.device.type, 16384)
         with self._running(autocast):
-            return self._text(texts, budget, progress)
+            return self._text(texts, budget, progress, share=autocast is None)
 
     def _encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         return _tensor(self.model.encode_text(tokens), "encode_text")

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from configs.errors import ClipevalError
+from eval.models.prefixes import SharedPrefixes
 
 Tokenizer = Callable[[list[str]], Any]
 """Texts to int64 [T, L]; a mapping with `input_ids`, as Hugging Face's tokenizers give it, will do."""
@@ -68,12 +69,18 @@ class TextEncoder:
         self._full = encode
         self._call = _Call(encode, module) if module is not None else None
         self._sliced: dict[int, dict[str, torch.Tensor]] = {}
+        self._shared = SharedPrefixes.of(module) if module is not None else None
         self.context = int(self.tokens(["a"]).shape[1])
         self.pad = int(self.tokens(["a"])[0, -1])
         self.margin: int | None = None
         """How many padding tokens to keep behind the last token of a batch's longest text; None: do not trim."""
         self.reason = "it has not been tested"
         """Why texts are or are not trimmed, for people."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether what texts begin with in common is computed once."""
+        return self._shared is not None
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """int64 [T, L], on the CPU. ValueError if the tokenizer gives anything else."""
@@ -102,10 +109,18 @@ class TextEncoder:
                     continue
                 if worst <= TOLERANCE:
                     self.margin, self.reason = margin, f"trimmed probe texts differ by {worst:.0e} at most"
+                    self._test_sharing(tokens, lengths + margin, full)
                     break
                 self.reason = f"trimmed probe texts differ by {worst:.0e}"
         self._sliced.clear()
         return self.margin is not None
+
+    def _test_sharing(self, tokens: torch.Tensor, lengths: torch.Tensor, full: torch.Tensor) -> None:
+        """Gives up sharing beginnings unless the probes, of which several begin alike, come out the same."""
+        if self._shared is not None:
+            cut = tokens[:, : int(lengths.max())].to(self.device)
+            if _distance(self._unit(self._shared(cut, lengths)), full) > TOLERANCE:
+                self._shared = None
 
     def _worst(self, tokens: torch.Tensor, lengths: torch.Tensor, margin: int, full: torch.Tensor) -> float:
         """The largest difference over probes of every length, each cut to its own length and all cut to the longest."""
@@ -129,7 +144,11 @@ class TextEncoder:
         return result
 
     def __call__(
-        self, texts: Sequence[str], budget: int, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        budget: int,
+        progress: Callable[[int], None] | None = None,
+        share: bool = True,
     ) -> torch.Tensor:
         """float32 [T, D] of unit length, on the CPU, in the order of `texts`.
 
@@ -137,6 +156,8 @@ class TextEncoder:
             texts: T texts; duplicates are embedded once.
             budget: tokens in a batch, padding included; halved where the device's memory does not suffice.
             progress: told after each batch how many of the T texts are done with it.
+            share: whether what texts begin with in common may be computed once; not under automatic mixed precision, where a
+                published recipe is repeated.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
@@ -154,13 +175,21 @@ class TextEncoder:
         lengths = self.lengths(tokens) if self.margin is not None else torch.full((len(tokens),), self.context)
         # The longest first: if the memory does not suffice, it shows at once.
         order = torch.argsort(lengths, descending=True, stable=True)
+        shared = self._shared if self.margin is not None and share else None
+        if shared is not None:  # texts of one length by their tokens, so that those that begin alike come together
+            columns = tokens[:, : int(lengths.max())].T.numpy()
+            order = torch.from_numpy(np.lexsort([*columns[::-1], -lengths.numpy()]))
         embeddings: torch.Tensor | None = None
         start = 0
         while start < len(order):
             length = min(self.context, int(lengths[order[start]]) + (self.margin or 0))
             batch = order[start : start + max(1, budget // length)]
             try:
-                unit = self._unit(self._cut(tokens[batch].to(torch.int64), length))
+                given = tokens[batch].to(torch.int64)
+                if shared is None:
+                    unit = self._unit(self._cut(given, length))
+                else:
+                    unit = self._unit(shared(given[:, :length].to(self.device), lengths[batch] + (self.margin or 0)))
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise ClipevalError("the device's memory does not hold one text and the model") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import open_clip
 import pytest
@@ -78,43 +78,54 @@ def test_no_texts(encoder: Encoder) -> None:
     assert encoder.encode_texts([]).shape == (0, 16)
 
 
-def test_short_batches_are_short(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the tower is given: no batch longer than its longest text, no batch beyond the budget."""
-    shapes: list[tuple[int, ...]] = []
-    original = encoder._encode_text
+def watch(
+    encoder: Encoder, sharing: bool, monkeypatch: pytest.MonkeyPatch, seen: Callable[[torch.Tensor], None]
+) -> None:
+    """Shows `seen` the tokens of every batch that the text tower is given, by the way that is asked for."""
+    assert encoder.shares
+    original, shared = encoder._encode_text, encoder._text._shared
+    assert shared is not None
 
-    def spy(tokens: torch.Tensor) -> torch.Tensor:
-        shapes.append(tuple(tokens.shape))
+    def whole(tokens: torch.Tensor) -> torch.Tensor:
+        seen(tokens)
         return original(tokens)
 
+    def once(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        seen(tokens)
+        return shared(tokens, lengths)
+
     assert encoder._text._call is not None
-    monkeypatch.setattr(encoder._text._call, "encode", spy)
+    monkeypatch.setattr(encoder._text._call, "encode", whole)
+    monkeypatch.setattr(encoder._text, "_shared", once if sharing else None)
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+def test_short_batches_are_short(encoder: Encoder, sharing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tower is given: no batch longer than its longest text, no batch beyond the budget."""
+    shapes: list[tuple[int, ...]] = []
+    watch(encoder, sharing, monkeypatch, lambda tokens: shapes.append(tuple(tokens.shape)))
     encoder.encode_texts(["a dog"] * 3 + [f"a photo of {i}" for i in range(500)])
     assert sum(rows for rows, _ in shapes) == 501
     # start, a, photo, of, up to three digits, end; and start, a, dog, end
     assert max(length for _, length in shapes) == 8
-    assert max(rows * length for rows, length in shapes) <= 1024
+    assert max(rows * length for rows, length in shapes) <= 2048
 
 
+@pytest.mark.parametrize("sharing", [True, False])
 def test_texts_that_do_not_fit_are_embedded_in_smaller_batches(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, sharing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, many = encoder._encode_text, texts(60)
+    many, most = texts(60), 3
     expected, done = encoder.encode_texts(many), []
 
-    def full(most: int) -> None:
-        def encode(tokens: torch.Tensor) -> torch.Tensor:
-            if len(tokens) > most:
-                raise torch.OutOfMemoryError
-            return original(tokens)
+    def full(tokens: torch.Tensor) -> None:
+        if len(tokens) > most:
+            raise torch.OutOfMemoryError
 
-        assert encoder._text._call is not None
-        monkeypatch.setattr(encoder._text._call, "encode", encode)
-
-    full(3)
+    watch(encoder, sharing, monkeypatch, full)
     torch.testing.assert_close(encoder.encode_texts(many, progress=done.append), expected, rtol=0, atol=1e-6)
     assert sum(done) == 60
-    full(0)
+    most = 0
     with pytest.raises(ClipevalError, match="memory does not hold one text"):
         encoder.encode_texts(["a dog"])
 

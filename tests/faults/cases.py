@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -82,9 +83,11 @@ def sigkill_repeated(bench: Bench) -> str:
 
 @case("SIGTERM and SIGINT")
 def sigterm(bench: Bench) -> str:
-    for name in ("SIGTERM", "SIGINT"):
+    for name, everyone in product(
+        ("SIGTERM", "SIGINT"), (False, True)
+    ):  # a terminal and Slurm send them to the decoders, too
         bench.fresh()
-        done = bench.run(kill_after=bench.seconds * 0.6, signal=name)
+        done = bench.run(kill_after=bench.seconds * 0.6, signal=name, everyone=everyone)
         assert done.status in (130, 0), f"{name}: status {done.status}: {done.err[-800:]}"
         if done.status == 130:
             assert "the same command goes on" in done.err

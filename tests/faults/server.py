@@ -1,6 +1,7 @@
 """A process that has imported everything and run nothing: it forks a fresh `clipeval` for each request, in milliseconds.
 
-Requests and answers are lines of JSON. A request is {"runs": [{"words", "hook", "kill_after", "signal"}]}; its runs go at once.
+Requests and answers are lines of JSON. A request is {"runs": [{"words", "hook", "kill_after", "signal", "everyone"}]}; its runs
+go at once.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def _serve(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if elapsed > due.get(pid, LIMIT):
                 due[pid] = LIMIT
                 number = getattr(signal, run.get("signal", "SIGKILL")) if elapsed < LIMIT else signal.SIGKILL
-                group = number == signal.SIGKILL and os.getpgid(pid) == pid  # not yet, right after the fork
+                everyone = number == signal.SIGKILL or run.get("everyone", False)
+                group = everyone and os.getpgid(pid) == pid  # not yet, right after the fork
                 (os.killpg if group else os.kill)(pid, number)
             gone, status = os.waitpid(pid, os.WNOHANG)
             if gone:
