@@ -206,7 +206,7 @@ class Session:
         )
         if self.config.head.save and task.one_head:
             about = {"text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
-            weight = class_vectors(texts, test.classnames, test.templates, test.head)
+            weight = class_vectors(texts, test)
             save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 

@@ -43,7 +43,7 @@ class Classification(Task):
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
-        return head_texts(test.classnames, test.templates, test.head)
+        return head_texts(test)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -53,7 +53,7 @@ class Classification(Task):
         label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
             inputs.column(test.metadata, part.field, n, self.key)
-        found = rank(images["test"], class_vectors(texts, test.classnames, test.templates, test.head))
+        found = rank(images["test"], class_vectors(texts, test))
         table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
         return inputs.with_metadata(table, test.metadata, n, self.key)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:  # whose templates are of the type below
+    from tasks.base import Samples
 
 Templates = Sequence[str] | Mapping[str, Sequence[str]]
 """Prompt templates, `{c}` standing for the class name; or, for class-specific prompts, {class name: prompts}."""
@@ -79,23 +83,22 @@ def head(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     return torch.div(means, means.norm(dim=-1, keepdim=True))
 
 
-def head_texts(classnames: Sequence[str], templates: Templates, given: torch.Tensor | None) -> list[str]:
-    """The prompts of a head, class by class; none where its class vectors are given."""
-    return prompts(classnames, templates) if given is None else []
+def head_texts(samples: Samples) -> list[str]:
+    """The prompts of a split's head, class by class; none where its class vectors are given."""
+    return prompts(samples.classnames, samples.templates) if samples.head is None else []
 
 
-def class_vectors(
-    texts: torch.Tensor, classnames: Sequence[str], templates: Templates, given: torch.Tensor | None
-) -> torch.Tensor:
-    """float32 [C, D]: the vectors that are given, else what the prompts' embeddings make.
+def class_vectors(texts: torch.Tensor, samples: Samples) -> torch.Tensor:
+    """float32 [C, D]: the class vectors that a split gives, else what the embeddings of `head_texts` make.
 
     Raises:
         ValueError: there is not one for each class.
     """
+    given = samples.head
     if given is None:
-        return head(texts, prompt_counts(classnames, templates))
-    if len(given) != len(classnames):
-        raise ValueError(f"the given head has {len(given)} classes, and the set has {len(classnames)}")
+        return head(texts, prompt_counts(samples.classnames, samples.templates))
+    if len(given) != len(samples.classnames):
+        raise ValueError(f"the given head has {len(given)} classes, and the set has {len(samples.classnames)}")
     return given
 
 

@@ -30,7 +30,7 @@ class MultiLabel(Task):
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
-        return head_texts(test.classnames, test.templates, test.head)
+        return head_texts(test)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -44,7 +44,7 @@ class MultiLabel(Task):
                 f"{self.key}: labels must be 0 or 1 in shape ({n}, {classes}), a row an image and a column a class of "
                 f"classnames.txt; got shape {labels.shape}"
             )
-        classifier = class_vectors(texts, test.classnames, test.templates, test.head).T.contiguous()
+        classifier = class_vectors(texts, test).T.contiguous()
         logits = (100.0 * images["test"].float() @ classifier.to(images["test"].device)).cpu().numpy()
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
