@@ -23,9 +23,9 @@ from rich.console import Console
 from configs.errors import ClipevalError
 from eval.cache import CHUNK, ImageStore
 from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
+from eval.decoders import default_workers
 from eval.models import ModelHandle
 from eval.plan import Cell
-from eval.stream import default_workers
 
 
 def device_names(device: str, count: int) -> list[str]:

@@ -75,7 +75,14 @@ class Preprocess:
             f"{self.resize_mode} {self.size[0]}x{self.size[1]} {self.interpolation}, mean {self.mean}, std {self.std}"
         )
 
-    def pixels(self, data: bytes, convert: Convert = "rgb_first", fast: bool = False) -> torch.Tensor:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels of one image."""
+        return 3, *self.size
+
+    def pixels(
+        self, data: bytes, convert: Convert = "rgb_first", fast: bool = False, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Decode, resize and crop one image.
 
         Args:
@@ -85,27 +92,29 @@ class Preprocess:
             fast: torch's antialiased uint8 resize in place of Pillow's. Of a photograph's values under 1 % differ, by 1 or 2
                 of 255; where the image is much taller than wide, a quarter, since Pillow then resizes columns first. JPEGs
                 are not decoded at a reduced scale: on photographs that moved values by up to 70.
+            out: uint8 [3, height, width], where to put them; None for memory of their own.
 
         Returns:
-            uint8 [3, height, width] on the CPU; its strides may be anything.
+            uint8 [3, height, width] on the CPU: `out` where it is given.
 
         Raises:
             ValueError: the data is empty, truncated, too large or no image. It names neither shard nor key: the caller does.
         """
+        out = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
         if fast and (plain := _decode_plain_jpeg(data)) is not None:
-            return self._resize_fast(plain)
+            return out.copy_(self._resize_fast(plain))
         image = _decode(data)
         if image.mode not in ("L", "RGB") and convert == "rgb_first":
             image = _convert_rgb(image)
         if fast and image.mode in ("L", "RGB"):
             hwc = np.array(image)
-            return self._resize_fast(torch.from_numpy(hwc.reshape(*hwc.shape[:2], -1)).permute(2, 0, 1))
+            return out.copy_(self._resize_fast(torch.from_numpy(hwc.reshape(*hwc.shape[:2], -1)).permute(2, 0, 1)))
         image = self._resize(image)
-        if image.mode == "L":
-            return torch.from_numpy(np.array(image)).expand(3, -1, -1)
-        # A plane at a time: the batch is then filled by straight copies.
-        bands = (image if image.mode == "RGB" else _convert_rgb(image)).split()
-        return torch.from_numpy(np.stack([np.asarray(band) for band in bands]))
+        # A plane at a time: straight copies. A grey image has one for all three.
+        bands = (image if image.mode in ("L", "RGB") else _convert_rgb(image)).split()
+        for plane, band in zip(out.numpy(), bands * 3 if len(bands) == 1 else bands, strict=True):
+            plane[:] = np.asarray(band)
+        return out
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 3, h, w] to float32, by the arithmetic of ToTensor and Normalize, on the batch's own device."""
@@ -192,12 +201,16 @@ class Opaque:
 
     dtype: ClassVar[torch.dtype] = torch.float32
     exact: ClassVar[bool] = False
+    shape: ClassVar[None] = None
+    """Not known before it has run."""
 
     def describe(self) -> str:
         """One line, for records and people."""
         return f"the model's own transform ({self.reason})"
 
-    def pixels(self, data: bytes, convert: Convert = "rgb_first", fast: bool = False) -> torch.Tensor:
+    def pixels(
+        self, data: bytes, convert: Convert = "rgb_first", fast: bool = False, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """float32 [3, h, w]: the transform's own answer. Raises ValueError as `Preprocess.pixels` does."""
         image = _decode(data)
         pixels = self.transform(_convert_rgb(image) if convert == "rgb_first" else image)

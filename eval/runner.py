@@ -25,10 +25,11 @@ import torch
 from configs.errors import ClipevalError
 from eval.cache import CHUNK, ImageStore, TextStore, key_of
 from eval.data.split import take
+from eval.decoders import ImageJob
 from eval.models import Encoder, ModelHandle, text_precision
 from eval.plan import Cell, ImageNeed
 from eval.progress import Progress
-from eval.stream import Embedded, ImageJob, ImageStream, StreamOptions
+from eval.stream import Embedded, ImageStream, StreamOptions
 from results.records import Record
 from tasks.base import Samples, Scores
 

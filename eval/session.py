@@ -15,13 +15,14 @@ from rich.console import Console
 from configs.errors import ClipevalError
 from eval.cluster.markers import working
 from eval.cluster.share import Unit, only
+from eval.decoders import default_workers
 from eval.devices import run_shares, share_cells
 from eval.heads import head_path, save_head
 from eval.models import ModelHandle, resolve
 from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
 from eval.progress import Progress
 from eval.runner import Outcome, RunOptions, run_cells
-from eval.stream import StreamOptions, default_workers
+from eval.stream import StreamOptions
 from results.folder import RunFolder
 from results.provenance import provenance
 from results.records import DamagedRecord, Record

@@ -1,56 +1,28 @@
 """One stream of images through one encoder: decoders work on samples, batches stay full across splits and tasks.
 
-Workers take small runs of samples, whatever shard they lie in, decode and resize them, and ship uint8; the device turns
-them into embeddings. The next run of samples is being decoded while the device works, and a batch may hold the end of
-one split and the beginning of the next, so that nothing waits at a task's border.
+`eval.decoders` gives uint8 pixels, the device turns them into embeddings. The next samples are being decoded while a GPU
+works, and a batch may hold the end of one split and the beginning of the next, so that nothing waits at a task's border.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
-import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
 
 from configs.errors import ClipevalError
 from eval.cache import CHUNK as STORED
-from eval.data.images import Images
+from eval.decoders import Decoders, ImageJob
 from eval.models import Encoder
-from eval.preprocess import Convert, Transform
-
-CHUNK = 32
-"""Samples that a worker decodes before it hands them over."""
+from eval.preprocess import Transform
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImageJob:
-    """The images of one split that are still to be embedded.
-
-    Attributes:
-        name: for the progress bar.
-        images: random access to the split.
-        positions: int64, which of them, in order.
-        convert: rgb_first or as_decoded (`facts/layouts.md`, "Pixels").
-        mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
-        output: what the encoder makes of them (`Encoder.encode`).
-    """
-
-    name: str
-    images: Images
-    positions: np.ndarray
-    convert: Convert
-    mixed: bool
-    output: str = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -84,39 +56,6 @@ class Embedded:
     failures: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run of samples: job number, first and last (exclusive) place in that job's positions."""
-
-    job: int
-    first: int
-    last: int
-
-
-class _Decoder(Dataset[tuple[_Run, torch.Tensor, list[tuple[int, str]]]]):
-    """What a worker does: the run of samples with the given number, decoded."""
-
-    def __init__(self, jobs: Sequence[ImageJob], runs: Sequence[_Run], transform: Transform, fast: bool) -> None:
-        self.jobs, self.runs, self.transform, self.fast = jobs, runs, transform, fast
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def __getitem__(self, number: int) -> tuple[_Run, torch.Tensor, list[tuple[int, str]]]:
-        run = self.runs[number]
-        job = self.jobs[run.job]
-        pixels: list[torch.Tensor] = []
-        failures: list[tuple[int, str]] = []
-        for place in range(run.first, run.last):
-            position = int(job.positions[place])
-            try:
-                pixels.append(self.transform.pixels(job.images.read(position), job.convert, self.fast))
-            except (ValueError, OSError) as problem:
-                failures.append((place, f"{job.images.where(position)}: {problem}"))
-        batch = default_collate(pixels) if pixels else torch.zeros(0, dtype=torch.uint8)  # straight into shared memory
-        return run, batch, failures
-
-
 class ImageStream:
     """Decoders over a list of jobs, started at once; `embed` runs the encoder over what they make.
 
@@ -131,21 +70,7 @@ class ImageStream:
         self, jobs: Sequence[ImageJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, device
-        runs = [
-            _Run(number, first, min(first + CHUNK, len(job.positions)))
-            for number, job in enumerate(jobs)
-            for first in range(0, len(job.positions), CHUNK)
-        ]
-        workers = min(options.workers, len(runs))
-        self._loader = DataLoader(
-            _Decoder(jobs, runs, transform, options.fast),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_yield_to_encoder if device.type == "cpu" else _leave_signals,
-        )
-        self._iterator = iter(self._loader)
+        self._decoders = Decoders(jobs, transform, options.fast, options.workers, device)
 
     def embed(self, encoder: Encoder) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
@@ -153,10 +78,11 @@ class ImageStream:
         Raises:
             ClipevalError: an image cannot be read (with on_error=fail), or a worker was killed.
         """
-        batches = _Batches(encoder, self.options.batch_size or default_batch(encoder, self.device), self.device)
+        size = self.options.batch_size or default_batch(encoder, self.device)
+        batches = _Batches(encoder, size, self.device, self._decoders)
         current: tuple[bool, str] | tuple[int, int] | None = None
-        for run, pixels, failures in self._runs():
-            job = self.jobs[run.job]
+        for decoded in self._decoders:
+            job, failures = self.jobs[decoded.job], decoded.failures
             if failures and self.options.on_error == "fail":
                 raise ClipevalError(
                     f"{failures[0][1]}. Fetch the shard again (`clipeval download`), or leave such images out of the score, "
@@ -165,84 +91,80 @@ class ImageStream:
             if failures:
                 lost = np.array([job.positions[place] for place, _ in failures], dtype=np.int64)
                 reasons = tuple((int(job.positions[place]), reason) for place, reason in failures)
-                yield Embedded(run.job, lost, torch.zeros(0), reasons)
-            chunk = int(job.positions[run.first]) // STORED
+                yield Embedded(decoded.job, lost, torch.zeros(0), reasons)
+            if not len(decoded.places):
+                continue
+            positions = job.positions[decoded.places]
             how = (job.mixed, job.output)
-            kind: tuple[bool, str] | tuple[int, int] = (run.job, chunk) if self.options.aligned else how
-            if current is not None and kind != current:  # a batch is of one kind; aligned: of one chunk of one split
+            # A batch is of one kind; aligned: of one stored chunk of one split.
+            kind = (decoded.job, int(positions[0]) // STORED) if self.options.aligned else how
+            if current is not None and kind != current:
                 yield from batches.drain()
             current = kind
-            if len(pixels):
-                bad = {place for place, _ in failures}
-                places = np.array([p for p in range(run.first, run.last) if p not in bad], dtype=np.int64)
-                yield from batches.add(run.job, job.positions[places], pixels, how)
+            yield from batches.add(decoded.job, positions, decoded.pixels, how)
         yield from batches.drain()
         yield from batches.finish()
 
     def close(self) -> None:
         """Ends the decoders."""
-        shutdown = getattr(self._iterator, "_shutdown_workers", None)
-        if shutdown is not None:  # the loader's own clean-up, which otherwise waits for the garbage collector
-            shutdown()
+        self._decoders.close()
 
     def died(self, problem: Exception) -> ClipevalError | None:
-        """What to say where `problem` came of a decoder process that died; None where all of them live.
-
-        PyTorch raises it from a signal handler, so that it appears wherever the main process happens to be: while weights
-        are loaded, say, where it may be wrapped in words about the file. So the processes are asked, too.
-        """
-        found = re.search(r"DataLoader worker \(pid.*", str(problem))
-        gone = [f"pid {w.pid}, exit code {w.exitcode}" for w in getattr(self._iterator, "_workers", ()) if w.exitcode]
-        if not found and not gone:
-            return None
-        return ClipevalError(
-            f"a decoder process died ({found[0] if found else gone[0]}). The system may have ended it for want of memory: "
-            "set runtime.workers lower, then run the same command again; what is finished is kept."
-        )
-
-    def _runs(self) -> Iterator[tuple[_Run, torch.Tensor, list[tuple[int, str]]]]:
-        yield from self._iterator
+        """What to say where `problem` came of a decoder process that died; None where all of them live."""
+        return self._decoders.died(problem)
 
 
 class _Batches:
     """Fills batches, sends them to the encoder, and hands back rows once they are on the CPU."""
 
-    def __init__(self, encoder: Encoder, size: int, device: torch.device) -> None:
-        self.encoder, self.size, self.device = encoder, size, device
-        self._waiting: list[tuple[int, np.ndarray, torch.Tensor]] = []
+    def __init__(self, encoder: Encoder, size: int, device: torch.device, decoders: Decoders) -> None:
+        self.encoder, self.size, self.device, self.decoders = encoder, size, device, decoders
+        self._spans: list[tuple[int, np.ndarray]] = []
         self._count = 0
         self._how = (False, "embeddings")
-        self._flying: deque[tuple[list[tuple[int, np.ndarray]], torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._buffer: torch.Tensor | None = None
+        self._free: list[torch.Tensor] = []
+        self._flying: deque[_Flying] = deque()
 
     def add(self, job: int, positions: np.ndarray, pixels: torch.Tensor, how: tuple[bool, str]) -> Iterator[Embedded]:
-        self._waiting.append((job, positions, pixels))
-        self._count += len(pixels)
+        """Takes images in; their memory may be used for others afterwards."""
         self._how = how
-        while self._count >= self.size:
-            yield from self._send(self.size)
+        if self.device.type == "cpu" and not self._count and len(pixels) == self.size:  # a batch as it is
+            self._spans = [(job, positions)]
+            yield from self._send(pixels)
+            return
+        start = 0
+        while start < len(pixels):
+            use = min(len(pixels) - start, self.size - self._count)
+            if self._buffer is None:
+                self._buffer = self._free.pop() if self._free else self._new_buffer(pixels)
+            self._buffer[self._count : self._count + use] = pixels[start : start + use]
+            self._spans.append((job, positions[start : start + use]))
+            self._count, start = self._count + use, start + use
+            if self._count == self.size:
+                yield from self.drain()
 
     def drain(self) -> Iterator[Embedded]:
-        while self._count:
-            yield from self._send(min(self._count, self.size))
+        """Sends what there is."""
+        if self._count and self._buffer is not None:
+            yield from self._send(self._buffer[: self._count])
 
     def finish(self) -> Iterator[Embedded]:
+        """Hands back the rest."""
         while self._flying:
             yield from self._land()
 
-    def _send(self, count: int) -> Iterator[Embedded]:
-        spans, parts, taken = [], [], 0
-        while taken < count:
-            job, positions, pixels = self._waiting.pop(0)
-            use = min(len(pixels), count - taken)
-            spans.append((job, positions[:use]))
-            parts.append(pixels[:use])
-            if use < len(pixels):
-                self._waiting.insert(0, (job, positions[use:], pixels[use:]))
-            taken += use
-        self._count -= count
-        moved = [part.to(self.device, non_blocking=True) for part in parts]
-        batch = moved[0] if len(moved) == 1 else torch.cat(moved)
-        rows = self._encode(batch)
+    def _new_buffer(self, pixels: torch.Tensor) -> torch.Tensor:
+        pinned = self.device.type == "cuda"
+        return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, pin_memory=pinned)
+
+    def _send(self, batch: torch.Tensor) -> Iterator[Embedded]:
+        spans, buffer = self._spans, self._buffer
+        self._spans, self._buffer, self._count = [], None, 0
+        if self.device.type == "cpu" and batch.dtype == torch.uint8:  # one thread's work, beside the decoders
+            batch = self.encoder.preprocess.normalise(batch)
+        with self.decoders.paused():
+            rows = self._encode(batch.to(self.device, non_blocking=True))
         event = None
         if self.device.type == "cuda":  # copied while the next batch runs; picked up two batches later
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
@@ -250,7 +172,7 @@ class _Batches:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             rows = host
-        self._flying.append((spans, rows, event))
+        self._flying.append(_Flying(spans, rows, buffer, event))
         if len(self._flying) > (2 if event is not None else 0):
             yield from self._land()
 
@@ -271,14 +193,25 @@ class _Batches:
         return torch.cat([self._encode(part) for part in torch.split(batch, self.size)])
 
     def _land(self) -> Iterator[Embedded]:
-        spans, rows, event = self._flying.popleft()
-        if event is not None:
-            event.synchronize()
-        rows = rows.cpu()
+        done = self._flying.popleft()
+        if done.event is not None:
+            done.event.synchronize()
+        if done.buffer is not None:  # what was copied from it has arrived
+            self._free.append(done.buffer)
+        rows = done.rows.cpu()
         start = 0
-        for job, positions in spans:
+        for job, positions in done.spans:
             yield Embedded(job, positions, rows[start : start + len(positions)])
             start += len(positions)
+
+
+class _Flying(NamedTuple):
+    """A batch on the device: whose images it holds, its rows, the memory it was filled in, and when all of it is done."""
+
+    spans: list[tuple[int, np.ndarray]]
+    rows: torch.Tensor
+    buffer: torch.Tensor | None
+    event: torch.cuda.Event | None
 
 
 def default_batch(encoder: Encoder, device: torch.device) -> int:
@@ -318,23 +251,3 @@ def _rate(encoder: Encoder, batch: torch.Tensor) -> float:
             encoder.encode_images(batch)
         torch.cuda.synchronize()
     return 3 * len(batch) / (time.monotonic() - started)
-
-
-def default_workers(device: torch.device) -> int:
-    """Decoder processes where none are asked for: every core of this job, less one on a CPU that the encoder needs."""
-    cores = len(os.sched_getaffinity(0))
-    return cores if device.type == "cuda" else max(1, cores - 1)
-
-
-def _yield_to_encoder(worker: int) -> None:
-    """Decoders on the encoder's own cores run at low priority: they are ahead anyway, and must not stop its threads."""
-    os.nice(5)
-    _leave_signals(worker)
-
-
-def _leave_signals(worker: int) -> None:
-    """A terminal and Slurm send their signals to every process of a job; what is to be done is the main process's business, which
-    ends its decoders itself. If it is killed, they see that it is gone."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from configs.compose import compose
 from eval.data.split import DataConfig, open_split
+from eval.decoders import ImageJob, default_workers
 from eval.memory import keep_freed_memory
 from eval.models import Encoder, resolve
 from eval.session import Session
-from eval.stream import ImageJob, ImageStream, StreamOptions, default_batch, default_workers
+from eval.stream import ImageStream, StreamOptions, default_batch
 from scripts import benchmark_data
 from tasks import Retrieval, Samples
 from tasks.heads import head, prompts
@@ -45,29 +46,32 @@ def heads(model: str, classes: list[int], templates: int, out: str, precision: s
 
 
 class _NoModel:
-    """Takes batches as an encoder does, normalises them, and leaves the model out."""
+    """Takes batches as an encoder does, and leaves the model out."""
 
-    def __init__(self, preprocess: Any, keep: int) -> None:
-        self.preprocess, self.keep = preprocess, keep
-        self.kept: list[torch.Tensor] = []
+    def __init__(self, preprocess: Any, kept: list[torch.Tensor] | None = None) -> None:
+        self.preprocess, self.kept = preprocess, kept
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
-        images = self.preprocess.normalise(batch)
-        if sum(map(len, self.kept)) < self.keep:
-            self.kept.append(images)
+        if self.kept is not None:
+            self.kept.append(batch)
         return torch.zeros(len(batch), 1)
 
 
-def preprocess(model: str, root: str, out: str, keep: int, fast: bool = False, workers: int = 4) -> dict[str, Any]:
-    """One shard, indexed anew, through the stream with four workers; the first `keep` images are saved."""
+def preprocess(model: str, root: str, fast: bool = False) -> dict[str, Any]:
+    """One shard, indexed anew, through the stream with four workers."""
     transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
     keep_freed_memory()  # as an encoder on a CPU does
-    sink: Any = _NoModel(transform, keep)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, workers, None, fast))
-    seconds = time.perf_counter() - started
-    np.save(out, torch.cat(sink.kept)[:keep].numpy())
-    return {"seconds": seconds, "images": count}
+    count = sum(len(piece.positions) for piece in _stream(transform, root, _NoModel(transform), 4, None, fast))
+    return {"seconds": time.perf_counter() - started, "images": count}
+
+
+def pixels(model: str, root: str, out: str, fast: bool = False) -> dict[str, Any]:
+    """What the stream gives an encoder for a shard, normalised, saved."""
+    transform, kept = resolve({"name": model}, tempfile.gettempdir()).preprocess, []
+    count = sum(len(piece.positions) for piece in _stream(transform, root, _NoModel(transform, kept), 4, None, fast))
+    np.save(out, torch.cat(kept).numpy())
+    return {"images": count}
 
 
 def bare(model: str, images: int, precision: str = "fp32") -> dict[str, Any]:

@@ -47,19 +47,19 @@ def heads(model: str, classes: list[int], templates: int, out: str, amp: bool = 
     return {"seconds": seconds, "prompts": len(names) * len(prompts)}
 
 
-def preprocess(model: str, root: str, out: str, keep: int) -> dict[str, Any]:
-    """One shard through its loader with four workers; the first `keep` images are saved."""
+def preprocess(model: str, root: str) -> dict[str, Any]:
+    """One shard through its loader with four workers."""
     transform = _model(model)[1]
-    kept: list[torch.Tensor] = []
     started = time.perf_counter()
-    count = 0
-    for images, _ in _loader(Path(root) / "photos", transform):
-        count += len(images)
-        if sum(map(len, kept)) < keep:
-            kept.append(images)
-    seconds = time.perf_counter() - started
-    np.save(out, torch.cat(kept)[:keep].numpy())
-    return {"seconds": seconds, "images": count}
+    count = sum(len(images) for images, _ in _loader(Path(root) / "photos", transform))
+    return {"seconds": time.perf_counter() - started, "images": count}
+
+
+def pixels(model: str, root: str, out: str) -> dict[str, Any]:
+    """What the loader gives for a shard, saved."""
+    batches = [images for images, _ in _loader(Path(root) / "photos", _model(model)[1])]
+    np.save(out, torch.cat(batches).numpy())
+    return {"images": sum(map(len, batches))}
 
 
 def end_to_end(model: str, root: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import os
 import re
 import tarfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -128,8 +128,17 @@ def _load(entry: Path) -> TarIndex | None:
 
 
 def _read_tar(path: Path) -> TarIndex:
+    with ThreadPoolExecutor(max_workers=1) as pool:  # the digest meanwhile: hashing releases the interpreter's lock
+        digest = pool.submit(_digest, path)
+        return _index(path, digest)
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _index(path: Path, digest: Future[str]) -> TarIndex:
     samples: dict[str, dict[str, Any]] = {}
     try:
         members = read_members(path)
@@ -160,7 +169,7 @@ def _read_tar(path: Path) -> TarIndex:
         cls=column("cls"),
         txt=column("txt"),
         npy=column("npy"),
-        digest=digest,
+        digest=digest.result(),
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from configs.errors import ClipevalError
+from eval.decoders import ImageJob
 from eval.preprocess import Preprocess
-from eval.stream import ImageJob, ImageStream, StreamOptions
+from eval.stream import ImageStream, StreamOptions
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,8 @@ class Reader:
         if len(batch) > self.most:
             raise torch.OutOfMemoryError
         self.sizes.append(len(batch))
-        return batch[:, 0, 0, :1].float()
+        mean, std = self.preprocess.mean[0], self.preprocess.std[0]
+        return ((batch[:, 0, 0, :1] * std + mean) * 255).round()
 
 
 def embed(encoder: Any, workers: int = 0, size: int = 40) -> list[list[float]]:

@@ -1,0 +1,126 @@
+"""Decoder processes: shared memory that is used again and again, transforms of unknown shape, standing still, orphans."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval.decoders import CHUNK, Decoders, ImageJob, default_workers, shares_cores
+from eval.preprocess import Opaque, Preprocess, Transform
+from tests.eval.test_stream import Squares
+
+CPU = torch.device("cpu")
+COUNT = 20 * CHUNK + 5
+
+
+class Broken(Squares):
+    """Squares of which every seventh is no image; counts what is read, over all processes."""
+
+    def __init__(self, first: int, count: int) -> None:
+        super().__init__(first, count)
+        self.reads = multiprocessing.Value("q", 0)
+
+    def read(self, position: int) -> bytes:
+        with self.reads.get_lock():
+            self.reads.value += 1
+        return b"no image" if position % 7 == 3 else super().read(position % 256)
+
+
+def plain(image: Image.Image) -> torch.Tensor:
+    """A transform that cannot be read."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, :4, :5].float()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("transform", [Preprocess((8, 6)), Opaque(plain, "plain", "a function")])
+def test_every_image_arrives_in_order_whole_and_once(transform: Transform, workers: int) -> None:
+    """More runs of samples than there are places in shared memory, so that each place is used several times."""
+    jobs = [ImageJob("a", Broken(0, COUNT), np.arange(COUNT), "rgb_first", False)]
+    jobs.append(ImageJob("b", Broken(0, 40), np.arange(39, -1, -1), "rgb_first", False))
+    decoders = Decoders(jobs, transform, False, workers, CPU)
+    found: list[list[int]] = [[], []]
+    failed: list[list[int]] = [[], []]
+    try:
+        for decoded in decoders:
+            positions = jobs[decoded.job].positions
+            assert decoded.pixels.shape[0] == len(decoded.places)
+            assert (decoded.pixels.numpy() == (positions[decoded.places] % 256).reshape(-1, 1, 1, 1)).all()
+            found[decoded.job] += positions[decoded.places].tolist()
+            failed[decoded.job] += [int(positions[place]) for place, _ in decoded.failures]
+    finally:
+        decoders.close()
+    assert found == [[p for p in job.positions.tolist() if p % 7 != 3] for job in jobs]
+    assert failed == [[p for p in job.positions.tolist() if p % 7 == 3] for job in jobs]
+
+
+def test_decoders_stand_still_while_an_encoder_runs_on_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: len(os.sched_getaffinity(0)))
+    images: Any = Broken(0, 100 * CHUNK)
+    decoders = Decoders(
+        [ImageJob("a", images, np.arange(len(images)), "rgb_first", False)], Preprocess((8, 8)), False, 2, CPU
+    )
+    try:
+        given = iter(decoders)
+        next(given)
+        with decoders.paused():
+            time.sleep(0.2)  # each may be in the middle of an image
+            before = images.reads.value
+            time.sleep(0.5)
+            assert images.reads.value == before
+        assert before < len(images)
+        assert sum(1 for _ in given) == 99  # and go on afterwards
+    finally:
+        decoders.close()
+
+
+@pytest.mark.parametrize(("threads", "alone"), [(64, True), (1, False)])
+def test_an_encoder_with_cores_to_spare_leaves_them_to_decoders(
+    monkeypatch: pytest.MonkeyPatch, threads: int, alone: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert shares_cores(CPU) is alone
+    assert default_workers(CPU) == (64 if alone else 63)
+    assert not shares_cores(torch.device("cuda")) and default_workers(torch.device("cuda")) == 64
+
+
+ORPHANS = """
+import os, signal, sys, numpy as np, torch
+torch.get_num_threads = lambda: 10**6
+from eval.decoders import Decoders, ImageJob
+from eval.preprocess import Preprocess
+from tests.eval.test_stream import Squares
+decoders = Decoders([ImageJob("a", Squares(0, 250), np.arange(250), "rgb_first", False)], Preprocess((8, 8)), False, 2,
+                    torch.device("cpu"))
+with decoders.paused():
+    print(*[worker.pid for worker in decoders._iterator._workers], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_decoders_that_stand_still_end_with_a_main_process_that_is_killed() -> None:
+    root = Path(__file__).parent.parent.parent
+    found = subprocess.run([sys.executable, "-c", ORPHANS], cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+    workers = [int(pid) for pid in found.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(_lives(pid) for pid in workers):
+        assert time.monotonic() < deadline, f"{workers} live on"
+        time.sleep(0.2)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
