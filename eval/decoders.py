@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,22 +117,26 @@ class _Decoder(Dataset[_Answer]):
 
 
 class Gate:
-    """Open: decoders go on. Shut: they wait before the next image."""
+    """Open: decoders go on. Shut: they wait before the next image.
 
-    def __init__(self, context: multiprocessing.context.BaseContext) -> None:
-        self._event = context.Event()
-        self._event.set()
-        self._parent = os.getpid()
+    A byte that forked processes share. No lock, which a decoder that is killed could take with it.
+    """
+
+    def __init__(self) -> None:
+        self._is_shut, self._parent = mmap.mmap(-1, 1), os.getpid()
 
     def open(self) -> None:
-        self._event.set()
+        self._is_shut[0] = 0
 
     def shut(self) -> None:
-        self._event.clear()
+        self._is_shut[0] = 1
 
     def wait(self) -> None:
         """Returns once it is open; ends the process if the one that opens it is gone."""
-        while not self._event.wait(5):
+        pause = 5e-5
+        while self._is_shut[0]:
+            time.sleep(pause)
+            pause = min(2 * pause, 2e-3)
             if os.getppid() != self._parent:
                 os._exit(1)
 
@@ -163,7 +168,7 @@ class Decoders:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
             self._places = _shared(((ahead + 1) * workers, CHUNK, *transform.shape), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
-        self._gate = Gate(context) if workers and shares_cores(device) else None
+        self._gate = Gate() if workers and forks and shares_cores(device) else None
         self._loader = DataLoader(
             _Decoder(jobs, self._runs, transform, fast, self._places, self._gate),
             batch_size=None,

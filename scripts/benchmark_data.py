@@ -12,6 +12,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -36,17 +37,33 @@ def checkpoint(cache: Path, name: str) -> str:
 
     def make(folder: Path) -> None:
         import open_clip
-        import torch
-        from safetensors.torch import save_file
 
-        torch.manual_seed(0)
-        model = open_clip.create_model(name)
-        config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
-        (folder / "open_clip_config.json").write_text(json.dumps(config))
-        weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-        save_file(weights, folder / "open_clip_model.safetensors")
+        _write_model(folder, open_clip.get_model_config(name))
 
     return f"local-dir:{once(cache / name, make)}"
+
+
+def wide_checkpoint(cache: Path) -> str:
+    """The tests' tiny CLIP with embeddings as long as those of ViT-B-32."""
+
+    def make(folder: Path) -> None:
+        from tests.eval.tiny_model import config_of
+
+        _write_model(folder, {**config_of(), "embed_dim": 512})
+
+    return f"local-dir:{once(cache / 'wide', make)}"
+
+
+def _write_model(folder: Path, config: dict[str, Any]) -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
 
 
 def tiny_checkpoint(cache: Path) -> str:
@@ -109,6 +126,17 @@ def miniature(cache: Path, samples: int = 50) -> Path:
         write_miniature(folder, samples)
 
     return once(cache / f"miniature-{samples}", make)
+
+
+def whole(cache: Path) -> Path:
+    """DataComp's 40 folders with as many samples as they really have, of small pictures."""
+
+    def make(folder: Path) -> None:
+        from scripts.make_miniature import write_whole
+
+        write_whole(folder)
+
+    return once(cache / "whole", make)
 
 
 def embeddings(images: int, captions: int, width: int = 512) -> tuple[np.ndarray, np.ndarray, list[int]]:

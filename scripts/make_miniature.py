@@ -2,6 +2,7 @@
 
     python scripts/make_miniature.py /tmp/miniature                 # 40 folders of about 50 pictures each
     clipeval run suite=datacomp data.root=/tmp/miniature
+    python scripts/make_miniature.py /tmp/whole --whole --size 24   # as many pictures as the real sets have: 4 GB
 
 Pictures are of mixed codecs (webp, png, jpg, jpeg) and modes (L, RGBA, P, CMYK, RGB), in one to three shards a set; one
 set's metadata has a value more than it has names, and CLEVR Distance's fourth class name is blank, as in the real ones.
@@ -52,14 +53,16 @@ class Fact:
     classes: int
     folder: str
     fields: tuple[str, ...]
+    samples: int
 
 
 def facts() -> list[Fact]:
     """The 40 tasks of the table of facts."""
     with FACTS.open(newline="") as file:
         return [
-            Fact(r["key"], r["protocol"], int(r["classes"] or 0), r["folder"], tuple(r["metadata_fields"].split()))
+            Fact(r["key"], r["protocol"], int(r["classes"] or 0), r["folder"], tuple(fields), int(r["samples"]))
             for r in csv.DictReader(file)
+            for fields in [r["metadata_fields"].split()]
         ]
 
 
@@ -82,8 +85,24 @@ def write_miniature(
     return rows
 
 
+def write_whole(root: Path, size: int = 24, seed: int = 0) -> list[Fact]:
+    """Writes every folder with as many samples as the real set has, over and over the same 70 pictures."""
+    rng = np.random.default_rng(seed)
+    rows = facts()
+    for fact in rows:
+        write_set(root / fact.folder, fact, fact.samples, size, 1 + fact.samples // 20_000, rng, distinct=70)
+    return rows
+
+
 def write_set(
-    folder: Path, fact: Fact, samples: int, size: int, shards: int, rng: np.random.Generator, most_templates: int = 80
+    folder: Path,
+    fact: Fact,
+    samples: int,
+    size: int,
+    shards: int,
+    rng: np.random.Generator,
+    most_templates: int = 80,
+    distinct: int | None = None,
 ) -> None:
     """Writes one folder of the layout that DataComp's download script writes."""
     test = folder / "test"
@@ -95,7 +114,7 @@ def write_set(
         most = None if fact.protocol == "attributes" else most_templates
         (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in class_names(fact)))
         (folder / "zeroshot_classification_templates.txt").write_text("".join(f"{t}\n" for t in templates(fact)[:most]))
-    members = list(_samples(fact, samples, size, rng))
+    members = list(_samples(fact, samples, size, rng, distinct))
     for shard in range(shards):
         with tarfile.open(test / f"{shard}.tar", "w") as tar:
             for key, parts in (
@@ -152,9 +171,12 @@ def picture(index: int, size: int, rng: np.random.Generator) -> tuple[str, bytes
     return extension, buffer.getvalue()
 
 
-def _samples(fact: Fact, count: int, size: int, rng: np.random.Generator) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(
+    fact: Fact, count: int, size: int, rng: np.random.Generator, distinct: int | None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    known = [picture(i, size, rng) for i in range(distinct or 0)]
     for i in range(count):
-        extension, data = picture(i, size, rng)
+        extension, data = known[i % len(known)] if known else picture(i, size, rng)
         parts = {extension: data}
         if fact.protocol == "retrieval":
             captions = [f"caption {j} of picture {i}, {fact.key[-5:]}" for j in range(5 + (i % 11 == 0))]
@@ -204,8 +226,13 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--whole", action="store_true", help="as many samples as the real sets have")
     arguments = parser.parse_args()
-    print(f"{len(write_miniature(arguments.root, arguments.samples, arguments.size))} folders in {arguments.root}")
+    if arguments.whole:
+        found = write_whole(arguments.root, arguments.size)
+    else:
+        found = write_miniature(arguments.root, arguments.samples, arguments.size)
+    print(f"{len(found)} folders in {arguments.root}")
 
 
 if __name__ == "__main__":
