@@ -123,7 +123,7 @@ class _Batches:
         self._count = 0
         self._how = (False, "embeddings")
         self._buffer: torch.Tensor | None = None
-        self._free: list[torch.Tensor] = []
+        self._sent: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         self._flying: deque[_Flying] = deque()
 
     def add(self, job: int, positions: np.ndarray, pixels: torch.Tensor, how: tuple[bool, str]) -> Iterator[Embedded]:
@@ -137,7 +137,7 @@ class _Batches:
         while start < len(pixels):
             use = min(len(pixels) - start, self.size - self._count)
             if self._buffer is None:
-                self._buffer = self._free.pop() if self._free else self._new_buffer(pixels)
+                self._buffer = self._next_buffer(pixels)
             self._buffer[self._count : self._count + use] = pixels[start : start + use]
             self._spans.append((job, positions[start : start + use]))
             self._count, start = self._count + use, start + use
@@ -154,27 +154,40 @@ class _Batches:
         while self._flying:
             yield from self._land()
 
-    def _new_buffer(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _next_buffer(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Memory for a batch: on a GPU two take turns, so that one is filled while the other waits to be copied."""
         pinned = self.device.type == "cuda"
-        return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, pin_memory=pinned)
+        if len(self._sent) < (2 if pinned else 1):
+            return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, pin_memory=pinned)
+        buffer, copied = self._sent.popleft()
+        if copied is not None:
+            copied.synchronize()
+        return buffer
 
     def _send(self, batch: torch.Tensor) -> Iterator[Embedded]:
         spans, buffer = self._spans, self._buffer
         self._spans, self._buffer, self._count = [], None, 0
         if self.device.type == "cpu" and batch.dtype == torch.uint8:  # one thread's work, beside the decoders
             batch = self.encoder.preprocess.normalise(batch)
+        images = batch.to(self.device, non_blocking=self.device.type == "cuda")
+        if buffer is not None:
+            self._sent.append((buffer, self._event()))
         with self.decoders.paused():
-            rows = self._encode(batch.to(self.device, non_blocking=True))
-        event = None
+            rows = self._encode(images)
         if self.device.type == "cuda":  # copied while the next batch runs; picked up two batches later
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-            host.copy_(rows, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            rows = host
-        self._flying.append(_Flying(spans, rows, buffer, event))
-        if len(self._flying) > (2 if event is not None else 0):
+            rows = host.copy_(rows, non_blocking=True)
+        self._flying.append(_Flying(spans, rows, self._event()))
+        if len(self._flying) > (2 if self.device.type == "cuda" else 0):
             yield from self._land()
+
+    def _event(self) -> torch.cuda.Event | None:
+        """Comes when the GPU has done all that it was given so far; None on a CPU, which is done by now."""
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
     def _encode(self, batch: torch.Tensor) -> torch.Tensor:
         """Runs the encoder; where the device's memory does not suffice, halves the batch and goes on with halves."""
@@ -196,8 +209,6 @@ class _Batches:
         done = self._flying.popleft()
         if done.event is not None:
             done.event.synchronize()
-        if done.buffer is not None:  # what was copied from it has arrived
-            self._free.append(done.buffer)
         rows = done.rows.cpu()
         start = 0
         for job, positions in done.spans:
@@ -206,11 +217,10 @@ class _Batches:
 
 
 class _Flying(NamedTuple):
-    """A batch on the device: whose images it holds, its rows, the memory it was filled in, and when all of it is done."""
+    """A batch on the device: whose images it holds, its rows, and when they are there."""
 
     spans: list[tuple[int, np.ndarray]]
     rows: torch.Tensor
-    buffer: torch.Tensor | None
     event: torch.cuda.Event | None
 
 

@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 from results.provenance import provenance  # noqa: E402
 from scripts import benchmark_rows as rows  # noqa: E402
+from scripts.benchmark_gpu import gpu  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402
 from scripts.benchmark_rows import Bench, Result, Size  # noqa: E402
 from scripts.benchmark_worker import Side  # noqa: E402
@@ -48,6 +49,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "precision": precision,
     "startup": rows.startup,
     "memory": rows.memory,
+    "gpu": gpu,
 }
 
 

@@ -25,12 +25,15 @@ from scripts import benchmark_data
 from tasks import Retrieval, Samples
 from tasks.heads import head, prompts
 
-CPU = torch.device("cpu")
+
+@cache
+def _encoder(model: str, precision: str, device: str = "cpu") -> Encoder:
+    return resolve({"name": model}, tempfile.gettempdir()).load(device, precision)
 
 
 @cache
-def _encoder(model: str, precision: str) -> Encoder:
-    return resolve({"name": model}, tempfile.gettempdir()).load("cpu", precision)
+def _batch(model: str, precision: str, device: str) -> int:
+    return default_batch(_encoder(model, precision, device), torch.device(device))
 
 
 def heads(model: str, classes: list[int], templates: int, out: str, precision: str = "fp32") -> dict[str, Any]:
@@ -57,41 +60,47 @@ class _NoModel:
         return torch.zeros(len(batch), 1)
 
 
-def preprocess(model: str, root: str, fast: bool = False) -> dict[str, Any]:
-    """One shard, indexed anew, through the stream with four workers."""
+def preprocess(
+    model: str, root: str, fast: bool = False, workers: int | None = 4, device: str = "cpu", times: int = 1
+) -> dict[str, Any]:
+    """One shard, indexed anew, through the stream (`times` times over); workers=None: as many as the device has by default."""
     transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
     keep_freed_memory()  # as an encoder on a CPU does
+    workers = default_workers(torch.device(device)) if workers is None else workers
+    sink, options = _NoModel(transform), StreamOptions(workers, 32, fast)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _stream(transform, root, _NoModel(transform), 4, None, fast))
+    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options, device, times))
     return {"seconds": time.perf_counter() - started, "images": count}
 
 
 def pixels(model: str, root: str, out: str, fast: bool = False) -> dict[str, Any]:
     """What the stream gives an encoder for a shard, normalised, saved."""
     transform, kept = resolve({"name": model}, tempfile.gettempdir()).preprocess, []
-    count = sum(len(piece.positions) for piece in _stream(transform, root, _NoModel(transform, kept), 4, None, fast))
+    sink, options = _NoModel(transform, kept), StreamOptions(4, 32, fast)
+    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options))
     np.save(out, torch.cat(kept).numpy())
     return {"images": count}
 
 
-def bare(model: str, images: int, precision: str = "fp32") -> dict[str, Any]:
+def bare(model: str, images: int, precision: str = "fp32", device: str = "cpu") -> dict[str, Any]:
     """The encoder alone, on batches that are there already, of the size that the stream gives it."""
-    encoder = _encoder(model, precision)
-    size = default_batch(encoder, CPU)
+    encoder, size = _encoder(model, precision, device), _batch(model, precision, device)
     height, width = encoder.preprocess.size  # type: ignore[misc]
-    batch = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+    batch = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, device=device)
     started = time.perf_counter()
     for _ in range(images // size):
-        encoder.encode_images(batch)
+        found = encoder.encode_images(batch)
+    found.cpu()  # a GPU is done when its last answer is here
     return {"seconds": time.perf_counter() - started, "images": images // size * size}
 
 
-def end_to_end(model: str, root: str, precision: str = "fp32") -> dict[str, Any]:
-    """Decoders and encoder on the same cores."""
-    encoder = _encoder(model, precision)
+def end_to_end(model: str, root: str, precision: str = "fp32", device: str = "cpu", times: int = 1) -> dict[str, Any]:
+    """Decoders and encoder together; on a CPU, on the same cores."""
+    encoder = _encoder(model, precision, device)
+    options = StreamOptions(default_workers(torch.device(device)), _batch(model, precision, device))
     started = time.perf_counter()
     count = 0
-    for piece in _stream(encoder.preprocess, root, encoder, default_workers(CPU), None, False):
+    for piece in _stream(encoder.preprocess, root, encoder, options, device, times):
         count += len(piece.rows)
     return {"seconds": time.perf_counter() - started, "images": count}
 
@@ -150,10 +159,12 @@ def retrieval(images: int, captions: int) -> dict[str, Any]:
     }
 
 
-def _stream(transform: Any, root: str, encoder: Any, workers: int, batch: int | None, fast: bool) -> Any:
+def _stream(
+    transform: Any, root: str, encoder: Any, options: StreamOptions, device: str = "cpu", times: int = 1
+) -> Any:
     split = open_split(DataConfig(folder="photos"), root, "test", None)
-    job = ImageJob("photos", split.images, np.arange(len(split.images)), "rgb_first", False)
-    stream = ImageStream([job], transform, StreamOptions(workers, batch, fast), CPU)
+    job = ImageJob("photos", split.images, np.tile(np.arange(len(split.images)), times), "rgb_first", False)
+    stream = ImageStream([job], transform, options, torch.device(device))
     try:
         yield from stream.embed(encoder)
     finally:

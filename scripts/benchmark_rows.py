@@ -37,6 +37,7 @@ class Size:
     templates: int = 80
     retrieval: tuple[int, int] = (5000, 25010)
     association: tuple[int, int] = (3563, 4500)
+    times_on_gpu: int = 16
 
 
 @dataclass
