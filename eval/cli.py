@@ -34,21 +34,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not arguments.overrides:
         parser.error(f"unknown words: {' '.join(rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGINT, stop)
     try:
         command: Callable[[argparse.Namespace, list[str]], int] = arguments.command
         return command(arguments, rest)
-    except ClipevalError as problem:
-        print(f"clipeval: {problem}", file=sys.stderr)
-        return EXIT_ERROR
-    except OSError as problem:
-        if isinstance(problem, BrokenPipeError) and _reader_left():
-            return EXIT_PIPE
-        print(f"clipeval: {disk_words(problem)}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as problem:  # noqa: BLE001  (raised again where nobody foresaw it)
+        if isinstance(problem, Exception) and not stop.asked:
+            return _explain(problem)
         print("clipeval: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return EXIT_STOPPED
+
+
+class _Stop:
+    """Handles the signals that ask for an end.
+
+    What is being done may make another error of the KeyboardInterrupt: torch, in the middle of a tensor's file, a TypeError,
+    and so a checkpoint that cannot be read. `asked` knows better.
+    """
+
+    asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
+def _explain(problem: Exception) -> int:
+    """Says what went wrong; the exit status. What nobody foresaw is raised again."""
+    if isinstance(problem, BrokenPipeError) and _reader_left():
+        return EXIT_PIPE
+    if not isinstance(problem, ClipevalError | OSError):
+        raise problem
+    print(f"clipeval: {problem if isinstance(problem, ClipevalError) else disk_words(problem)}", file=sys.stderr)
+    return EXIT_ERROR
 
 
 def disk_words(problem: OSError) -> str:
@@ -73,10 +94,6 @@ def _reader_left() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), out)  # or Python complains of it at its end
     return True
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from configs.errors import ClipevalError
 from eval import classify
 from eval.cli import main
 from eval.replay import pictures
@@ -121,3 +123,24 @@ def test_a_reader_that_has_gone_is_no_error(two):
     os.close(write)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_stop_whatever_error_torch_makes_of_it(number, monkeypatch, capsys):
+    """As torch does where a signal comes in the middle of reading a checkpoint (seen in CI)."""
+
+    def read(arguments, words):
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise ClipevalError("x.safetensors is no checkpoint that can be read") from None
+
+    monkeypatch.setattr("eval.cli._run", read)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["run"]) == 130
+    finally:
+        for name, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(name, handler)
+    said = capsys.readouterr().err
+    assert "stopped" in said and "checkpoint" not in said
