@@ -30,8 +30,7 @@ class Size:
     model: str = VIT
     decoded: int = 2048
     images: int = 1024
-    encoded: int = 192
-    encoded_bf16: int = 512
+    encoded: int = 512
     classes: int = 48
     their_classes: int = 4
     templates: int = 80
@@ -181,13 +180,13 @@ def miniature(bench: Bench) -> Iterator[Result]:
 def end_to_end(bench: Bench) -> Iterator[Result]:
     """The stream against the bare encoder, and against theirs."""
     model, size = benchmark_data.checkpoint(bench.cache, bench.size.model), bench.size
-    for precision, images, target in (("fp32", size.encoded, 0.93), ("bf16", size.encoded_bf16, 0.85)):
-        root = str(benchmark_data.shard(bench.cache, images))
+    images, root = size.encoded, str(benchmark_data.shard(bench.cache, size.encoded))
+    for precision, target in (("fp32", 0.93), ("bf16", 0.85)):
         common = {"model": model, "precision": precision}
         theirs = bench.theirs("end_to_end", model=model, root=root) if precision == "fp32" else None
         a, b, c = bench.rounds(
-            lambda common=common, images=images: bench.ours("bare", **common, images=images),  # type: ignore[misc]
-            lambda common=common, root=root: bench.ours("end_to_end", **common, root=root),  # type: ignore[misc]
+            lambda common=common: bench.ours("bare", **common, images=images),  # type: ignore[misc]
+            lambda common=common: bench.ours("end_to_end", **common, root=root),  # type: ignore[misc]
             theirs,
         )
         work = f"images of 500x375, {size.model}, {precision}: end to end over the bare encoder"
