@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,24 +118,29 @@ class _Decoder(Dataset[_Answer]):
 class Gate:
     """Open: decoders go on. Shut: they wait before the next image.
 
-    A byte that forked processes share. No lock, which a decoder that is killed could take with it.
+    A byte that forked processes share says which; a semaphore wakes those that wait. Unlike a lock it belongs to nobody, so
+    that a decoder that is killed takes nothing with it. (Looking at the byte every 2 ms cost the encoder 3% of its time.)
+
+    Args:
+        workers: how many processes may wait.
     """
 
-    def __init__(self) -> None:
-        self._is_shut, self._parent = mmap.mmap(-1, 1), os.getpid()
+    def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
+        self._is_shut, self._parent, self._workers = mmap.mmap(-1, 1), os.getpid(), workers
+        self._wake = context.Semaphore(0)
 
     def open(self) -> None:
         self._is_shut[0] = 0
+        for _ in range(self._workers - self._wake.get_value()):
+            self._wake.release()
 
     def shut(self) -> None:
         self._is_shut[0] = 1
 
     def wait(self) -> None:
         """Returns once it is open; ends the process if the one that opens it is gone."""
-        pause = 5e-5
         while self._is_shut[0]:
-            time.sleep(pause)
-            pause = min(2 * pause, 2e-3)
+            self._wake.acquire(True, 5)
             if os.getppid() != self._parent:
                 os._exit(1)
 
@@ -168,7 +172,7 @@ class Decoders:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
             self._places = _shared(((ahead + 1) * workers, CHUNK, *transform.shape), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
-        self._gate = Gate() if workers and forks and shares_cores(device) else None
+        self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
         self._loader = DataLoader(
             _Decoder(jobs, self._runs, transform, fast, self._places, self._gate),
             batch_size=None,

@@ -1,0 +1,78 @@
+"""The benchmark's own arithmetic: targets, the day's file, and memory that several processes share."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.benchmark import line, write
+from scripts.benchmark_rows import Result, _memory, _rates, _seconds
+
+ABOUT: dict[str, Any] = {
+    "created": "2026-11-25T00:00:00Z",
+    "hardware": {"cpu": "AMD EPYC 7", "cores": 2, "memory_gib": 24},
+    "packages": {"torch": "2.15.0"},
+    "python": "3.11",
+    "baseline": "none",
+    "command": "python scripts/benchmark.py",
+    "code": {"commit": "0123456789abcdef", "dirty": False},
+    "load": "0.1",
+}
+
+
+def answers(*seconds: float) -> list[dict[str, float]]:
+    return [{"images": 100, "seconds": s} for s in seconds]
+
+
+def test_a_target_is_reached_by_the_median_of_the_rounds_ratios() -> None:
+    rates = _rates("decode", "work", "images/s", answers(10, 10, 10), answers(2, 4, 5), "images", 2.5)
+    assert rates.ratios == [5.0, 2.5, 2.0] and rates.met
+    rates.same = False  # faster, and not the same numbers
+    assert rates.met is False
+    seconds = _seconds("miniature", "work", answers(30), answers(9, 10, 11), [], at_most=9.5)
+    assert seconds.ratios == [30 / 9, 3.0, 30 / 11] and seconds.met is False
+    assert "| **no** |" in line(seconds) and "at most 9.5 s" in line(seconds)
+    alone = _rates("decode", "work", "images/s", [], answers(2.0), "images", 2.5)
+    assert alone.met is None and alone.ratios == []
+
+
+def test_rows_of_a_day_stand_in_one_file_and_those_measured_again_replace_the_old(tmp_path: Path) -> None:
+    first = [Result("heads", "a head", "prompts/s", [1.0]), Result("memory", "peak", "GB", [1.5])]
+    path = write(tmp_path, first, ABOUT)
+    again = write(tmp_path, [Result("heads", "a head", "prompts/s", [3.0])], {**ABOUT, "load": "0.2"})
+    assert again == path and path.name == "2026-11-25-amd-epyc-7-2-cores.md"
+    kept = json.loads(path.with_suffix(".json").read_text())["results"]
+    assert [(r["row"], r["ours"]) for r in kept] == [("heads", [3.0]), ("memory", [1.5])]
+    assert "load 0.2" in path.read_text() and "load 0.1" in path.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory processes share")
+def test_memory_that_two_processes_share_counts_once() -> None:
+    size = 64 * 2**20
+    children, said = [], os.pipe()
+    shared = mmap.mmap(-1, size)
+    leader = os.fork()
+    if leader == 0:
+        os.setsid()
+        other = os.fork()
+        for start in range(0, size, 4096):
+            shared[start] = 1
+        os.write(said[1], b"x")
+        time.sleep(60)
+        os._exit(int(other == 0))
+    children.append(leader)
+    try:
+        os.read(said[0], 1)
+        os.read(said[0], 1)
+        before = _memory(os.getsid(leader))
+        assert size / 2**10 < before < 1.9 * size / 2**10 + 2 * 400 * 2**10
+        assert _memory(2**22) == 0  # no such session
+    finally:
+        os.killpg(leader, 9)
+        os.waitpid(leader, 0)
