@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,14 @@ TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")
 
 ATTEMPTS = 100
 """How often a writer tries to have the last word. Each retry means that another process wrote in between."""
+
+
+def _attempts() -> Iterator[int]:
+    """Numbers of attempts, with a wait in between that grows and differs: writers in step would never let each other end."""
+    for number in range(ATTEMPTS):
+        if number:
+            time.sleep(random.uniform(0, min(0.002 * number, 0.1)))
+        yield number
 
 
 class RunFolder:
@@ -67,7 +77,7 @@ class RunFolder:
             for task, spec in (info.get("tasks") or config.get("tasks") or {}).items()
         }
         created = info.get("created") or now()
-        for _ in range(ATTEMPTS):
+        for _ in _attempts():
             try:
                 before = self.run() or {}
             except DamagedRecord:
@@ -194,7 +204,7 @@ class RunFolder:
             created=record.created or now(),
             predictions={"file": name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(predictions)},
         )
-        for _ in range(ATTEMPTS):
+        for _ in _attempts():
             write_atomically(self.path / name, content)
             write_record(path, record)
             try:
@@ -233,7 +243,7 @@ class RunFolder:
 
     def rebuild_eval_results(self) -> None:
         """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""
-        for _ in range(ATTEMPTS):
+        for _ in _attempts():
             content = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
             write_atomically(self.path / "eval_results.jsonl", content)
             again = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
