@@ -17,6 +17,7 @@ import numpy as np
 
 from scripts import benchmark_data
 from scripts.benchmark_worker import ROOT, Side
+from scripts.make_miniature import facts
 
 VIT = "ViT-B-32-256"
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -287,7 +288,8 @@ def memory(bench: Bench) -> Iterator[Result]:
             records = len(list(Path(folder, "run", "records").glob("*.json")))
         bench.say(f"  {runs[-1].seconds:.0f} s, {records} records")
     small, large = runs
-    notes = [f"732,026 images of 24 pixels and a tiny model, embeddings of 512 numbers, {large.seconds:.0f} s"]
+    images = sum(fact.samples for fact in facts())
+    notes = [f"{images:,} images of 24 pixels and a tiny model, embeddings of 512 numbers, {large.seconds:.0f} s"]
     notes.append("private and shared memory of all its processes; a real model's weights and activations come on top")
     yield Result(
         "memory",

@@ -2,7 +2,7 @@
 
     python scripts/make_miniature.py /tmp/miniature                 # 40 folders of about 50 pictures each
     clipeval run suite=datacomp data.root=/tmp/miniature
-    python scripts/make_miniature.py /tmp/whole --whole --size 24   # as many pictures as the real sets have: 4 GB
+    python scripts/make_miniature.py /tmp/whole --whole --size 24   # as many pictures as the real sets have: 2 GB
 
 Pictures are of mixed codecs (webp, png, jpg, jpeg) and modes (L, RGBA, P, CMYK, RGB), in one to three shards a set; one
 set's metadata has a value more than it has names, and CLEVR Distance's fourth class name is blank, as in the real ones.
@@ -60,9 +60,15 @@ def facts() -> list[Fact]:
     """The 40 tasks of the table of facts."""
     with FACTS.open(newline="") as file:
         return [
-            Fact(r["key"], r["protocol"], int(r["classes"] or 0), r["folder"], tuple(fields), int(r["samples"]))
+            Fact(
+                key=r["key"],
+                protocol=r["protocol"],
+                classes=int(r["classes"] or 0),
+                folder=r["folder"],
+                fields=tuple(r["metadata_fields"].split()),
+                samples=int(r["samples"]),
+            )
             for r in csv.DictReader(file)
-            for fields in [r["metadata_fields"].split()]
         ]
 
 

@@ -55,8 +55,7 @@ def test_rows_of_a_day_stand_in_one_file_and_those_measured_again_replace_the_ol
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory processes share")
 def test_memory_that_two_processes_share_counts_once() -> None:
     size = 64 * 2**20
-    children, said = [], os.pipe()
-    shared = mmap.mmap(-1, size)
+    said, shared = os.pipe(), mmap.mmap(-1, size)
     leader = os.fork()
     if leader == 0:
         os.setsid()
@@ -66,12 +65,11 @@ def test_memory_that_two_processes_share_counts_once() -> None:
         os.write(said[1], b"x")
         time.sleep(60)
         os._exit(int(other == 0))
-    children.append(leader)
     try:
         os.read(said[0], 1)
         os.read(said[0], 1)
-        before = _memory(os.getsid(leader))
-        assert size / 2**10 < before < 1.9 * size / 2**10 + 2 * 400 * 2**10
+        together = _memory(os.getsid(leader))
+        assert size / 2**10 < together < 1.9 * size / 2**10 + 2 * 400 * 2**10
         assert _memory(2**22) == 0  # no such session
     finally:
         os.killpg(leader, 9)
