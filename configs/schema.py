@@ -78,6 +78,11 @@ CONFIG: dict[str, dict[str, Value]] = {
         "root": TEXT_OR_NULL,
         "strict": SWITCH,
         "on_error": Value(str, choices=("fail", "skip")),
+        "on_missing": Value(str, choices=("fail", "skip")),
+        "sep": TEXT_OR_NULL,
+        "encoding": TEXT_OR_NULL,
+        "max_pixels": Value(int, null=True, least=1),
+        "max_text_chunk": Value(int, null=True, least=1),
         "source": TEXT_OR_NULL,
         "sources": Value(object, hint="sources, each with folder and hub"),
     },
@@ -149,6 +154,11 @@ DATA = {
     "languages": Value(list),
     "hub": TEXT_OR_NULL,
     "revision": TEXT_OR_NULL,
+    "sep": TEXT_OR_NULL,
+    "encoding": TEXT_OR_NULL,
+    "numeric_classnames": SWITCH,
+    "max_pixels": Value(int, null=True, least=1),
+    "max_text_chunk": Value(int, null=True, least=1),
 }
 TASK = {
     "_target_": TEXT,

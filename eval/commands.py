@@ -225,7 +225,7 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     root = config.data.root
     try:
         report = download(
-            {str(name): data_config(node) for name, node in config.tasks.items()},
+            {str(name): data_config(node, config.data) for name, node in config.tasks.items()},
             None if root is None else Path(root).expanduser(),
             handle,
             workers=arguments.workers,

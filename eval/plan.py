@@ -67,7 +67,7 @@ class Cell:
     Attributes:
         id: the task's place in the config, and its record's file name.
         task: what to ask and how to score.
-        splits: the splits it needs, opened and checked.
+        splits: the splits it needs, opened and checked; by the task's names for them (`Task.roles`).
         samples: their tables, templates resolved.
         needs: the images of each split.
         prompts: {"name", "digest", "templates"}, as in the record.
@@ -172,10 +172,13 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     """
     task = make_task(name, node)
     handle.require(task.output, task.name)
-    data = data_config(node)
+    data = data_config(node, config.data)
     cache = Path(config.cache.root).expanduser()
     root = config.data.root
-    splits = {s: open_split(data, root, s, cache / "index", bool(config.data.strict)) for s in task.splits}
+    strict, on_error = bool(config.data.strict), str(config.data.on_error)
+    splits = {
+        role: open_split(data, root, split, cache / "index", strict, on_error) for role, split in task.roles.items()
+    }
     if data.language and not data.captions:
         splits = {s: translate(split, data.language, task.key) for s, split in splits.items()}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))
@@ -225,6 +228,8 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     }
     cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
     cell.warnings = () if loaded is None else loaded.flags
+    if task.roles["test"] != "test":
+        cell.warnings = (*cell.warnings, f"scored on the split {task.roles['test']!r}")
     cell.__dict__["texts"] = texts
     if task.metric is not None:
         _check_metric(cell)
@@ -262,11 +267,18 @@ def make_task(name: str, node: DictConfig) -> Task:
     return task
 
 
-def data_config(node: DictConfig) -> DataConfig:
-    """The `data` part of a task's config."""
+OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
+"""What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
+
+
+def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> DataConfig:
+    """The `data` part of a task's config. `common`: the config's own `data`, of all tasks."""
     fields = OmegaConf.to_container(node.data, resolve=True)
     assert isinstance(fields, dict)
     known = {f.name for f in dataclasses.fields(DataConfig)}
+    for key in OF_ALL_TASKS:
+        if fields.get(key) is None and (common or {}).get(key) is not None:
+            fields[key] = (common or {})[key]
     values: dict[str, Any] = {str(k): tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
     return DataConfig(**values)
 

@@ -91,7 +91,13 @@ def pictures(folder: str, task: str, keys: Sequence[str]) -> dict[str, bytes]:
     if node is None:
         return {}
     try:
-        split = open_split(data_config(node), config.data.root, "test", Path(config.cache.root) / "index")
+        split = open_split(
+            data_config(node, config.data),
+            config.data.root,
+            stored_task(config, task).roles["test"],
+            Path(config.cache.root) / "index",
+            on_error=str(config.data.on_error),
+        )
     except ClipevalError:
         return {}  # the page says that the picture is not at hand
     place = {key: i for i, key in enumerate(split.samples.keys)}

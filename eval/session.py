@@ -61,7 +61,9 @@ class Session:
             for unit in self.units or ():
                 for cell in plan.cells:
                     cell.part = unit.part if cell.id == unit.task else cell.part
-            return plan
+        for remark in dict.fromkeys(r for cell in plan.cells for s in cell.splits.values() for r in s.remarks):
+            self.console.print(remark, markup=False, highlight=False)
+        return plan
 
     def run(self) -> Outcome:
         """Computes what is missing, and brings what stands up to date.
@@ -177,7 +179,7 @@ class Session:
     ) -> Record:
         """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
         task, options = cell.task, self.options()
-        test = samples[task.splits[-1] if "test" not in task.splits else "test"]
+        test = samples["test"]
         record = Record(
             task=cell.id,
             key=task.key,

@@ -88,11 +88,23 @@ class Task(ABC):
     group: str = "other"
     """The column of the report that the task counts in."""
     splits: tuple[str, ...] = ("test",)
-    """The splits whose images `score` needs."""
+    """The splits whose images `score` needs, by their names in the data; the last is the one that is scored."""
 
     def __post_init__(self) -> None:
         # Configs give lists; a task is hashable.
         object.__setattr__(self, "splits", tuple(self.splits))
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """{what `predict` calls a split: its name in the data}: the last is `test`, the first of several `train`.
+
+        Raises:
+            ValueError: there are more than three.
+        """
+        names = {1: ("test",), 2: ("train", "test"), 3: ("train", "val", "test")}.get(len(self.splits))
+        if names is None or len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"{self.key}: splits names one to three distinct splits; got {list(self.splits)}")
+        return dict(zip(names, self.splits, strict=True))
 
     @abstractmethod
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:

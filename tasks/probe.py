@@ -61,15 +61,17 @@ class LinearProbe(Task):
             raise ValueError(f"{self.key}: seeds must be one or several distinct numbers; got {list(self.seeds)}")
         if self.shots is not None and self.shots < 1:
             raise ValueError(f"{self.key}: shots must be at least 1, or null for all; got {self.shots}")
-        if not {"train", "test"} <= set(self.splits):
-            raise ValueError(f"{self.key}: a probe needs the splits train and test; got {list(self.splits)}")
-        if self.strength is None and "val" not in self.splits and not 0 < self.val_share < 1:
+        if "train" not in self.roles:
+            raise ValueError(
+                f"{self.key}: a probe needs two splits, one to train on and one to score; got {list(self.splits)}"
+            )
+        if self.strength is None and "val" not in self.roles and not 0 < self.val_share < 1:
             raise ValueError(
                 f"{self.key}: val_share must lie between 0 and 1, or `strength` be given; got {self.val_share}"
             )
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
-        for split in self.splits:
+        for split in self.roles:
             table = samples[split]
             inputs.labels(table.labels, len(table.keys), len(table.classnames), table.keys, f"{self.key}, {split}")
         try:
@@ -89,7 +91,7 @@ class LinearProbe(Task):
         found = []
         for seed in self.seeds:
             places, aside = np.arange(len(y)), np.zeros(0, dtype=np.int64)
-            if self.strength is None and "val" not in self.splits:
+            if self.strength is None and "val" not in self.roles:
                 count = max(1, round(self.val_share * len(y)))
                 order = np.random.default_rng(seed).permutation(len(y))
                 places, aside = np.sort(order[count:]), np.sort(order[:count])
@@ -103,7 +105,7 @@ class LinearProbe(Task):
         n = inputs.rows(images["test"], test.keys, self.key)
         label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         x = {split: rows.float() for split, rows in images.items()}
-        y = {split: torch.from_numpy(np.asarray(samples[split].labels)).to(x[split].device) for split in self.splits}
+        y = {split: torch.from_numpy(np.asarray(samples[split].labels)).to(x[split].device) for split in self.roles}
         classes = int(max(labels.max() for split, labels in y.items() if split != "test")) + 1
         tables = []
         for seed, (chosen, aside) in zip(self.seeds, self.draws(samples), strict=True):
@@ -111,7 +113,7 @@ class LinearProbe(Task):
             if self.strength is not None:
                 strength, last_x, last_y = self.strength, fit_x, fit_y
             else:
-                split, rows = ("val", slice(None)) if "val" in self.splits else ("train", aside)
+                split, rows = ("val", slice(None)) if "val" in self.roles else ("train", aside)
                 val_x, val_y = x[split][rows], y[split][rows]
                 strength = self.search(fit_x, fit_y, val_x, val_y, classes, seed)
                 both = self.shots is None

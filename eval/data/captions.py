@@ -19,6 +19,7 @@ import pandas as pd
 
 from configs.errors import ClipevalError
 from eval.data import webdataset
+from eval.data.account import Account
 from eval.data.folder import EXTENSIONS, whole_files
 from eval.data.images import FileImages
 from eval.data.split import DataConfig, read_instances, read_text
@@ -26,7 +27,9 @@ from eval.data.tar_index import index_tars
 from tasks.base import Samples
 
 
-def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+def read(
+    config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
+) -> tuple[FileImages, Samples]:
     """Reads one language; the images are all of the folder's, `Samples.positions` says which of them have captions.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import ClipevalError
+from eval.data.account import Account
 from eval.data.images import FileImages
 from eval.data.split import DataConfig, named_classes
 from tasks.base import Samples
@@ -15,7 +16,9 @@ from tasks.base import Samples
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
-def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+def read(
+    config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
+) -> tuple[FileImages, Samples]:
     """Every picture below the class folders, sorted by path; a class's name is its folder's, underscores read as spaces."""
     if not location.is_dir():
         raise ClipevalError(

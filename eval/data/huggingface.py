@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from configs.errors import ClipevalError, nearest
+from eval.data.account import Account
 from eval.data.images import digest_of
 from eval.data.split import DataConfig, is_of_split, named_classes
 from eval.hub.lock import check_lock
@@ -39,7 +40,9 @@ class RowImages:
         return f"{self.source}, row {position}"
 
 
-def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[RowImages, Samples]:
+def read(
+    config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
+) -> tuple[RowImages, Samples]:
     """Reads rows with an image column and a label or caption column.
 
     `path` is a parquet file, or a folder of them (<split>*.parquet where the name says the split). Without it, `hub` is what

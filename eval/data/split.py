@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import ClipevalError, nearest
+from eval.data.account import Account
 from eval.data.images import Images, digest_of
 from eval.preprocess import Convert
 from tasks.base import Samples
@@ -56,6 +57,16 @@ class DataConfig:
     """The data set's repository on the Hugging Face hub."""
     revision: str | None = None
     """The revision to fetch; None: resolved once and recorded."""
+    sep: str | None = None
+    """What separates the columns of a table; None: recognised."""
+    encoding: str | None = None
+    """The encoding of tables and text files; None: UTF-8, or what a byte order mark says."""
+    numeric_classnames: bool = False
+    """Whether numbers are meant as class names: "a photo of a 7"."""
+    max_pixels: int | None = None
+    """The largest image that is decoded, in pixels; None: Pillow's own limit."""
+    max_text_chunk: int | None = None
+    """The longest text chunk of a PNG that is read, in bytes; None: Pillow's own limit."""
 
     def location(self, root: str | None) -> Path:
         """The set's folder (or file).
@@ -100,18 +111,27 @@ class Split:
         samples: keys, labels, captions, instances, metadata, class names, templates.
         digest: sha256 of everything that a score depends on, prompts left out.
         flags: what a reader of the scores must know.
+        remarks: what is said once, when the data is read.
     """
 
     images: Images
     samples: Samples
     digest: str
     flags: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
 
 
-Reader = Callable[[DataConfig, Path, str, Path | None], tuple[Images, Samples]]
+Reader = Callable[[DataConfig, Path, str, Path | None, Account], tuple[Images, Samples]]
 
 
-def open_split(config: DataConfig, root: str | None, split: str, cache: Path | None, strict: bool = False) -> Split:
+def open_split(
+    config: DataConfig,
+    root: str | None,
+    split: str,
+    cache: Path | None,
+    strict: bool = False,
+    on_error: str = "fail",
+) -> Split:
     """Opens one split and checks it against the config.
 
     Args:
@@ -120,6 +140,7 @@ def open_split(config: DataConfig, root: str | None, split: str, cache: Path | N
         split: test, train, val.
         cache: where indices are kept; None keeps none.
         strict: whether a sample or class count other than the config's is an error (else a flag).
+        on_error: `data.on_error`: fail, or skip: samples that cannot be scored are left out, counted and flagged.
 
     Raises:
         ClipevalError: something is missing, damaged or contradictory; names what, where and the cure.
@@ -128,14 +149,15 @@ def open_split(config: DataConfig, root: str | None, split: str, cache: Path | N
     if config.kind not in readers:
         raise ClipevalError(nearest("data.kind", config.kind, readers))
     location = config.location(root)
-    images, samples = readers[config.kind](config, location, split, cache)
+    account = Account(on_error)
+    images, samples = readers[config.kind](config, location, split, cache, account)
     if len(images) == 0:
         raise ClipevalError(f"{location}: the split {split!r} holds no image.")
     _check_labels(samples, location)
     flags = _count_flags(config, samples, split)
     if flags and strict:
         raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
-    return Split(images, samples, split_digest(images, samples), tuple(flags))
+    return Split(images, samples, split_digest(images, samples), (*flags, *account.flags), remarks=account.remarks)
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:

@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import ClipevalError, nearest
+from eval.data.account import Account
 from eval.data.folder import whole_files
 from eval.data.images import FileImages
 from eval.data.split import DataConfig, named_classes, read_instances
 from tasks.base import Samples
 
 
-def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+def read(
+    config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
+) -> tuple[FileImages, Samples]:
     """Reads a .csv or .jsonl file; picture names in its image column are relative to the file's folder.
 
     Several rows may name one picture: their captions are gathered, and the picture is embedded once. A JSON row's captions may

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import ClipevalError
+from eval.data.account import Account
 from eval.data.images import FileImages, digest_of
 from eval.data.split import DataConfig, named_classes, read_instances, read_text
 from eval.data.tar_index import TarIndex, index_tars
@@ -23,7 +24,9 @@ TABLE = "samples.csv"
 INSTANCES = "instances.jsonl"
 
 
-def read(config: DataConfig, location: Path, split: str, cache: Path | None) -> tuple[FileImages, Samples]:
+def read(
+    config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
+) -> tuple[FileImages, Samples]:
     """Reads the layout described in the module's docstring.
 
     Beside the shards there may lie `samples.csv`, a row an image (column `key`), whose columns are further labels, captions

@@ -210,7 +210,7 @@ def test_predictions_alone_give_every_metric_again() -> None:
         ({"seeds": []}, "seeds must be one or several distinct"),
         ({"seeds": [1, 1]}, "distinct"),
         ({"shots": 0}, "shots must be at least 1"),
-        ({"splits": ("test",)}, "needs the splits train and test"),
+        ({"splits": ("test",)}, "needs two splits"),
         ({"val_share": 0.0}, "val_share must lie between"),
     ],
 )

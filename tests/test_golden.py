@@ -1,0 +1,75 @@
+"""Numbers and fingerprints that do not change by accident: the quickstart's records and the prompts of the 40 sets, written down.
+
+python -m tests.test_golden     # writes them anew; say in the commit why they changed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from eval.cli import main
+from scripts.make_miniature import write_miniature
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def quickstart(place: Path) -> dict[str, Any]:
+    """{task: fingerprint, metrics and the sha256 of the predicted columns} of `clipeval run`."""
+    assert main(["run", f"out={place / 'run'}", f"cache.root={place / 'cache'}"]) == 0
+    found = {}
+    for path in sorted((place / "run" / "records").glob("[!.]*.json")):
+        record = json.loads(path.read_text())
+        frame = pd.read_parquet(place / "run" / record["predictions"]["file"])
+        answers = frame[[c for c in frame if not str(c).startswith("score_")]]
+        found[path.stem] = {
+            "fingerprint": record["fingerprint"],
+            "metrics": record["metrics"],
+            "samples": record["samples"],
+            "answers": hashlib.sha256(answers.to_csv(index=False).encode()).hexdigest(),
+        }
+    return found
+
+
+def forty(place: Path) -> dict[str, Any]:
+    """{task: the parts of its fingerprint that its config and prompts make} of the miniature of the 40 sets."""
+    from rich.console import Console
+
+    from configs.compose import compose
+    from eval.session import Session
+
+    write_miniature(place / "data", samples=8)
+    config = compose(["suite=datacomp", f"data.root={place / 'data'}", f"cache.root={place / 'cache'}"])
+    plan = Session.open(config, Console(quiet=True)).plan()
+    assert not plan.problems
+    parts = ("preprocess", "precision", "prompts", "protocol")
+    return {cell.id: {k: v for k, v in cell.fingerprint.to_json().items() if k in parts} for cell in plan.cells}
+
+
+@pytest.mark.parametrize("what", [quickstart, forty])
+def test_nothing_changed(what: Any, tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / f"{what.__name__}.json").read_text())
+    found = what(tmp_path)
+    assert found.keys() == golden.keys()
+    for task, before in golden.items():
+        for part, value in before.items():
+            if part == "metrics":
+                assert found[task][part] == pytest.approx(value, abs=1e-9, nan_ok=True), task
+            else:
+                assert found[task][part] == value, f"{task}: {part}"
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for what in (quickstart, forty):
+        with tempfile.TemporaryDirectory() as scratch:
+            content = json.dumps(what(Path(scratch)), indent=1, sort_keys=True)
+        (GOLDEN / f"{what.__name__}.json").write_text(content + "\n")
+    sys.exit(0)
