@@ -27,6 +27,7 @@ from eval.cache import CHUNK, ImageStore, TextStore, key_of
 from eval.data.split import take
 from eval.decoders import ImageJob
 from eval.models import Encoder, ModelHandle, text_precision
+from eval.models.precision import current
 from eval.plan import Cell, ImageNeed
 from eval.progress import Progress
 from eval.stream import Embedded, ImageStream, StreamOptions
@@ -384,6 +385,7 @@ class Desk:
             images[split] = used.to(self.device) if cell.task.on_device else used
         texts = cell.task.texts(samples) if flags else cell.texts
         rows = self.texts[cell.id].rows(texts)
-        scores = cell.task.score(images, rows, samples)
+        with current(self.device):  # a thread begins on the first GPU
+            scores = cell.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
         return self.file(cell, samples, rows, scores, flags, timings)

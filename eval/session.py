@@ -19,6 +19,7 @@ from eval.decoders import default_workers
 from eval.devices import run_shares, share_cells
 from eval.heads import head_path, save_head
 from eval.models import ModelHandle, resolve
+from eval.models.precision import indexed
 from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
 from eval.progress import Progress
 from eval.runner import Outcome, RunOptions, run_cells
@@ -137,7 +138,7 @@ class Session:
 
     def options(self) -> RunOptions:
         """How to run, from the config's `runtime`."""
-        runtime, device = self.config.runtime, torch.device(self.config.runtime.device)
+        runtime, device = self.config.runtime, indexed(torch.device(self.config.runtime.device))
         steady = bool(runtime.deterministic)
         stream = StreamOptions(
             workers=default_workers(device) if runtime.workers is None else int(runtime.workers),

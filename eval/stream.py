@@ -20,6 +20,7 @@ from configs.errors import ClipevalError
 from eval.cache import CHUNK as STORED
 from eval.decoders import Decoders, ImageJob
 from eval.models import Encoder
+from eval.models.precision import current, indexed
 from eval.preprocess import Transform
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class ImageStream:
     def __init__(
         self, jobs: Sequence[ImageJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
-        self.jobs, self.options, self.device = jobs, options, device
-        self._decoders = Decoders(jobs, transform, options.fast, options.workers, device)
+        self.jobs, self.options, self.device = jobs, options, indexed(device)
+        self._decoders = Decoders(jobs, transform, options.fast, options.workers, self.device)
 
     def embed(self, encoder: Encoder) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
@@ -158,7 +159,8 @@ class _Batches:
         """Memory for a batch: on a GPU two take turns, so that one is filled while the other waits to be copied."""
         pinned = self.device.type == "cuda"
         if len(self._sent) < (2 if pinned else 1):
-            return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, pin_memory=pinned)
+            with current(self.device):
+                return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, pin_memory=pinned)
         buffer, copied = self._sent.popleft()
         if copied is not None:
             copied.synchronize()
@@ -175,7 +177,8 @@ class _Batches:
         with self.decoders.paused():
             rows = self._encode(images)
         if self.device.type == "cuda":  # copied while the next batch runs; picked up two batches later
-            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            with current(self.device):
+                host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             rows = host.copy_(rows, non_blocking=True)
         self._flying.append(_Flying(spans, rows, self._event()))
         if len(self._flying) > (2 if self.device.type == "cuda" else 0):
@@ -186,7 +189,8 @@ class _Batches:
         if self.device.type != "cuda":
             return None
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        # On the stream that copies and encoder use: the current one of their device, which need not be the current device.
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def _encode(self, batch: torch.Tensor) -> torch.Tensor:
@@ -201,7 +205,8 @@ class _Batches:
                     "the device's memory does not hold one image and the model; use another device."
                 ) from None
             self.size = max(1, len(batch) // 2)
-            torch.cuda.empty_cache()
+            with current(self.device):
+                torch.cuda.empty_cache()
             log.warning("out of device memory: going on with batches of %d", self.size)
         return torch.cat([self._encode(part) for part in torch.split(batch, self.size)])
 
@@ -240,7 +245,8 @@ def default_batch(encoder: Encoder, device: torch.device) -> int:
                 encoder, torch.zeros(size, 3, height, width, dtype=encoder.preprocess.dtype, device=device)
             )
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            with current(device):
+                torch.cuda.empty_cache()
             break
         if rates[size] < 1.02 * rates.get(size // 2, 0.0):
             break
@@ -255,9 +261,9 @@ def _rate(encoder: Encoder, batch: torch.Tensor) -> float:
     """Images a second, the first pass left out."""
     with encoder.uncompiled():
         encoder.encode_images(batch)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(batch.device)
         started = time.monotonic()
         for _ in range(3):
             encoder.encode_images(batch)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(batch.device)
     return 3 * len(batch) / (time.monotonic() - started)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import gc
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -180,6 +180,14 @@ class _Models:
 
     def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
         return self.encode("embeddings", batch)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """As `Encoder.uncompiled`, of all of them."""
+        with ExitStack() as stack:
+            for encoder in self.encoders:
+                stack.enter_context(encoder.uncompiled())
+            yield
 
 
 @dataclass

@@ -18,8 +18,10 @@ from eval.models.bpe import quicken
 from eval.models.captions import write_captions
 from eval.models.precision import (
     check_precision,
+    current,
     full_float32,
     image_precision,
+    indexed,
     mixed_dtype,
     pick_device,
     text_precision,
@@ -64,7 +66,7 @@ class Encoder:
         self._tokenizer: Any = tokenizer
         self.params = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
         self._undo = ExitStack()
-        self.device = pick_device(device)
+        self.device = indexed(pick_device(device))
         if owned and self.device.type == "cpu":
             keep_freed_memory()
         self._dtype = torch.float32
@@ -219,6 +221,7 @@ class Encoder:
     def _running(self, autocast: torch.dtype | None) -> Iterator[None]:
         """Inference, in full float32 or under autocast."""
         with ExitStack() as stack:
+            stack.enter_context(current(self.device))
             stack.enter_context(torch.inference_mode())
             stack.enter_context(full_float32(self.device))
             # Off as well as on: a caller's own autocast must not reach in here.
@@ -232,7 +235,8 @@ class Encoder:
         self._undo.close()
         self.model = self._image = self._text = self._tokenizer = None  # type: ignore[assignment]
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with current(self.device):
+                torch.cuda.empty_cache()
 
     def __enter__(self) -> Encoder:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -28,6 +28,18 @@ def pick_device(device: str | torch.device) -> torch.device:
             f"runtime.device={device} is not on this machine ({count} CUDA devices); use runtime.device=cpu"
         )
     return picked
+
+
+def indexed(device: torch.device) -> torch.device:
+    """`cuda` with the index of the device that is current now: it may be another later, or in another thread."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread for a block, so that streams, events, pinned memory and kernels are its."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def check_precision(precision: str) -> str:

@@ -1,0 +1,192 @@
+"""CUDA's streams, simulated on the CPU: what a device is given runs only when its own stream is waited for."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval import runner
+from eval.cluster.many import _Models
+from eval.decoders import ImageJob
+from eval.models import resolve
+from eval.models.precision import indexed
+from eval.preprocess import Preprocess
+from eval.stream import ImageStream, StreamOptions, default_batch
+from tests.eval.tiny_model import write_tiny_model
+
+COUNT = 250
+
+
+class Squares:
+    """Picture n is of the grey n."""
+
+    digest = "squares"
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def read(self, place: int) -> bytes:
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), (place,) * 3).save(data, "PNG")
+        return data.getvalue()
+
+    def where(self, place: int) -> str:
+        return str(place)
+
+
+class FakeCuda:
+    """Two devices with a queue each, and a current one."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.queues: dict[int, list[Callable[[], Any]]] = defaultdict(list)
+        self.done: dict[int, int] = defaultdict(int)
+        self.current = 0
+        self.pinned: set[int] = set()
+        self.synchronised: list[int] = []
+        fake, to, copy, empty = self, torch.Tensor.to, torch.Tensor.copy_, torch.empty
+
+        class Event:
+            def record(self, stream: int | None = None) -> None:
+                self.device = fake.current if stream is None else stream
+                self.at = len(fake.queues[self.device])
+
+            def synchronize(self) -> None:
+                fake.run(self.device, self.at)
+
+        def fake_to(tensor: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+            if given and isinstance(given[0], torch.device) and given[0].type == "cuda":
+                out = empty(tensor.shape, dtype=tensor.dtype)
+                fake.queues[fake.index(given[0])].append(lambda: copy(out, tensor))
+                return out
+            return to(tensor, *given, **more)
+
+        def fake_copy(tensor: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+            if not non_blocking:
+                return copy(tensor, source)
+            fake.queues[fake.busy].append(lambda: copy(tensor, source))
+            return tensor
+
+        def fake_empty(*given: Any, pin_memory: bool = False, **more: Any) -> torch.Tensor:
+            if pin_memory:
+                fake.pinned.add(fake.current)
+            return empty(*given, **more)
+
+        @contextmanager
+        def device(wanted: torch.device) -> Iterator[None]:
+            before, fake.current = fake.current, fake.index(wanted)
+            try:
+                yield
+            finally:
+                fake.current = before
+
+        self.busy = 0
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "device", device)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "current_device", lambda: self.current)
+        patch.setattr(torch.cuda, "current_stream", lambda device=None: self.index(device))
+        patch.setattr(torch.cuda, "synchronize", lambda device=None: self.synchronised.append(self.index(device)))
+        patch.setattr(torch.Tensor, "to", fake_to)
+        patch.setattr(torch.Tensor, "copy_", fake_copy)
+        patch.setattr(torch, "empty", fake_empty)
+
+    def index(self, device: torch.device | None) -> int:
+        return self.current if device is None or device.index is None else device.index
+
+    def run(self, device: int, upto: int) -> None:
+        while self.done[device] < upto:
+            self.queues[device][self.done[device]]()
+            self.done[device] += 1
+
+
+class GreyEncoder:
+    """On one device; gives the grey of each picture."""
+
+    preprocess = Preprocess((8, 8))
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        rows = torch.zeros(len(batch), 1)
+        self.cuda.queues[self.cuda.busy].append(lambda: rows.__setitem__(slice(None), batch[:, 0, 0, :1].float()))
+        return rows
+
+
+@pytest.mark.parametrize(("device", "now"), [("cuda", 0), ("cuda", 1), ("cuda:0", 0), ("cuda:1", 0), ("cuda:0", 1)])
+def test_the_stream_waits_for_the_encoders_device_whichever_is_current(
+    monkeypatch: pytest.MonkeyPatch, device: str, now: int
+) -> None:
+    cuda = FakeCuda(monkeypatch)
+    cuda.current = now
+    cuda.busy = cuda.index(torch.device(device))
+    job = ImageJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
+    stream = ImageStream([job], GreyEncoder.preprocess, StreamOptions(0, 32), torch.device(device))
+    cuda_index = cuda.index(torch.device(device))
+    cuda.current = 1 - now if device == "cuda" else now  # `cuda` is the one that was current when the stream was made
+    got = np.full(COUNT, -1.0)
+    for piece in stream.embed(GreyEncoder(cuda)):  # type: ignore[arg-type]
+        got[piece.positions] = piece.rows[:, 0].numpy()
+    assert (got == np.arange(COUNT)).sum() == COUNT
+    assert cuda.pinned == {cuda_index}
+
+
+def test_cuda_without_an_index_is_the_current_device_once_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    cuda.current = 1
+    assert indexed(torch.device("cuda")) == torch.device("cuda:1")
+    assert indexed(torch.device("cuda:0")) == torch.device("cuda:0")
+    assert indexed(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_batch_size_is_searched_on_the_encoders_device_for_one_model_and_for_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, many: bool
+) -> None:
+    encoder = resolve({"name": write_tiny_model(tmp_path / "model")}, tmp_path / "cache").load()
+    zeros, asked, waited = torch.zeros, [], []
+
+    def fake_zeros(*size: Any, device: Any = None, **more: Any) -> torch.Tensor:
+        asked.append(device)
+        return zeros(*size, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", fake_zeros)
+        patch.setattr(torch.cuda, "synchronize", waited.append)
+        size = default_batch(_Models([encoder, encoder]) if many else encoder, torch.device("cuda:1"))  # type: ignore[arg-type]
+    assert size >= 32 and set(asked) - {None} == {torch.device("cuda:1")}
+    assert waited and None not in waited
+
+
+def test_many_models_are_uncompiled_together_and_compiled_again(tmp_path: Path) -> None:
+    encoders = [resolve({"name": write_tiny_model(tmp_path / "m")}, tmp_path / "cache").load() for _ in range(2)]
+    for encoder in encoders:
+        encoder._compiled = True
+    with _Models(encoders).uncompiled():
+        assert not any(encoder._compiled for encoder in encoders)
+    assert all(encoder._compiled for encoder in encoders)
+
+
+def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    seen: list[int] = []
+    task = SimpleNamespace(on_device=False, score=lambda images, texts, samples: seen.append(cuda.current))
+    cell = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
+    desk: Any = SimpleNamespace(
+        device=torch.device("cuda:1"),
+        texts={"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))},
+        file=lambda *given: None,
+        failures={},
+    )
+    runner.Desk._score(desk, cell, {}, 0.0)  # type: ignore[arg-type]
+    assert seen == [1] and cuda.current == 0
