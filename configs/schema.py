@@ -147,7 +147,7 @@ DATA = {
     "label": TEXT_OR_NULL,
     "caption": TEXT_OR_NULL,
     "image": TEXT,
-    "classnames": Value(object, null=True, hint="a file's name or a list of text"),
+    "classnames": Value(object, null=True, hint="a file's name, a list of text or {label: name}"),
     "instances": TEXT_OR_NULL,
     "captions": TEXT_OR_NULL,
     "language": TEXT_OR_NULL,
@@ -229,7 +229,8 @@ def _task(where: str, value: object) -> None:
             rule.check(f"{where}.{key}", task.get(key))
     _section(f"{where}.data", task.get("data"), DATA)
     names = task["data"].get("classnames")
-    if not (names is None or isinstance(names, str) or Value(list)._is_kind(names)):
+    named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
+    if not (names is None or isinstance(names, str) or named or Value(list)._is_kind(names)):
         raise ClipevalError(f"{where}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
     if not (task["data"].get("folder") or task["data"].get("path") or task["data"].get("hub")):
         raise ClipevalError(

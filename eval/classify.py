@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.errors import ClipevalError
-from eval.data.folder import EXTENSIONS
+from eval.data.account import Account
+from eval.data.pictures import find_pictures
 from eval.models import Encoder
 from eval.preprocess import Transform
 from tasks.heads import head, prompts
@@ -58,9 +59,12 @@ def read_pictures(words: Sequence[str]) -> list[tuple[str, bytes]]:
         if word == "-":
             found.append(("-", sys.stdin.buffer.read()))
         elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            account = Account()
+            inside = find_pictures(path, account)
             if not inside:
-                raise ClipevalError(f"{path} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+                raise ClipevalError(f"{path} holds no picture that Pillow opens.")
+            for remark in (*account.flags, *account.remarks):
+                print(f"{path}: {remark}", file=sys.stderr)
             found += [(str(p), p.read_bytes()) for p in inside]
         elif path.is_file():
             found.append((word, path.read_bytes()))

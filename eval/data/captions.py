@@ -10,9 +10,10 @@ caption, or Crossmodal-3600's own captions.jsonl. It may speak of some of the pi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ import pandas as pd
 from configs.errors import ClipevalError
 from eval.data import webdataset
 from eval.data.account import Account
-from eval.data.folder import EXTENSIONS, whole_files
 from eval.data.images import FileImages
-from eval.data.split import DataConfig, read_instances, read_text
+from eval.data.pictures import find_pictures, whole_files
+from eval.data.split import DataConfig, read_text
 from eval.data.tar_index import index_tars
+from eval.data.text_table import read_table
+from eval.data.values import Unusable, text_of, texts_of
 from tasks.base import Samples
 
 
@@ -44,15 +47,15 @@ def read(
             f"{location} holds captions in several languages; choose with language=…: {', '.join(config.languages) or 'de'}"
         )
     path = location / config.captions.replace("{language}", config.language or "")
-    pairs = _pairs(path, config.language or "")
+    pairs = _pairs(path, config.language or "", config, account)
     images = _images(location, split, cache)
     place = _places(images.keys)
     gathered: dict[int, list[str]] = {}
-    for name, caption in pairs:
+    for name, caption, where in pairs:
         found = place.get(_stem(name))
         if found is None:
-            raise ClipevalError(f"{path} names {name!r}, which is not among the {len(images)} pictures of {location}.")
-        if caption.strip():
+            account.unusable(where, f"{name!r} is not among the {len(images)} pictures of {location}")
+        else:
             gathered.setdefault(found, []).append(caption)
     if not gathered:
         raise ClipevalError(f"{path} holds no caption.")
@@ -72,9 +75,9 @@ def _images(location: Path, split: str, cache: Path | None) -> FileImages:
         return webdataset.shard_images(shards, index_tars(shards, cache))
     if not location.is_dir():
         raise ClipevalError(f"{location} does not exist: the folder of the pictures and caption files was expected.")
-    paths = sorted(p for p in location.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    paths = find_pictures(location, Account())  # the caption files lie there, too: what is no picture is none of ours
     if not paths:
-        raise ClipevalError(f"{location} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+        raise ClipevalError(f"{location} holds no picture that Pillow opens.")
     return _whole(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths), location)
 
 
@@ -97,34 +100,43 @@ def _stem(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).stem
 
 
-def _pairs(path: Path, language: str) -> list[tuple[str, str]]:
-    """(picture, caption), a pair each; of Crossmodal-3600 the first caption, as clip_benchmark takes it."""
+def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> list[tuple[str, str, str]]:
+    """(picture, caption, where), one each; of Crossmodal-3600 the first caption, as clip_benchmark takes it."""
     if path.suffix == ".json":
         try:
             content = json.loads(read_text(path))
-            return list(zip(map(str, content["image_paths"]), map(str, content["annotations"]), strict=True))
+            both = list(zip(content["image_paths"], content["annotations"], strict=True))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
             raise ClipevalError(
                 f"{path}: expected clip_benchmark's JSON, lists image_paths and annotations of one length ({problem})."
             ) from None
-    rows: Sequence[object]
-    if path.suffix == ".jsonl":
-        rows = read_instances(path)
-    elif path.suffix == ".csv":
-        if not path.is_file():
-            raise ClipevalError(f"{path} is missing: the captions in {language or 'this language'}.")
-        rows = pd.read_csv(path, encoding="utf-8", keep_default_na=False).to_dict("records")
-    else:
-        raise ClipevalError(f"{path}: a caption file ends in .json, .jsonl or .csv.")
-    return [pair for number, row in enumerate(rows, 1) for pair in _row(row, language, f"{path}, row {number}")]
+        pairs = []
+        for number, (name, caption) in enumerate(both, 1):
+            where = f"{path}, entry {number}"
+            try:
+                pairs.append((text_of(name, "the picture's name"), text_of(caption, "the caption"), where))
+            except Unusable as problem:
+                account.unusable(where, str(problem))
+        return pairs
+    if not path.is_file():
+        raise ClipevalError(f"{path} is missing: the captions in {language or 'this language'}.")
+    table = read_table(
+        path, [] if path.suffix == ".jsonl" else ["image", "caption"], account, config.sep, config.encoding
+    )
+    found: list[tuple[str, str, str]] = []
+    for number, row in enumerate(table.rows):
+        try:
+            found += [(*pair, table.where(number)) for pair in _row(row, language, table.where(number))]
+        except Unusable as problem:
+            account.unusable(table.where(number), str(problem))
+    return found
 
 
-def _row(row: object, language: str, where: str) -> list[tuple[str, str]]:
-    assert isinstance(row, dict)
+def _row(row: Mapping[str, Any], language: str, where: str) -> list[tuple[str, str]]:
     if "image/key" in row and isinstance(row.get(language), dict):
         captions = row[language].get("caption") or []
-        return [(f"{row['image/key']}.jpg", str(captions[0]))] if captions else []
+        return [(f"{row['image/key']}.jpg", text_of(captions[0], "the caption"))] if captions else []
     if "image" not in row or "caption" not in row:
         raise ClipevalError(f"{where}: expected image and caption, got {', '.join(map(str, row))}.")
-    captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-    return [(str(row["image"]), str(caption)) for caption in captions]
+    name = text_of(row["image"], "column 'image': the picture's name")
+    return [(name, caption) for caption in texts_of(row["caption"], "column 'caption': the caption")]

@@ -2,63 +2,93 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from configs.errors import ClipevalError
-from eval.data.account import Account
+from eval.data.account import Account, is_litter
 from eval.data.images import FileImages
-from eval.data.split import DataConfig, named_classes
+from eval.data.labels import classes_of, given_names
+from eval.data.pictures import find_pictures, whole_files
+from eval.data.split import DataConfig
+from eval.data.splits import KEYWORDS
 from tasks.base import Samples
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+_SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
 
 
 def read(
     config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
 ) -> tuple[FileImages, Samples]:
-    """Every picture below the class folders, sorted by path; a class's name is its folder's, underscores read as spaces."""
+    """Every picture below the class folders, sorted by path; a class's name is its folder's, underscores read as spaces.
+
+    Raises:
+        ClipevalError: there are no pictures, a class has none, classes cannot be named, or it is unclear which split is meant.
+    """
     if not location.is_dir():
         raise ClipevalError(
             f"{location} is not a folder; task.data.path names a folder that holds a folder for each class."
         )
-    base = location / split if (location / split).is_dir() else location
-    paths = sorted(p for p in base.glob("*/**/*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    base = _base(location, split, account)
+    paths = []
+    for path in find_pictures(base, account):
+        if path.parent == base:
+            account.leave_out(path.name, "a picture that lies in no class folder")
+        else:
+            paths.append(path)
     if not paths:
         raise ClipevalError(
-            f"{base} holds no picture in a class folder; expected {base}/<class name>/<picture>, the picture's name ending "
-            f"in one of {', '.join(sorted(EXTENSIONS))}."
+            f"{base} holds no picture in a class folder; expected {base}/<class name>/<picture>, in a format that Pillow reads."
         )
-    folders = [path.relative_to(base).parts[0] for path in paths]
-    given = config.classnames if isinstance(config.classnames, (list, tuple)) else ()
-    labels, classnames = named_classes([name.replace("_", " ") for name in folders], given, str(base))
-    keys = [str(path.relative_to(base)) for path in paths]
+    classes = [path.relative_to(base).parts[0] for path in paths]
+    _check_empty(config, location, base, set(classes))
+    spoken = {name: name.replace("_", " ").strip() for name in sorted(set(classes))}
+    for name, text in spoken.items():
+        other = next(n for n, t in spoken.items() if t == text)
+        if other != name:
+            raise ClipevalError(
+                f"{base}: the folders {other!r} and {name!r} are one class name, {text!r} (underscores are read as spaces). Join "
+                "them, or name them apart."
+            )
+    given = given_names(config, location)
+    # A folder is looked up under its own name first, for given names may have underscores of their own.
+    own = given is not None and set(spoken) & set(given)
+    labels, classnames = classes_of(
+        [name if own else spoken[name] for name in classes],
+        config,
+        (),
+        location,
+        [str(path) for path in paths],
+        account,
+        by_order=True,
+    )
+    keys = [path.relative_to(base).as_posix() for path in paths]
     return whole_files(paths, keys), Samples(keys=keys, labels=labels, classnames=classnames)
 
 
-def whole_files(paths: list[Path], keys: list[str]) -> FileImages:
-    """Images that are files of their own."""
-    sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
-    return FileImages(
-        files=[str(path) for path in paths],
-        file=np.arange(len(paths), dtype=np.int32),
-        offset=np.zeros(len(paths), dtype=np.int64),
-        size=sizes,
-        keys=keys,
-        digest=_content_digest(paths),
-    )
+def _base(location: Path, split: str, account: Account) -> Path:
+    """The folder that holds the class folders."""
+    folders = sorted(p for p in location.iterdir() if p.is_dir() and not is_litter(p.name))
+    splits = [p.name for p in folders if p.name.lower() in _SPLIT_NAMES and any(c.is_dir() for c in p.iterdir())]
+    if split in splits or ((location / split).is_dir() and len(folders) == 1):
+        for other in folders:
+            if other.name not in splits and other.name != split:
+                account.leave_out(other.name, f"a folder beside the split {split!r}")
+        return location / split
+    if splits and len(splits) == len(folders):
+        raise ClipevalError(
+            f"{location} holds the splits {', '.join(splits)}, and none called {split!r}. Choose one with "
+            f"task.splits=[{splits[-1]}], or give its folder: task.data.path={location / splits[-1]}."
+        )
+    return location
 
 
-def _content_digest(paths: list[Path]) -> str:
-    import hashlib
-
-    from eval.data.images import digest_of
-
-    def one(path: Path) -> bytes:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return digest_of(*pool.map(one, paths))
+def _check_empty(config: DataConfig, location: Path, base: Path, filled: set[str]) -> None:
+    """An empty class folder is an error, unless its name is among `data.classnames`: then it is a class nobody belongs to."""
+    given = given_names(config, location)
+    for folder in sorted(p for p in base.iterdir() if p.is_dir() and not is_litter(p.name)):
+        chosen = given is not None and ({folder.name, folder.name.replace("_", " ")} & set(given))
+        if folder.name not in filled and not chosen:
+            raise ClipevalError(
+                f"{folder} is a class folder without a picture. Remove it; or, if it is to be a class to choose from, list all "
+                "class names in task.data.classnames."
+            )

@@ -3,106 +3,335 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from configs.errors import ClipevalError, nearest
-from eval.data.account import Account
+from eval.data.account import Account, is_litter
 from eval.data.images import digest_of
-from eval.data.split import DataConfig, is_of_split, named_classes
+from eval.data.labels import classes_of
+from eval.data.split import DataConfig
+from eval.data.splits import choose_files, same_split
+from eval.data.values import Unusable, cell, has_column, is_null, texts_of
 from eval.hub.lock import check_lock
 from tasks.base import Samples
+
+GROUPS = 2
+"""Row groups whose images a process keeps."""
+_PLAIN = ("int64", "int32", "string", "bool")
+
+
+@dataclass
+class ParquetImages:
+    """Images that are cells of parquet files: bytes, paths relative to the file, structures of both, or lists of one.
+
+    Attributes:
+        files: the parquet files, in order.
+        column: the image's column, or a path into it.
+        rows: int64 [N, 3]: for each image its file, row group and row in the group.
+        numbers: int64 [N], its row in the whole set.
+    """
+
+    files: Sequence[str]
+    column: str
+    rows: np.ndarray
+    numbers: np.ndarray
+    source: str
+    digest: str = ""
+    _kept: OrderedDict[tuple[int, int], pa.ChunkedArray] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, position: int) -> bytes:
+        file, group, row = map(int, self.rows[position])
+        if (file, group) not in self._kept:
+            while len(self._kept) >= GROUPS:
+                self._kept.popitem(last=False)
+            with pq.ParquetFile(self.files[file]) as opened:
+                self._kept[file, group] = opened.read_row_group(
+                    group, columns=[_head(self.column, opened.schema_arrow)]
+                )
+        content = self._kept[file, group].slice(row, 1).to_pylist()[0]
+        return encoded_image(cell(content, self.column), Path(self.files[file]).parent)
+
+    def where(self, position: int) -> str:
+        return f"{self.source}, row {int(self.numbers[position])}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict()}
 
 
 @dataclass
 class RowImages:
-    """Images that are cells of an Arrow table, which `datasets` maps into memory and every worker shares."""
+    """Images that are cells of a set that `datasets` loaded from the hub, which every worker shares."""
 
     rows: Any
     column: str
-    keys: list[str]
+    numbers: np.ndarray
     source: str
-    digest: str
+    digest: str = ""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.numbers)
 
     def read(self, position: int) -> bytes:
-        cell = self.rows[position][self.column]
-        data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        assert isinstance(data, bytes)
-        return data
+        return encoded_image(cell(self.rows[int(self.numbers[position])], self.column), Path())
 
     def where(self, position: int) -> str:
-        return f"{self.source}, row {position}"
+        return f"{self.source}, row {int(self.numbers[position])}"
+
+
+def encoded_image(value: Any, folder: Path) -> bytes:
+    """The encoded image in a cell.
+
+    Raises:
+        Unusable: there is none, or not one.
+    """
+    if isinstance(value, (list, tuple)):
+        if len(value) != 1:
+            raise Unusable(f"the image is a list of {len(value)}; choose one, as in task.data.image=COLUMN.0")
+        value = value[0]
+    if isinstance(value, dict):
+        given = value.get("bytes")
+        value = given if given else value.get("path")
+    if isinstance(value, (bytes, bytearray)) and value:
+        return bytes(value)
+    if isinstance(value, str) and value.strip():
+        if value.startswith(("http://", "https://")):
+            raise Unusable("the image is an address on the network; pictures are read from disk")
+        try:
+            return (folder / value).read_bytes()
+        except (OSError, ValueError):
+            raise Unusable(f"the picture {value[:200]!r} does not exist in {folder.absolute()}") from None
+    if value is None or value in ("", b""):
+        raise Unusable("the image is null")
+    raise Unusable(
+        f"the image is of the type {type(value).__name__}; bytes, a path, or a structure of both was expected"
+    )
 
 
 def read(
     config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
-) -> tuple[RowImages, Samples]:
+) -> tuple[ParquetImages | RowImages, Samples]:
     """Reads rows with an image column and a label or caption column.
 
-    `path` is a parquet file, or a folder of them (<split>*.parquet where the name says the split). Without it, `hub` is what
+    `path` is a parquet file, or a folder of them whose names say their splits as `datasets` has it. Without it, `hub` is what
     `clipeval download` fetched below `data.root`, or else is loaded by `datasets` from the hub or its own cache.
+
+    Raises:
+        ClipevalError: files, columns or cells are not what they must be; `data.on_error=skip` leaves out rows.
     """
+    if location.exists():
+        return _from_parquet(config, location, split, account)
+    return _from_hub(config, split, account)
+
+
+def _from_parquet(config: DataConfig, location: Path, split: str, account: Account) -> tuple[ParquetImages, Samples]:
+    files = parquet_files(location, split, account)
+    check_lock(location, files)
+    source = str(location)
+    tables, places = [], []
+    features: dict[str, Any] = {}
+    for number, path in enumerate(files):
+        try:
+            with pq.ParquetFile(path) as opened:
+                schema = opened.schema_arrow
+                _check_columns(config, schema.names, str(path))
+                others = [name for name in schema.names if name != _head(config.image, schema)]
+                tables.append(opened.read(columns=others) if others else pa.table({}))
+                features = features or _features(schema)
+                for group in range(opened.num_row_groups):
+                    count = opened.metadata.row_group(group).num_rows
+                    places.append(np.column_stack([np.full(count, number), np.full(count, group), np.arange(count)]))
+        except (pa.ArrowException, OSError, ValueError) as problem:
+            if isinstance(problem, ClipevalError):
+                raise
+            raise ClipevalError(
+                f"{path} is no parquet file that can be read: {str(problem).splitlines()[0]}."
+            ) from None
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowInvalid as problem:
+        raise ClipevalError(
+            f"{source}: the files of the split differ in their columns: {str(problem).splitlines()[0]}."
+        ) from None
+    rows = np.concatenate(places).astype(np.int64) if places else np.zeros((0, 3), dtype=np.int64)
+    images = ParquetImages([str(path) for path in files], config.image, rows, np.arange(len(rows)), source)
+    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    images.rows, images.numbers = images.rows[kept], images.numbers[kept]
+    plain = {name: str(table.schema.field(name).type) for name in table.column_names}
+    return images, _samples(config, location, table.take(pa.array(kept)), plain, features, images, account)
+
+
+def _from_hub(config: DataConfig, split: str, account: Account) -> tuple[RowImages, Samples]:
     import datasets
 
-    if location.exists():
-        files = _parquet_files(location, split)
-        check_lock(location, files)
-        rows = datasets.load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
-        source = str(location)
-    else:
-        source = config.hub or str(config.path)
-        try:
-            rows = datasets.load_dataset(source, split=split, revision=config.revision)
-        except (FileNotFoundError, ValueError, ConnectionError, OSError) as problem:
-            raise ClipevalError(
-                f"{source}: neither a path on this machine nor a data set that can be loaded from the hub ({problem})."
-            ) from None
-    names = rows.column_names
-    for column in filter(None, (config.image, config.caption, config.label)):
-        if column not in names:
-            raise ClipevalError(f"{source}: {nearest('column', column, names)}")
-    feature = rows.features[config.image]
-    if not isinstance(feature, datasets.Image):
-        raise ClipevalError(f"{source}: the column {config.image!r} holds {feature}, and pictures were expected.")
-    rows = rows.cast_column(config.image, datasets.Image(decode=False))
-    keys = [f"{i:08d}" for i in range(len(rows))]
-    labels = captions = None
-    classnames: list[str] = []
-    if config.label is not None:
-        given = config.classnames if isinstance(config.classnames, (list, tuple)) else ()
-        declared = getattr(rows.features[config.label], "names", None) or ()
-        labels, classnames = named_classes(rows[config.label][:], list(given) or list(declared), source)
-    if config.caption is not None:
-        captions = [list(c) if isinstance(c, (list, tuple)) else [str(c)] for c in rows[config.caption][:]]
-    images = RowImages(rows, config.image, keys, source, "")
-    images.digest = digest_of(*(hashlib.sha256(images.read(i)).digest() for i in range(len(keys))))
-    metadata = _metadata(rows, {config.image, config.label, config.caption})
-    return images, Samples(keys=keys, labels=labels, captions=captions, metadata=metadata, classnames=classnames)
+    source = config.hub or str(config.path)
+    try:
+        rows = datasets.load_dataset(source, split=split, revision=config.revision)
+    except (FileNotFoundError, ValueError, ConnectionError, OSError) as problem:
+        raise ClipevalError(
+            f"{source}: neither a path on this machine nor a data set that can be loaded from the hub ({problem})."
+        ) from None
+    _check_columns(config, rows.column_names, source)
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    head = config.image if config.image in rows.column_names else config.image.partition(".")[0]
+    table = rows.remove_columns(head).with_format("arrow")[:] if len(rows.column_names) > 1 else pa.table({})
+    images = RowImages(rows, config.image, np.arange(len(rows)), source)
+    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    images.numbers = images.numbers[kept]
+    plain = {n: getattr(rows.features[n], "dtype", "") for n in table.column_names}
+    features = {n: {"names": getattr(rows.features[n], "names", None)} for n in table.column_names}
+    return images, _samples(config, Path(source), table.take(pa.array(kept)), plain, features, images, account)
 
 
-def _parquet_files(location: Path, split: str) -> list[Path]:
+def parquet_files(location: Path, split: str, account: Account) -> list[Path]:
+    """The parquet files of a split, in the order of their names.
+
+    Raises:
+        ClipevalError: there are none, or it cannot be told which are meant.
+    """
     if location.is_file():
         return [location]
-    files = sorted(location.rglob("*.parquet"))
-    named = [p for p in files if is_of_split(p.relative_to(location).as_posix(), split)]
-    if not files:
-        raise ClipevalError(
-            f"{location} holds no parquet file; task.data.path names one, a folder of them, or a hub id."
+    found = {}
+    for path in sorted(location.rglob("*.parquet")):
+        name = path.relative_to(location).as_posix()
+        if is_litter(name):
+            account.ignore(name)
+        else:
+            found[name] = path
+    if not found:
+        hint = "task.data.path names a parquet file, a folder of them, or a hub id."
+        if next(location.rglob("*.arrow"), None):
+            hint = "It was written by save_to_disk: write it with Dataset.to_parquet, and name that file."
+        raise ClipevalError(f"{location} holds no parquet file; {hint}")
+    declared = _declared(location, found)
+    if declared:
+        chosen = next((files for name, files in declared.items() if same_split(split, name)), None)
+        if chosen is None:
+            raise ClipevalError(
+                f"{location}/README.md declares the splits {', '.join(declared)}, and none called {split!r}. Choose one with "
+                f"task.splits=[{list(declared)[-1]}]."
+            )
+        return [found[name] for name in chosen]
+    return [found[name] for name in choose_files(list(found), split, str(location))]
+
+
+def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
+    """{split: files} as the front matter of the folder's README.md declares them; empty where it does not."""
+    card = location / "README.md"
+    text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+    parts = text.split("---", 2)
+    if not text.startswith("---") or len(parts) < 3:
+        return {}
+    try:
+        configs = (yaml.safe_load(parts[1]) or {}).get("configs") or []
+        files = [entry["data_files"] for entry in configs if isinstance(entry.get("data_files"), list)]
+        if len(configs) > 1:
+            names = ", ".join(str(entry.get("config_name")) for entry in configs)
+            raise ClipevalError(
+                f"{card} declares several data sets ({names}); give the folder of one in task.data.path."
+            )
+        entries = {
+            str(e["split"]): [e["path"]] if isinstance(e["path"], str) else list(e["path"]) for e in (files or [[]])[0]
+        }
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return {}
+    matched = {split: [n for n in found if any(fnmatch(n, p) for p in patterns)] for split, patterns in entries.items()}
+    return {split: names for split, names in matched.items() if names}
+
+
+def _check_columns(config: DataConfig, names: Sequence[str], where: str) -> None:
+    for column in filter(None, (config.image, config.caption, config.label)):
+        if not has_column(names, column):
+            raise ClipevalError(f"{where}: {nearest('column', column, names)}")
+
+
+def _head(column: str, schema: Any) -> str:
+    return column if column in schema.names else column.partition(".")[0]
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What `datasets` wrote of the columns; empty where it did not."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _cells(table: Any, config: DataConfig) -> Iterator[dict[str, Any]]:
+    """The columns of labels and captions, a row at a time."""
+    used = {_head(column, table.schema) for column in (config.label, config.caption) if column is not None}
+    chosen = table.select([name for name in table.column_names if name in used])
+    for batch in chosen.to_batches():
+        yield from batch.to_pylist()
+
+
+def _usable(
+    images: ParquetImages | RowImages,
+    cells: Iterator[dict[str, Any]],
+    config: DataConfig,
+    source: str,
+    account: Account,
+) -> tuple[np.ndarray, str]:
+    """The rows that can be scored, int64; and the digest of their images."""
+    kept, digests = [], []
+    for number in range(len(images)):
+        content = next(cells, {})
+        column: str | None = config.image
+        try:
+            data = images.read(number)
+            column = config.label
+            if column is not None and is_null(value := cell(content, column)):
+                raise Unusable(f"the label is {'empty' if isinstance(value, str) else 'null'}")
+            column = config.caption
+            if column is not None:
+                texts_of(cell(content, column), "the caption")
+        except Unusable as problem:
+            account.unusable(f"{source}, row {number}, column {column!r}", str(problem))
+            continue
+        kept.append(number)
+        digests.append(hashlib.sha256(data).digest())
+    return np.array(kept, dtype=np.int64), digest_of(*digests)
+
+
+def _samples(
+    config: DataConfig,
+    location: Path,
+    table: Any,
+    plain: dict[str, str],
+    features: dict[str, Any],
+    images: ParquetImages | RowImages,
+    account: Account,
+) -> Samples:
+    labels = captions = None
+    classnames: list[str] = []
+    rows = list(_cells(table, config))
+    if config.label is not None:
+        declared = (features.get(config.label) or {}).get("names") or ()
+        places = [f"{images.where(i)}, column {config.label!r}" for i in range(len(images))]
+        labels, classnames = classes_of(
+            [cell(r, config.label) for r in rows], config, declared, location, places, account
         )
-    return named or files
-
-
-def _metadata(rows: Any, used: set[str | None]) -> pd.DataFrame:
-    """The columns of plain values that are neither image, label nor caption."""
-    plain = {
-        n: f
-        for n, f in rows.features.items()
-        if n not in used and getattr(f, "dtype", "") in ("int64", "int32", "string", "bool")
-    }
-    return pd.DataFrame({name: rows[name][:] for name in plain}, index=range(len(rows)))
+    if config.caption is not None:
+        captions = [texts_of(cell(row, config.caption), "the caption") for row in rows]
+    used = {config.label, config.caption, *(str(c).partition(".")[0] for c in (config.label, config.caption))}
+    names = [name for name in table.column_names if name not in used and plain.get(name) in _PLAIN]
+    metadata = pd.DataFrame({name: table[name].to_pylist() for name in names}, index=range(len(images)))
+    keys = [f"{number:08d}" for number in images.numbers]
+    return Samples(keys=keys, labels=labels, captions=captions, metadata=metadata, classnames=classnames)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from configs.errors import ClipevalError, nearest
 from eval.data.account import Account
 from eval.data.images import Images, digest_of
+from eval.data.text_table import decode, parse_lines
 from eval.preprocess import Convert
 from tasks.base import Samples
 
@@ -43,8 +44,8 @@ class DataConfig:
     """The column that holds captions, likewise."""
     image: str = "image"
     """The column that names the image, in a table or a Hugging Face set."""
-    classnames: tuple[str, ...] | str | None = None
-    """Class names, or the file of the folder that lists them."""
+    classnames: tuple[str, ...] | Mapping[str, str] | str | None = None
+    """Class names, {label: name}, or a file of them in the set's folder; see `eval.data.labels`."""
     instances: str | None = None
     """The file of the split that holds the questions of association and caption selection."""
     captions: str | None = None
@@ -178,57 +179,14 @@ def take(samples: Samples, rows: np.ndarray) -> Samples:
     )
 
 
-def is_of_split(path: str, split: str) -> bool:
-    """Whether a parquet file of a Hugging Face set holds a split, by its name (test-00000.parquet) or its folder's."""
-    parts = PurePosixPath(path).parts
-    return parts[-1].startswith(split) or parts[-2:-1] == (split,)
-
-
 def read_instances(path: Path) -> list[Mapping[str, Any]]:
     """The questions in a .jsonl file, one JSON object a line."""
-    questions: list[Mapping[str, Any]] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            question = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise ClipevalError(f"{path}, line {number}: not JSON ({problem}).") from None
-        if not isinstance(question, dict):
-            raise ClipevalError(f"{path}, line {number}: a JSON object was expected.")
-        questions.append(question)
-    return questions
+    return [question for _, question in parse_lines(path, decode(path))]
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file's text.
-
-    Raises:
-        ClipevalError: it is missing or in another encoding.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ClipevalError(f"{path} is missing. Fetch the set with `clipeval download`.") from None
-    except UnicodeDecodeError as problem:
-        raise ClipevalError(
-            f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}). Save it as UTF-8."
-        ) from None
-
-
-def named_classes(values: Sequence[Any], classnames: Sequence[str], where: str) -> tuple[np.ndarray, list[str]]:
-    """Labels from a column: integers as they are; names by their place in `classnames`, or sorted where none are given."""
-    array = np.asarray(values)
-    if np.issubdtype(array.dtype, np.integer):
-        names = list(classnames) or [str(i) for i in range(int(array.max()) + 1)]
-        return array.astype(np.int64), names
-    strings = [str(v) for v in values]
-    names = list(classnames) or sorted(set(strings))
-    place = {name: i for i, name in enumerate(names)}
-    unknown = sorted(set(strings) - set(place))
-    if unknown:
-        raise ClipevalError(f"{where}: {nearest('class', unknown[0], names)}")
-    return np.array([place[s] for s in strings], dtype=np.int64), names
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """A text file's content; see `eval.data.text_table.decode`."""
+    return decode(path, encoding)
 
 
 def _readers() -> dict[str, Reader]:

@@ -1,4 +1,4 @@
-"""One's own pictures with a table: CSV or JSON lines, a row for each picture and caption (or label)."""
+"""One's own pictures with a table: CSV, TSV or JSON lines, a row for each picture and caption (or label)."""
 
 from __future__ import annotations
 
@@ -7,66 +7,101 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs.errors import ClipevalError, nearest
+from configs.errors import ClipevalError
 from eval.data.account import Account
-from eval.data.folder import whole_files
 from eval.data.images import FileImages
-from eval.data.split import DataConfig, named_classes, read_instances
+from eval.data.labels import classes_of
+from eval.data.pictures import whole_files
+from eval.data.split import DataConfig
+from eval.data.text_table import TextTable, read_table
+from eval.data.values import Unusable, cell, is_null, text_of, texts_of
 from tasks.base import Samples
 
 
 def read(
     config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
 ) -> tuple[FileImages, Samples]:
-    """Reads a .csv or .jsonl file; picture names in its image column are relative to the file's folder.
+    """Reads a table; picture names in its image column are relative to the table's folder.
 
-    Several rows may name one picture: their captions are gathered, and the picture is embedded once. A JSON row's captions may
-    be a list. Other columns become metadata.
+    Several rows may name one picture: their captions are gathered, and the picture is embedded once. Captions in JSON may be a
+    list. Other columns become metadata, unless they differ between the rows of one picture: then they speak of captions.
+
+    Raises:
+        ClipevalError: a row cannot be used (unless `data.on_error=skip`), or rows contradict each other.
     """
-    table = _rows(location)
-    for column in filter(None, (config.image, config.caption, config.label)):
-        if column not in table:
-            raise ClipevalError(f"{location}: {nearest('column', column, list(table))}")
-    names = [str(name) for name in table[config.image]]
-    keys = list(dict.fromkeys(names))
-    paths = [location.parent / key for key in keys]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise ClipevalError(
-            f"{location} names {missing[0]}, which does not exist ({len(missing)} pictures are missing)."
-        )
-    first = table[~table[config.image].astype(str).duplicated()].reset_index(drop=True)
-    captions = labels = None
-    classnames: list[str] = []
-    if config.caption is not None:
-        captions = _captions(names, list(table[config.caption]), keys)
+    needed = [column for column in (config.image, config.caption, config.label) if column is not None]
+    table = read_table(location, needed, account, config.sep, config.encoding)
+    rows = [row for row in range(len(table.rows)) if _usable(table, row, config, account)]
+    if not rows:
+        raise ClipevalError(f"{location}: no row is left that names a picture.")
+    names = [str(cell(table.rows[row], config.image)) for row in rows]
+    first: dict[str, int] = {}
+    captions: dict[str, list[str]] = {}
+    for name, row in zip(names, rows, strict=True):
+        if config.caption is not None:
+            captions.setdefault(name, []).extend(texts_of(cell(table.rows[row], config.caption), "the caption"))
+        if name in first and config.label is not None:
+            _check_twice(table, first[name], row, config, account)
+        first.setdefault(name, row)
+    keys = list(first)
+    labels, classnames = None, list[str]()
     if config.label is not None:
-        given = config.classnames if isinstance(config.classnames, (list, tuple)) else ()
-        labels, classnames = named_classes(list(first[config.label]), given, str(location))
-    used = {config.image, config.caption, config.label}
-    metadata = first[[c for c in first if c not in used]]
-    samples = Samples(keys=keys, labels=labels, captions=captions, metadata=metadata, classnames=classnames)
-    return whole_files(paths, keys), samples
+        values = [cell(table.rows[row], config.label) for row in first.values()]
+        places = [table.where(row) for row in first.values()]
+        labels, classnames = classes_of(values, config, (), location, places, account)
+    samples = Samples(
+        keys=keys,
+        labels=labels,
+        captions=None if config.caption is None else [captions[key] for key in keys],
+        metadata=_metadata(table, rows, names, list(first.values()), needed),
+        classnames=classnames,
+    )
+    return whole_files([find(location, key) for key in keys], keys), samples
 
 
-def _rows(location: Path) -> pd.DataFrame:
-    if not location.is_file():
+def find(table: Path, name: str) -> Path:
+    """The file that a table's row names; a Windows path's backslashes count as slashes where no file has them."""
+    path = table.parent / name
+    return path if "\\" not in name or path.exists() else table.parent / name.replace("\\", "/")
+
+
+def _usable(table: TextTable, row: int, config: DataConfig, account: Account) -> bool:
+    """Whether a row names a picture that is there, and a caption or label; else `account` says no."""
+    content = table.rows[row]
+    try:
+        name = text_of(cell(content, config.image), f"column {config.image!r}: the picture's name")
+        if name.startswith(("http://", "https://")):
+            raise Unusable(
+                f"column {config.image!r}: the picture is an address on the network; pictures are read from disk"
+            )
+        if not find(table.path, name).is_file():
+            raise Unusable(f"column {config.image!r}: the picture {name!r} does not exist in {table.path.parent}")
+        if config.caption is not None:
+            texts_of(cell(content, config.caption), f"column {config.caption!r}: the caption")
+        if config.label is not None and is_null(value := cell(content, config.label)):
+            raise Unusable(f"column {config.label!r}: the label is {'empty' if isinstance(value, str) else 'null'}")
+    except Unusable as problem:
+        account.unusable(table.where(row), str(problem))
+        return False
+    return True
+
+
+def _check_twice(table: TextTable, first: int, row: int, config: DataConfig, account: Account) -> None:
+    assert config.label is not None
+    before, now = (cell(table.rows[r], config.label) for r in (first, row))
+    if before != now:
         raise ClipevalError(
-            f"{location} is not a file; task.data.path names a .csv or .jsonl file with a row a picture."
+            f"{table.where(row)}: the picture has the label {now!r}, and {before!r} on line {table.lines[first]}; a picture has "
+            "one label."
         )
-    if location.suffix == ".csv":
-        return pd.read_csv(location, encoding="utf-8", keep_default_na=False)
-    if location.suffix in (".jsonl", ".json"):
-        return pd.DataFrame(read_instances(location))
-    raise ClipevalError(f"{location}: a name that ends in .csv or .jsonl was expected.")
+    account.leave_out(table.where(row), "names a picture that an earlier row names")
 
 
-def _captions(names: list[str], values: list[object], keys: list[str]) -> list[list[str]]:
-    gathered: dict[str, list[str]] = {key: [] for key in keys}
-    for name, value in zip(names, values, strict=True):
-        texts = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
-        gathered[name].extend(str(text) for text in texts if str(text).strip())
-    empty = [key for key, texts in gathered.items() if not texts]
-    if empty:
-        raise ClipevalError(f"the picture {empty[0]!r} has no caption ({len(empty)} such pictures).")
-    return [gathered[key] for key in keys]
+def _metadata(table: TextTable, rows: list[int], names: list[str], first: list[int], used: list[str]) -> pd.DataFrame:
+    columns = [c for c in table.columns if c not in used and c not in {u.partition(".")[0] for u in used}]
+    frame = pd.DataFrame([{c: table.rows[row].get(c) for c in columns} for row in first], columns=columns)
+    if len(first) == len(rows):
+        return frame
+    by_name = pd.DataFrame([{c: str(table.rows[row].get(c)) for c in columns} for row in rows], columns=columns)
+    counts = by_name.groupby(np.asarray(names, dtype=object)).nunique() if columns else pd.DataFrame()
+    return frame[[c for c in columns if (counts[c] <= 1).all()]]

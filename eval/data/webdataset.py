@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pandas as pd
 from configs.errors import ClipevalError
 from eval.data.account import Account
 from eval.data.images import FileImages, digest_of
-from eval.data.split import DataConfig, named_classes, read_instances, read_text
+from eval.data.labels import classes_of, given_names, named_wnids
+from eval.data.split import DataConfig, read_instances, read_text
 from eval.data.tar_index import TarIndex, index_tars
+from eval.data.text_table import lines_of, read_table
 from eval.hub.lock import check_lock, expected_digests
 from tasks.base import Samples
 
@@ -22,6 +25,7 @@ DATASET_TYPE = "dataset_type.txt"
 SHARD_COUNT = "nshards.txt"
 TABLE = "samples.csv"
 INSTANCES = "instances.jsonl"
+_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)  # int() also takes 1_000 and digits of other scripts
 
 
 def read(
@@ -42,11 +46,15 @@ def read(
     indices = index_tars(paths, cache)
     _check_lock(location, split, paths, indices)
     keys = _unique_keys(indices)
-    columns = _columns(location / split / TABLE, keys)
-    classnames = _classnames(config, location)
-    labels, captions = _labels_and_captions(config, indices, keys, columns, kind, location)
+    columns = _columns(location / split / TABLE, keys, config, account)
+    classnames = _classnames(config, location, account)
+    labels, captions = _labels_and_captions(config, indices, keys, kind, location)
+    if labels is not None and config.label is None:
+        labels, classnames = _named(labels, classnames, config, location, account)
     if config.label is not None:
-        labels, classnames = named_classes(_column(columns, config.label, location), classnames, str(location))
+        values = _column(columns, config.label, location)
+        places = [f"{location / split / TABLE}, key {key!r}" for key in keys]
+        labels, classnames = classes_of(values, config, classnames, location, places, account)
     if config.caption is not None:
         captions = [[str(text)] for text in _column(columns, config.caption, location)]
     used = [name for name in (config.label, config.caption) if name in columns]
@@ -132,19 +140,36 @@ def shard_images(paths: list[Path], indices: list[TarIndex]) -> FileImages:
 
 def _optional_lines(path: Path) -> list[str]:
     """A file's lines, stripped, none dropped: a blank line of classnames.txt is a class. Empty where there is no file."""
-    return [line.strip() for line in read_text(path).splitlines()] if path.exists() else []
+    return [line.strip() for line in lines_of(read_text(path))] if path.exists() else []
 
 
-def _classnames(config: DataConfig, location: Path) -> list[str]:
-    if isinstance(config.classnames, str):
-        return [line.strip() for line in read_text(location / config.classnames).splitlines()]
-    if config.classnames is not None:
-        return list(config.classnames)
-    return _optional_lines(location / CLASSNAMES)
+def _classnames(config: DataConfig, location: Path, account: Account) -> list[str]:
+    given = given_names(config, location)
+    if isinstance(given, list):
+        return given
+    return named_wnids(_optional_lines(location / CLASSNAMES), str(location / CLASSNAMES), account)
+
+
+def _named(
+    labels: np.ndarray, classnames: list[str], config: DataConfig, location: Path, account: Account
+) -> tuple[np.ndarray, list[str]]:
+    """Labels of `cls` members and their names, where names are given by label, or the file's last line is blank."""
+    given = given_names(config, location)
+    if isinstance(given, Mapping) and labels.ndim == 1:
+        return classes_of(labels.tolist(), config, (), location, [str(location)] * len(labels), account)
+    if labels.ndim == 1 and classnames and labels.min() == 1 and labels.max() == len(classnames):
+        classes_of(
+            labels.tolist(), config, classnames, location, [str(location)] * len(labels), account
+        )  # says what is wrong
+    extra = len(classnames) and not classnames[-1] and config.classes != len(classnames) and labels.ndim == 1
+    if extra and given is None and labels.max() < len(classnames) - 1:
+        account.assume(f"the blank line at the end of {CLASSNAMES} is no class")
+        return labels, classnames[:-1]
+    return labels, classnames
 
 
 def _labels_and_captions(
-    config: DataConfig, indices: list[TarIndex], keys: list[str], columns: pd.DataFrame, kind: list[str], location: Path
+    config: DataConfig, indices: list[TarIndex], keys: list[str], kind: list[str], location: Path
 ) -> tuple[np.ndarray | None, list[list[str]] | None]:
     texts = [text for index in indices for text in index.txt]
     captions = None
@@ -154,7 +179,7 @@ def _labels_and_captions(
             raise ClipevalError(
                 f"{location}: key {missing[0]!r} has no txt member, its captions ({len(missing)} such keys)."
             )
-        captions = [[line for line in text.splitlines() if line.strip()] for text in texts if text is not None]
+        captions = [[line for line in lines_of(text) if line.strip()] for text in texts if text is not None]
     if config.label is not None:
         return None, captions
     if kind == ["multilabel"]:
@@ -173,12 +198,10 @@ def _class_labels(values: list[str | None], keys: list[str], location: Path) -> 
                 f"{location}: key {keys[i]!r} has an image and no cls member (its label): {values.count(None)} of "
                 f"{len(values)} images have none."
             )
-        try:
+        if _INTEGER.fullmatch(value.strip()):
             labels[i] = int(value)
-        except ValueError:
-            raise ClipevalError(
-                f"{location}: key {keys[i]!r} has {value[:40]!r} for a label; an integer was expected."
-            ) from None
+        else:
+            raise ClipevalError(f"{location}: key {keys[i]!r} has {value[:40]!r} for a label; an integer was expected.")
     return labels
 
 
@@ -213,18 +236,26 @@ def _metadata(config: DataConfig, indices: list[TarIndex], keys: list[str]) -> p
     return pd.DataFrame({name: table[:, i] for i, name in enumerate(config.fields)})
 
 
-def _columns(path: Path, keys: list[str]) -> pd.DataFrame:
+def _columns(path: Path, keys: list[str], config: DataConfig, account: Account) -> pd.DataFrame:
     """samples.csv in the images' order, its `key` column dropped; no columns where there is no such file."""
     if not path.exists():
         return pd.DataFrame(index=range(len(keys)))
-    table = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
-    if "key" not in table or table["key"].duplicated().any():
-        raise ClipevalError(f"{path}: a column `key` is expected, naming each image once.")
-    table["key"] = table["key"].astype(str)
-    missing = sorted(set(keys) - set(table["key"]))
+    table = read_table(path, ["key"], account, config.sep, config.encoding)
+    rows: dict[str, int] = {}
+    for row, content in enumerate(table.rows):
+        key = content["key"]
+        if key in rows:
+            raise ClipevalError(f"{table.where(row)}: the key {key!r} stands on line {table.lines[rows[key]]} already.")
+        rows[key] = row
+    known = set(keys)
+    for key, row in rows.items():
+        if key not in known:
+            account.leave_out(table.where(row), "a row for an image that is in no shard")
+    missing = [key for key in keys if key not in rows]
     if missing:
         raise ClipevalError(f"{path}: no row for the image {missing[0]!r} ({len(missing)} images have none).")
-    return table.set_index("key").loc[keys].reset_index(drop=True)
+    columns = [name for name in table.columns if name != "key"]
+    return pd.DataFrame([{c: table.rows[rows[key]][c] for c in columns} for key in keys], columns=columns)
 
 
 def _column(columns: pd.DataFrame, name: str, location: Path) -> list[object]:

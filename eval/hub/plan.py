@@ -12,7 +12,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from configs.errors import ClipevalError
 from eval.data import DataConfig
-from eval.data.split import is_of_split
+from eval.data.splits import same_split, split_of
 from eval.hub.cached import CACHE, PARTIAL, cached_tables
 from eval.hub.lock import NAME, Lock, damage, read_lock
 from eval.hub.remote import Hub, RemoteFile
@@ -200,7 +200,9 @@ def _fetch(
     splits = None
     if data.kind == "huggingface":  # parquet alone is read, and of a large set the splits that tasks need
         wanted, splits = _of(wanted, ".parquet"), data.splits
-        wanted = [file for file in wanted if any(is_of_split(file.path, name) for name in splits or ())] or wanted
+        wanted = [
+            file for file in wanted if any(same_split(name, split_of(file.path)) for name in splits or ())
+        ] or wanted
         if not wanted:
             raise ClipevalError(f"{data.hub} at {commit[:12]} holds no parquet file; name a data.revision that does.")
     present = {PurePosixPath(file.path).parts[0] for file in wanted if file.path.endswith("/nshards.txt")}

@@ -143,7 +143,7 @@ def test_digest_covers_pixels_labels_and_class_names(tmp_path: Path) -> None:
         (lambda f: (f / "test" / "0.tar").write_bytes(b"not a tar" * 500), r"0\.tar is not a whole tar"),
         (lambda f: (f / "test" / "0.tar").write_bytes(b""), r"0\.tar is not a whole tar"),
         (lambda f: (f / "classnames.txt").write_text("cat\n"), r"'s0002' has label 2.*1 classes.*8 samples"),
-        (lambda f: (f / "classnames.txt").write_bytes("caf\xe9\n".encode("latin-1")), "classnames.txt is not UTF-8"),
+        (lambda f: (f / "classnames.txt").write_bytes("caf\xe9\n".encode("latin-1")), "classnames.txt, line 1: not utf-8"),
         (lambda f: write_tar(f / "test" / "0.tar", [("a.cls", b"0")]), "label or caption without an image"),
         (
             lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x"), ("a.jpg", b"y")]),
@@ -258,7 +258,7 @@ def test_pictures_with_captions_in_a_table(tmp_path: Path, suffix: str) -> None:
     assert split.samples.captions == [["one", "two"], ["three"]]
     assert len(split.images) == 2
     (tmp_path / "b.png").unlink()
-    with pytest.raises(ClipevalError, match=r"b\.png, which does not exist"):
+    with pytest.raises(ClipevalError, match=r"line \d: .*b\.png.* does not exist"):
         open_split(data, None, "test", None)
 
 

@@ -1,0 +1,128 @@
+"""The pictures below a folder: whatever Pillow opens, links followed; everything else is accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from configs.errors import ClipevalError
+from eval.data.account import Account, is_litter
+from eval.data.images import FileImages, digest_of
+
+NOT_PICTURES = frozenset(
+    {
+        ".pdf",
+        ".eps",
+        ".ps",
+        ".mpg",
+        ".mpeg",
+        ".mp4",
+        ".txt",
+        ".json",
+        ".csv",
+        ".md",
+        ".xml",
+        ".npy",
+        ".h5",
+        ".hdf",
+        ".hdf5",
+    }
+)
+"""Endings that Pillow lists, or might sniff, and that hold no picture of a data set."""
+
+
+@lru_cache(maxsize=1)
+def endings() -> frozenset[str]:
+    """The endings of formats that Pillow reads here, in lower case: `.jpg`."""
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN) - NOT_PICTURES
+
+
+def find_pictures(folder: Path, account: Account, base: Path | None = None) -> list[Path]:
+    """Every picture at any depth, sorted by path.
+
+    Args:
+        folder: where to look.
+        account: told of all other files.
+        base: what the names told are relative to; None: `folder`.
+
+    Raises:
+        ClipevalError: a folder cannot be read, or links lead in a circle.
+    """
+    base = base or folder
+    return sorted(path for path in walk(folder, account, base) if _is_picture(path, account, base))
+
+
+def walk(folder: Path, account: Account, base: Path) -> Iterator[Path]:
+    """Every file below a folder, links followed, litter left to `account`."""
+    open_: list[tuple[Path, frozenset[str]]] = [(folder, frozenset({os.path.realpath(folder)}))]
+    while open_:
+        here, above = open_.pop()
+        try:
+            entries = sorted(here.iterdir())
+        except OSError as problem:
+            raise ClipevalError(f"{here} cannot be read ({problem.strerror}).") from None
+        for path in entries:
+            name = path.relative_to(base).as_posix()
+            if is_litter(name):
+                account.ignore(name)
+            elif path.is_dir():
+                real = os.path.realpath(path)
+                if real in above:
+                    account.leave_out(name, "a link back to a folder that it lies in")
+                else:
+                    open_.append((path, above | {real}))
+            else:
+                yield path
+
+
+def _is_picture(path: Path, account: Account, base: Path) -> bool:
+    name = path.relative_to(base).as_posix()
+    if not path.is_file():
+        account.leave_out(name, "a broken link" if path.is_symlink() else "not a file")
+        return False
+    ending = path.suffix.lower()
+    if ending in endings():
+        return True
+    if ending not in NOT_PICTURES:
+        try:
+            with Image.open(path):  # reads the header alone
+                return True
+        except Exception:  # noqa: BLE001  (Pillow's plugins raise nearly every type on what they do not know)
+            account.leave_out(name, "not a picture that Pillow opens")
+            return False
+    account.leave_out(name, "not a picture that Pillow opens")
+    return False
+
+
+def whole_files(paths: list[Path], keys: list[str]) -> FileImages:
+    """Images that are files of their own."""
+    sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
+    return FileImages(
+        files=[str(path) for path in paths],
+        file=np.arange(len(paths), dtype=np.int32),
+        offset=np.zeros(len(paths), dtype=np.int64),
+        size=sizes,
+        keys=keys,
+        digest=_content_digest(paths),
+    )
+
+
+def _content_digest(paths: list[Path]) -> str:
+    import hashlib
+
+    def one(path: Path) -> bytes:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as problem:
+            raise ClipevalError(f"{path} cannot be read ({problem.strerror}).") from None
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return digest_of(*pool.map(one, paths))
