@@ -1,11 +1,12 @@
 """What a reader saw and did not score: the one place where something may be left out, and there it is counted and named.
 
-A reader calls one of four methods for whatever is not plainly a sample:
+A reader calls one of five methods for whatever is not plainly a sample:
 
     unusable    a sample that is given and cannot be scored: an error; with `data.on_error=skip` counted, named and flagged
     leave_out   something beside the samples, such as a text file among pictures: counted, named and flagged
     ignore      litter of an operating system or an editor: said once, no flag
     assume      a guess that could be wrong, such as a recognised separator: flagged
+    remark      how something was read, where it cannot be wrong: said once, no flag
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Account:
     _left_out: dict[str, list[str]] = field(default_factory=dict)
     _ignored: list[str] = field(default_factory=list)
     _assumed: list[str] = field(default_factory=list)
+    _remarks: list[str] = field(default_factory=list)
 
     def unusable(self, where: str, why: str, fix: str = "") -> None:
         """A sample that is given and cannot be scored.
@@ -91,6 +93,11 @@ class Account:
         if text not in self._assumed:
             self._assumed.append(text)
 
+    def remark(self, text: str) -> None:
+        """How something was read: `0.tar.gz is read through a decompressed copy`."""
+        if text not in self._remarks:
+            self._remarks.append(text)
+
     @property
     def left_out(self) -> dict[str, list[str]]:
         """{why: names} of everything that is flagged as left out."""
@@ -110,7 +117,8 @@ class Account:
     @property
     def remarks(self) -> tuple[str, ...]:
         """To be said once, when the data is read."""
-        return (f"ignored {len(self._ignored):,} system files: {_some(self._ignored)}",) if self._ignored else ()
+        ignored = [f"ignored {len(self._ignored):,} system files: {_some(self._ignored)}"] if self._ignored else []
+        return (*ignored, *self._remarks)
 
 
 def _some(names: list[str]) -> str:

@@ -23,6 +23,7 @@ from eval.data import webdataset
 from eval.data.account import Account
 from eval.data.images import FileImages
 from eval.data.pictures import find_pictures, whole_files
+from eval.data.shards import plain_tar, shard_paths
 from eval.data.split import DataConfig, read_text
 from eval.data.tar_index import index_tars
 from eval.data.text_table import read_table
@@ -48,7 +49,7 @@ def read(
         )
     path = location / config.captions.replace("{language}", config.language or "")
     pairs = _pairs(path, config.language or "", config, account)
-    images = _images(location, split, cache)
+    images = _images(location, split, cache, account)
     place = _places(images.keys)
     gathered: dict[int, list[str]] = {}
     for name, caption, where in pairs:
@@ -69,9 +70,9 @@ def read(
     return images, samples
 
 
-def _images(location: Path, split: str, cache: Path | None) -> FileImages:
-    if (location / split).is_dir() and any((location / split).glob("*.tar")):
-        shards = webdataset.shard_paths(location / split)
+def _images(location: Path, split: str, cache: Path | None, account: Account) -> FileImages:
+    if (location / split).is_dir() and any((location / split).glob("*.tar*")):
+        shards = [plain_tar(path, cache, account) for path in shard_paths(location, split, account)]
         return webdataset.shard_images(shards, index_tars(shards, cache))
     if not location.is_dir():
         raise ClipevalError(f"{location} does not exist: the folder of the pictures and caption files was expected.")

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +23,26 @@ from typing import Any
 import numpy as np
 
 from configs.errors import ClipevalError
+from eval.data.account import Account, is_litter
 from eval.data.tar_members import Member, read_members
 from results.canonical import write_atomically
 
-VERSION = 2
-IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+VERSION = 3
+IMAGE_EXTENSIONS = (
+    *("webp", "png", "jpg", "jpeg"),  # clip_benchmark's
+    *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm", "jp2"),
+)
 TEXT_EXTENSIONS = ("cls", "txt")
 ARRAY_EXTENSION = "npy"
 SMALL = 16 * 2**20
 """The largest label, caption or metadata member that is read, in bytes."""
 
-_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's own rule: the key ends at the base name's first dot
+_NAME = re.compile(
+    r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$"
+)  # webdataset's own rule: the key ends at the base name's first dot
+_LAST = re.compile(r"^((?:.*/|)[^/]+)[.]([^./]*)$")
+EXAMPLES = 5
+"""Members of one kind that are named where they are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class TarIndex:
         cls, txt: the content of those members, None for a sample without one.
         npy: int64 arrays, None for a sample without one.
         digest: sha256 of the whole file.
+        left_out: {why: [how many, names of some]} of the members that are none of these.
+        ignored: names of system files.
     """
 
     keys: list[str]
@@ -55,6 +66,16 @@ class TarIndex:
     txt: list[str | None]
     npy: list[np.ndarray | None]
     digest: str
+    left_out: dict[str, tuple[int, list[str]]]
+    ignored: list[str]
+
+    def tell(self, path: Path, account: Account) -> None:
+        """Tells `account` what of the tar is not read."""
+        for name in self.ignored:
+            account.ignore(f"{path.name}: {name}")
+        for why, (count, names) in self.left_out.items():
+            for number in range(count):
+                account.leave_out(f"{path.name}: {names[number]}" if number < len(names) else path.name, why)
 
 
 def index_tars(paths: Sequence[Path], cache: Path | None) -> list[TarIndex]:
@@ -80,7 +101,7 @@ def _cached(path: Path, cache: Path | None) -> TarIndex:
         raise ClipevalError(f"{path} is missing. Fetch it with `clipeval download`.") from None
     if cache is None:
         return _read_tar(path)
-    identity = f"{VERSION}\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+    identity = f"{VERSION}\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
     entry = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
     kept = _load(entry)
     if kept is None:
@@ -91,6 +112,7 @@ def _cached(path: Path, cache: Path | None) -> TarIndex:
 
 def _dump(index: TarIndex) -> bytes:
     lines = {"keys": index.keys, "cls": index.cls, "txt": index.txt, "digest": index.digest}
+    lines |= {"left_out": index.left_out, "ignored": index.ignored}
     shapes = [None if a is None else list(a.shape) for a in index.npy]
     arrays = [a.ravel() for a in index.npy if a is not None]
     text = json.dumps({**lines, "shapes": shapes}).encode()
@@ -122,8 +144,17 @@ def _load(entry: Path) -> TarIndex | None:
             count = 0 if shape is None else int(np.prod(shape))
             npy.append(None if shape is None else flat[start : start + count].reshape(shape))
             start += count
+        left_out = {why: (count, names) for why, (count, names) in fields["left_out"].items()}
         return TarIndex(
-            fields["keys"], arrays["offset"], arrays["size"], fields["cls"], fields["txt"], npy, fields["digest"]
+            fields["keys"],
+            arrays["offset"],
+            arrays["size"],
+            fields["cls"],
+            fields["txt"],
+            npy,
+            fields["digest"],
+            left_out,
+            fields["ignored"],
         )
 
 
@@ -144,12 +175,14 @@ def _index(path: Path, digest: Future[str]) -> TarIndex:
         members = read_members(path)
     except (tarfile.TarError, EOFError) as problem:
         raise ClipevalError(
-            f"{path} is not a whole tar ({problem}). It was cut short or damaged on its way; delete it and fetch it "
-            "again with `clipeval download`."
+            f"{path} is not a whole tar ({problem}). It was cut short or damaged on its way, or is no tar; fetch it again "
+            "(`clipeval download`)."
         ) from None
+    left_out: dict[str, tuple[int, list[str]]] = {}
+    ignored: list[str] = []
     with path.open("rb") as file:
-        for member in members:
-            _add(file.fileno(), member, samples, path)
+        for member, key, extension in _keyed(members, left_out, ignored):
+            _add(file.fileno(), member, key, extension, samples, path)
     images = {key: sample for key, sample in samples.items() if "image" in sample}
     orphans = [key for key in samples if key not in images]
     if orphans:
@@ -170,17 +203,50 @@ def _index(path: Path, digest: Future[str]) -> TarIndex:
         txt=column("txt"),
         npy=column("npy"),
         digest=digest.result(),
+        left_out=left_out,
+        ignored=ignored,
     )
 
 
-def _add(tar: int, member: Member, samples: dict[str, dict[str, Any]], path: Path) -> None:
-    match = _NAME.match(member.name)
-    if not match:
-        return
-    key, extension = match.group(1), match.group(2).lower()
+def _keyed(
+    members: Sequence[Member], left_out: dict[str, tuple[int, list[str]]], ignored: list[str]
+) -> Iterator[tuple[Member, str, str]]:
+    """(member, its sample's key, its kind) of every member that is read.
+
+    webdataset ends a key at the first dot of a name: `a.seg.png` is the member seg.png of the sample a. Where that sample has no
+    image of its own, or the longer name has a label of its own, as `img_3.edited.jpg` beside `img_3.edited.cls`, the
+    key ends at the last dot: else samples would be lost.
+    """
+    kinds = {*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS, ARRAY_EXTENSION}
+    names = [member.name for member in members]
+    if any(name.rpartition("/")[2].count(".") != 1 for name in names):
+        first = [_NAME.match(name) for name in names]
+        imaged = {m.group(1) for m in first if m and m.group(2).lower() in IMAGE_EXTENSIONS}
+        last = [_LAST.match(name) for name in names]
+        labelled = {
+            m.group(1) for m in last if m and m.group(2).lower() in kinds and m.group(2).lower() not in IMAGE_EXTENSIONS
+        }
+    for member in members:
+        if is_litter(member.name):
+            ignored.append(member.name)
+            continue
+        match = _NAME.match(member.name)
+        key, extension = (match.group(1), match.group(2).lower()) if match else (member.name, "")
+        if extension in kinds:
+            yield member, key, extension
+            continue
+        whole = _LAST.match(member.name)
+        longer, kind = (whole.group(1), whole.group(2).lower()) if whole else ("", "")
+        if match and kind in kinds and (key not in imaged or longer in labelled):
+            yield member, longer, kind
+            continue
+        why = f"{extension} members, which are not read" if extension else "members whose names have no ending"
+        count, examples = left_out.get(why, (0, []))
+        left_out[why] = (count + 1, [*examples, member.name] if count < EXAMPLES else examples)
+
+
+def _add(tar: int, member: Member, key: str, extension: str, samples: dict[str, dict[str, Any]], path: Path) -> None:
     kind = "image" if extension in IMAGE_EXTENSIONS else extension
-    if kind not in ("image", *TEXT_EXTENSIONS, ARRAY_EXTENSION):
-        return
     sample = samples.setdefault(key, {})
     if kind in sample:
         raise ClipevalError(

@@ -13,6 +13,7 @@ from configs.errors import ClipevalError
 from eval.data.account import Account
 from eval.data.images import FileImages, digest_of
 from eval.data.labels import classes_of, given_names, named_wnids
+from eval.data.shards import plain_tar, shard_paths
 from eval.data.split import DataConfig, read_instances, read_text
 from eval.data.tar_index import TarIndex, index_tars
 from eval.data.text_table import lines_of, read_table
@@ -22,7 +23,6 @@ from tasks.base import Samples
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 DATASET_TYPE = "dataset_type.txt"
-SHARD_COUNT = "nshards.txt"
 TABLE = "samples.csv"
 INSTANCES = "instances.jsonl"
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)  # int() also takes 1_000 and digits of other scripts
@@ -42,8 +42,10 @@ def read(
     if not location.is_dir():
         raise ClipevalError(f"{location} does not exist. Fetch it with `clipeval download`, or set data.root.")
     kind = _optional_lines(location / DATASET_TYPE)
-    paths = shard_paths(location / split)
+    paths = [plain_tar(path, cache, account) for path in shard_paths(location, split, account)]
     indices = index_tars(paths, cache)
+    for path, index in zip(paths, indices, strict=True):
+        index.tell(path, account)
     _check_lock(location, split, paths, indices)
     keys = _unique_keys(indices)
     columns = _columns(location / split / TABLE, keys, config, account)
@@ -80,34 +82,6 @@ def read(
         templates=_optional_lines(location / TEMPLATES),
     )
     return shard_images(paths, indices), samples
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a split in their order: 0.tar to n-1.tar as nshards.txt says, or every tar where there is no such file."""
-    count_file = folder / SHARD_COUNT
-    if not folder.is_dir():
-        raise ClipevalError(
-            f"{folder} is missing: the set has no such split here. Fetch it with `clipeval download`; of DataComp's copies there "
-            "is the test split alone, and data.source=clip_benchmark names others."
-        )
-    if not count_file.exists():
-        tars = sorted(folder.glob("*.tar"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)] or [0])
-        if not tars:
-            raise ClipevalError(
-                f"{count_file} is missing and {folder} holds no tar. Fetch it with `clipeval download`."
-            )
-        return tars
-    text = read_text(count_file).strip()
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise ClipevalError(f"{count_file} reads {text[:40]!r}; the number of shards was expected.")
-    paths = [folder / f"{i}.tar" for i in range(int(text))]
-    missing = [p.name for p in paths if not p.exists()]
-    if missing:
-        raise ClipevalError(
-            f"{folder}: nshards.txt says {text} shards, and {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''} "
-            "missing. Fetch the set again with `clipeval download`."
-        )
-    return paths
 
 
 def _check_lock(location: Path, split: str, paths: list[Path], indices: list[TarIndex]) -> None:

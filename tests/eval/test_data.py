@@ -143,7 +143,10 @@ def test_digest_covers_pixels_labels_and_class_names(tmp_path: Path) -> None:
         (lambda f: (f / "test" / "0.tar").write_bytes(b"not a tar" * 500), r"0\.tar is not a whole tar"),
         (lambda f: (f / "test" / "0.tar").write_bytes(b""), r"0\.tar is not a whole tar"),
         (lambda f: (f / "classnames.txt").write_text("cat\n"), r"'s0002' has label 2.*1 classes.*8 samples"),
-        (lambda f: (f / "classnames.txt").write_bytes("caf\xe9\n".encode("latin-1")), "classnames.txt, line 1: not utf-8"),
+        (
+            lambda f: (f / "classnames.txt").write_bytes("caf\xe9\n".encode("latin-1")),
+            "classnames.txt, line 1: not utf-8",
+        ),
         (lambda f: write_tar(f / "test" / "0.tar", [("a.cls", b"0")]), "label or caption without an image"),
         (
             lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x"), ("a.jpg", b"y")]),
