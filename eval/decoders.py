@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from configs.errors import ClipevalError
 from eval.data.images import Images
-from eval.preprocess import Convert, Transform
+from eval.preprocess import Convert, Transform, decode_limits
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
@@ -42,6 +42,7 @@ class ImageJob:
         convert: rgb_first or as_decoded (`facts/layouts.md`, "Pixels").
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
         output: what the encoder makes of them (`Encoder.encode`).
+        max_pixels, max_text_chunk: as `eval.preprocess.decode_limits` takes them.
     """
 
     name: str
@@ -50,6 +51,8 @@ class ImageJob:
     convert: Convert
     mixed: bool
     output: str = "embeddings"
+    max_pixels: int | None = None
+    max_text_chunk: int | None = None
 
 
 class Decoded(NamedTuple):
@@ -102,15 +105,16 @@ class _Decoder(Dataset[_Answer]):
         place = None if self.places is None else self.places[number % len(self.places)]
         found: list[torch.Tensor] = []
         failures: list[tuple[int, str]] = []
-        for sample in range(first, last):
-            if self.gate is not None:
-                self.gate.wait()
-            position = int(job.positions[sample])
-            out = None if place is None else place[len(found)]
-            try:
-                found.append(self.transform.pixels(job.images.read(position), job.convert, self.fast, out))
-            except (ValueError, OSError) as problem:
-                failures.append((sample, f"{job.images.where(position)}: {problem}"))
+        with decode_limits(job.max_pixels, job.max_text_chunk):
+            for sample in range(first, last):
+                if self.gate is not None:
+                    self.gate.wait()
+                position = int(job.positions[sample])
+                out = None if place is None else place[len(found)]
+                try:
+                    found.append(self.transform.pixels(job.images.read(position), job.convert, self.fast, out))
+                except (ValueError, OSError) as problem:
+                    failures.append((sample, f"{job.images.where(position)}: {problem}"))
         alone = default_collate(found) if place is None and found else None  # in a worker, into shared memory
         return _Answer(number, len(found), alone, failures)
 

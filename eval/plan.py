@@ -58,6 +58,9 @@ class ImageNeed:
     output: str
     label: str = ""
     """For people who look into the cache."""
+    max_pixels: int | None = None
+    max_text_chunk: int | None = None
+    """What may be decoded; no part of the key, for it changes no embedding."""
 
 
 @dataclass
@@ -209,6 +212,8 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
             task.mixed,
             task.output,
             f"{handle.name}, {task.name}",
+            data.max_pixels,
+            data.max_text_chunk,
         )
         for s, split in splits.items()
     }

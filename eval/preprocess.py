@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional
 from torchvision.io import decode_jpeg
 from torchvision.transforms import Compose
@@ -336,6 +339,28 @@ def _decode_plain_jpeg(data: bytes) -> torch.Tensor | None:
     return cast(torch.Tensor, image) if image.shape[0] == header.components else None
 
 
+@contextmanager
+def decode_limits(max_pixels: int | None = None, max_text_chunk: int | None = None) -> Iterator[None]:
+    """Lets Pillow decode larger images, or longer text chunks of a PNG, than it takes by itself; None leaves its own limit.
+
+    Args:
+        max_pixels: the largest image, in pixels (`data.max_pixels`).
+        max_text_chunk: the longest text chunk once decompressed, and all of them together, in bytes (`data.max_text_chunk`).
+    """
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    if max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow refuses more than twice this, and warns of more than it
+    if max_text_chunk is not None:
+        PngImagePlugin.MAX_TEXT_CHUNK = max_text_chunk
+        PngImagePlugin.MAX_TEXT_MEMORY = max(max_text_chunk, before[2])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
+
+
 def _decode(data: bytes) -> Image.Image:
     """Open and load with Pillow; whatever it raises on bad data becomes a ValueError that says why."""
     if not data:
@@ -347,6 +372,11 @@ def _decode(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        if isinstance(error, Image.DecompressionBombError):
+            found = re.search(r"\d+", reason)
+            reason = f"it has {int(found[0] if found else 0):,} pixels; data.max_pixels=N allows up to N"
+        elif "MAX_TEXT_CHUNK" in reason or "text memory" in reason.lower() or "text chunk" in reason.lower():
+            reason = "its text chunks are longer than Pillow reads; data.max_text_chunk=BYTES allows more"
         raise ValueError(
             f"the image cannot be decoded: {reason or type(error).__name__} ({len(data)} bytes)"
         ) from error

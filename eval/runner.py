@@ -192,7 +192,8 @@ def open_stream(
     work = []
     for key, positions in jobs.items():
         cell, need = needs[key]
-        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed, need.output))
+        limits = need.max_pixels, need.max_text_chunk
+        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed, need.output, *limits))
     stream = ImageStream(work, handle.preprocess, options.stream, options.device)
     try:
         yield stream

@@ -86,8 +86,8 @@ class ImageStream:
             job, failures = self.jobs[decoded.job], decoded.failures
             if failures and self.options.on_error == "fail":
                 raise ClipevalError(
-                    f"{failures[0][1]}. Fetch the shard again (`clipeval download`), or leave such images out of the score, "
-                    "counted and flagged, with data.on_error=skip."
+                    f"{failures[0][1]}. Repair it, or fetch it again (`clipeval download` for a benchmark's set); or leave such "
+                    "images out of the score, counted and flagged, with data.on_error=skip."
                 )
             if failures:
                 lost = np.array([job.positions[place] for place, _ in failures], dtype=np.int64)

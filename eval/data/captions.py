@@ -21,6 +21,7 @@ import pandas as pd
 from configs.errors import ClipevalError
 from eval.data import webdataset
 from eval.data.account import Account
+from eval.data.depth import deep_files, flag_deep
 from eval.data.images import FileImages
 from eval.data.pictures import find_pictures, whole_files
 from eval.data.shards import plain_tar, shard_paths
@@ -79,6 +80,7 @@ def _images(location: Path, split: str, cache: Path | None, account: Account) ->
     paths = find_pictures(location, Account())  # the caption files lie there, too: what is no picture is none of ours
     if not paths:
         raise ClipevalError(f"{location} holds no picture that Pillow opens.")
+    flag_deep(deep_files(paths, [path.name for path in paths]), account)
     return _whole(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths), location)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.errors import ClipevalError
 from eval.data.account import Account, is_litter
+from eval.data.depth import deep_files, flag_deep
 from eval.data.images import FileImages
 from eval.data.labels import classes_of, given_names
 from eval.data.pictures import find_pictures, whole_files
@@ -62,6 +63,7 @@ def read(
         by_order=True,
     )
     keys = [path.relative_to(base).as_posix() for path in paths]
+    flag_deep(deep_files(paths, keys), account)
     return whole_files(paths, keys), Samples(keys=keys, labels=labels, classnames=classnames)
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from configs.errors import ClipevalError, nearest
 from eval.data.account import Account, is_litter
+from eval.data.depth import HEAD, flag_deep, is_deep
 from eval.data.images import digest_of
 from eval.data.labels import classes_of
 from eval.data.split import DataConfig
@@ -290,7 +291,7 @@ def _usable(
     account: Account,
 ) -> tuple[np.ndarray, str]:
     """The rows that can be scored, int64; and the digest of their images."""
-    kept, digests = [], []
+    kept, digests, deep = [], [], list[str]()
     for number in range(len(images)):
         content = next(cells, {})
         column: str | None = config.image
@@ -307,6 +308,9 @@ def _usable(
             continue
         kept.append(number)
         digests.append(hashlib.sha256(data).digest())
+        if is_deep(data[:HEAD], lambda data=data: data):  # type: ignore[misc]
+            deep.append(f"row {number}")
+    flag_deep(deep, account)
     return np.array(kept, dtype=np.int64), digest_of(*digests)
 
 

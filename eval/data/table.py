@@ -9,6 +9,7 @@ import pandas as pd
 
 from configs.errors import ClipevalError
 from eval.data.account import Account
+from eval.data.depth import deep_files, flag_deep
 from eval.data.images import FileImages
 from eval.data.labels import classes_of
 from eval.data.pictures import whole_files
@@ -56,7 +57,9 @@ def read(
         metadata=_metadata(table, rows, names, list(first.values()), needed),
         classnames=classnames,
     )
-    return whole_files([find(location, key) for key in keys], keys), samples
+    paths = [find(location, key) for key in keys]
+    flag_deep(deep_files(paths, keys), account)
+    return whole_files(paths, keys), samples
 
 
 def find(table: Path, name: str) -> Path:

@@ -24,6 +24,7 @@ import numpy as np
 
 from configs.errors import ClipevalError
 from eval.data.account import Account, is_litter
+from eval.data.depth import HEAD, is_deep
 from eval.data.tar_members import Member, read_members
 from results.canonical import write_atomically
 
@@ -57,6 +58,7 @@ class TarIndex:
         digest: sha256 of the whole file.
         left_out: {why: [how many, names of some]} of the members that are none of these.
         ignored: names of system files.
+        deep: keys of images of more than 8 bits a pixel.
     """
 
     keys: list[str]
@@ -68,6 +70,7 @@ class TarIndex:
     digest: str
     left_out: dict[str, tuple[int, list[str]]]
     ignored: list[str]
+    deep: list[str]
 
     def tell(self, path: Path, account: Account) -> None:
         """Tells `account` what of the tar is not read."""
@@ -112,7 +115,7 @@ def _cached(path: Path, cache: Path | None) -> TarIndex:
 
 def _dump(index: TarIndex) -> bytes:
     lines = {"keys": index.keys, "cls": index.cls, "txt": index.txt, "digest": index.digest}
-    lines |= {"left_out": index.left_out, "ignored": index.ignored}
+    lines |= {"left_out": index.left_out, "ignored": index.ignored, "deep": index.deep}
     shapes = [None if a is None else list(a.shape) for a in index.npy]
     arrays = [a.ravel() for a in index.npy if a is not None]
     text = json.dumps({**lines, "shapes": shapes}).encode()
@@ -155,6 +158,7 @@ def _load(entry: Path) -> TarIndex | None:
             fields["digest"],
             left_out,
             fields["ignored"],
+            fields["deep"],
         )
 
 
@@ -205,6 +209,7 @@ def _index(path: Path, digest: Future[str]) -> TarIndex:
         digest=digest.result(),
         left_out=left_out,
         ignored=ignored,
+        deep=[key for key, sample in images.items() if sample["deep"]],
     )
 
 
@@ -254,6 +259,8 @@ def _add(tar: int, member: Member, key: str, extension: str, samples: dict[str, 
         )
     if kind == "image":
         sample["image"] = (member.offset, member.size)
+        head = os.pread(tar, min(HEAD, member.size), member.offset)
+        sample["deep"] = is_deep(head, lambda: os.pread(tar, member.size, member.offset))
         return
     if member.size > SMALL:
         raise ClipevalError(

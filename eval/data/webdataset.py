@@ -11,6 +11,7 @@ import pandas as pd
 
 from configs.errors import ClipevalError
 from eval.data.account import Account
+from eval.data.depth import flag_deep
 from eval.data.images import FileImages, digest_of
 from eval.data.labels import classes_of, given_names, named_wnids
 from eval.data.shards import plain_tar, shard_paths
@@ -46,6 +47,7 @@ def read(
     indices = index_tars(paths, cache)
     for path, index in zip(paths, indices, strict=True):
         index.tell(path, account)
+    flag_deep([key for index in indices for key in index.deep], account)
     _check_lock(location, split, paths, indices)
     keys = _unique_keys(indices)
     columns = _columns(location / split / TABLE, keys, config, account)
