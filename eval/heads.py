@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from configs.errors import ClipevalError
 from eval.models import ModelHandle
+from eval.unsound import first_unsound
 from results.canonical import write_atomically
 from tasks.base import Samples
 from tasks.heads import mean_head
@@ -79,6 +80,9 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
             raise ClipevalError(
                 f"{path}: its classes are not those of {task} ({how}). Choose the head of this very task."
             )
+        if found := first_unsound(weight):
+            name, what = classnames[found[0]], found[1]
+            raise ClipevalError(f"{path}: the class vector of {name!r} is {what}. Make the head again with head.save.")
         heads.append(weight)
         names.append(str((about.get("prompts") or {}).get("name", path.stem)))
         if about.get("text") != handle.text_digest:
