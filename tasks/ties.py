@@ -165,19 +165,18 @@ def hanging(found: Labelled, ks: Sequence[int]) -> np.ndarray:
     return np.asarray(np.any([(found.ahead < k) != (found.behind < k) for k in ks], axis=0))
 
 
-def chosen_otherwise(
-    scores: torch.Tensor, label: torch.Tensor, answer: torch.Tensor, close: float
-) -> tuple[np.ndarray, np.ndarray]:
+def chosen_otherwise(scores: torch.Tensor, label: torch.Tensor, close: float) -> tuple[np.ndarray, np.ndarray]:
     """The best candidate of each row with all ties against the label, and with all its way.
 
     Args:
         scores: float32 [n, C].
-        label, answer: int64 [n]; the answer is what was chosen.
+        label: int64 [n].
+        close: scores no further apart than this are equal.
 
     Returns:
         int64 [n] twice.
     """
-    found, given, truth = locate(scores, label, close), answer.cpu().numpy(), label.cpu().numpy()
+    found, given, truth = locate(scores, label, close), scores.argmax(dim=1).cpu().numpy(), label.cpu().numpy()
     worst = np.where((found.behind > 0) & (given == truth), found.rival, given)
     return worst, np.where(found.ahead == 0, truth, given)
 
