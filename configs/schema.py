@@ -157,6 +157,7 @@ DATA = {
     "sep": TEXT_OR_NULL,
     "encoding": TEXT_OR_NULL,
     "numeric_classnames": SWITCH,
+    "names_as_published": SWITCH,
     "max_pixels": Value(int, null=True, least=1),
     "max_text_chunk": Value(int, null=True, least=1),
 }
@@ -168,6 +169,7 @@ TASK = {
     "chance": Value(float, null=True, least=0, most=1),
     "group": TEXT,
     "splits": Value(list),
+    "ties": Value(str, choices=("first", "reference")),
     "notes": Value(list),
 }
 PROMPTS = {"name": TEXT, "templates": Value(list), "path": TEXT, "source": TEXT}

@@ -30,6 +30,7 @@ from results.records import DamagedRecord, Record
 from results.uncertainty import intervals
 from tasks.base import Samples, Scores
 from tasks.heads import class_vectors
+from tasks.ties import flags as tie_flags
 
 
 @dataclass
@@ -181,6 +182,8 @@ class Session:
         """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
         task, options = cell.task, self.options()
         test = samples["test"]
+        known = intervals(scores.statistics)
+        tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
         record = Record(
             task=cell.id,
             key=task.key,
@@ -191,11 +194,11 @@ class Session:
             metric=task.metric,
             chance=task.chance,
             metrics=scores.metrics,
-            intervals=intervals(scores.statistics),
+            intervals=known,
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *cell.flags, *flags),
+            flags=(*self.handle.flags, *cell.flags, *flags, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,
@@ -206,6 +209,7 @@ class Session:
                 "compile": options.compile,
                 "deterministic": options.stream.aligned,
             },
+            ties={"rule": task.ties, "count": scores.ties.count, "ranges": scores.ties.ranges},
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head:

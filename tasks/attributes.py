@@ -137,6 +137,9 @@ class Attributes(Task):
                     )
         return {objective: (found[0][objective], found[1][objective]) for objective in self.objectives}
 
+    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
+        return {f"of {objective}": names for objective, (names, _) in self.heads(samples["test"]).items()}
+
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [text for lines in self.heads(samples["test"]).values() for text in prompts(*lines)]
 

@@ -134,6 +134,10 @@ class Task(ABC):
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         """The T texts to embed, in the order in which `predict` wants them. Duplicates cost nothing."""
 
+    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
+        """The lists of class names that the model is asked to tell apart, by what they are lists of; one alone by ""."""
+        return {"": samples["test"].classnames} if self.one_head else {}
+
     @abstractmethod
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]

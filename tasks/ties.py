@@ -63,7 +63,6 @@ def flags(
     metrics: Mapping[str, float | None],
     intervals: Mapping[str, tuple[float, float] | None],
     main: str | None,
-    units: int,
 ) -> list[str]:
     """A flag if ties can move a metric by more than half of its interval; the main metric is named first."""
     moved = []
@@ -75,8 +74,8 @@ def flags(
         return []
     more = f", and {len(moved) - SHOWN} further metrics" if len(moved) > SHOWN else ""
     return [
-        f"{ties.count:,} of {units:,} answers hang on the order of equal scores: {'; '.join(moved[:SHOWN])}{more}; look for "
-        "class names, captions or images that are equal"
+        f"ties: {ties.count:,} answers hang on the order of equal scores: {'; '.join(moved[:SHOWN])}{more}; look for class "
+        "names, captions or images that are equal"
     ]
 
 
