@@ -132,6 +132,7 @@ MODEL = {
     "pretrained": TEXT_OR_NULL,
     "config_dir": TEXT_OR_NULL,
     "strict_quickgelu": SWITCH,
+    "preprocess": Value(object, null=True, hint="{mean: …, std: …}, as in open_clip's preprocess_cfg"),
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
 }

@@ -52,7 +52,7 @@ def save_head(path: Path, weight: torch.Tensor, classnames: Sequence[str], about
         path: the file.
         weight: float32 [C, D].
         classnames: C names, which a run that loads it is checked against.
-        about: the text tower's digest (`text`), the model, the prompts.
+        about: the text tower's digest (`text`), the model, the prompts, and flags of prompts that were cut (`cut`).
     """
     metadata = {"classnames": json.dumps(list(classnames)), "about": json.dumps(dict(about), sort_keys=True)}
     write_atomically(path, save({"weight": weight.float().contiguous()}, metadata=metadata))
@@ -85,6 +85,7 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
             raise ClipevalError(f"{path}: the class vector of {name!r} is {what}. Make the head again with head.save.")
         heads.append(weight)
         names.append(str((about.get("prompts") or {}).get("name", path.stem)))
+        others += [f"the head {path.name}: {flag}" for flag in about.get("cut") or ()]
         if about.get("text") != handle.text_digest:
             others.append(f"the head {path.name} was made by another text tower ({about.get('model')})")
     if len({weight.shape for weight in heads}) > 1:

@@ -183,6 +183,7 @@ class Session:
         task, options = cell.task, self.options()
         test = samples["test"]
         known = intervals(scores.statistics)
+        cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
         tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
         record = Record(
             task=cell.id,
@@ -198,7 +199,7 @@ class Session:
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *cell.flags, *flags, *tied),
+            flags=(*self.handle.flags, *cell.flags, *flags, *cut, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,
@@ -213,7 +214,7 @@ class Session:
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head:
-            about = {"text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
+            about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
             weight = class_vectors(texts, test)
             save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)

@@ -58,7 +58,10 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
             with safe_open(path, framework="pt") as file:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        try:
+            content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        except RuntimeError:  # torch's old format cannot be mapped
+            content = torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # noqa: BLE001  (safetensors, zip and pickle each have errors of their own)
         return {}
     return dict(_tensors(content, ""))
