@@ -106,7 +106,11 @@ class TextEncoder:
 
     def test_trimming(self) -> bool:
         """Find out whether texts may be trimmed. Call it while the tower computes in float32."""
-        tokens = self.tokens(PROBES)
+        try:
+            tokens = self.tokens(PROBES)
+        except ClipevalError as problem:  # a tokenizer that refuses long texts; of those to be embedded it may take all
+            self.reason = str(problem)
+            return False
         lengths = self.lengths(tokens)
         if self._call is None:
             self.reason = "the text tower is no torch module that can be cut"
