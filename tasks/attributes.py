@@ -146,7 +146,7 @@ class Attributes(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
-        return self.answers(images, texts, samples).predictions
+        return Attributes.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
 
     def answers(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]

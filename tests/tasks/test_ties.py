@@ -23,7 +23,7 @@ from tasks import (
     Selection,
 )
 from tasks.classification import rank
-from tasks.ties import Ties, flags, first_of_equal, same_vectors
+from tasks.ties import Ties, first_of_equal, flags, same_vectors
 
 OWN = {"key": "own/task", "name": "Own", "metric": None}
 
