@@ -70,7 +70,7 @@ class StoredRun:
             ClipevalError: the folder holds no run, or a config that no run has written.
         """
         run, file = folder.run(), folder.path / "run.json"
-        if run is None or not run.get("config"):
+        if run is None or run.get("config") is None:
             raise ClipevalError(
                 f"{folder.path} holds no run.json with a config: it is not the folder of a finished run."
             )
@@ -85,7 +85,7 @@ class StoredRun:
 
     def check(self) -> None:
         """ClipevalError that names all of its tasks' classes which are not trusted."""
-        check_tasks(OmegaConf.to_container(self.config.tasks), self.file, self.trusted)  # type: ignore[arg-type]
+        check_tasks(_plain(self.config.tasks), self.file, self.trusted)
 
     def task(self, name: str) -> Task:
         """A task as the run's config declares it.
@@ -96,7 +96,7 @@ class StoredRun:
         if name not in self.config.tasks:
             raise ClipevalError(nearest("task of this run", name, self.config.tasks))
         node = self.config.tasks[name]
-        check_tasks({name: OmegaConf.to_container(node)}, self.file, self.trusted)
+        check_tasks({name: _plain(node)}, self.file, self.trusted)
         return make_task(name, node)
 
     def statistics(self, record: Record, predictions: pd.DataFrame) -> Mapping[str, Statistic | None]:
@@ -108,10 +108,16 @@ class StoredRun:
         task = self.task(record.task)
         try:
             return task.statistics(predictions)
-        except Exception as problem:  # noqa: BLE001 - a table that this protocol has not written can fail it anywhere
+        except Exception as problem:  # a table that this protocol has not written can fail it anywhere
             path = self.file.parent / "predictions" / f"{record.task}.parquet"
             reason = f"it holds no predictions of the protocol {task.protocol!r} ({type(problem).__name__}: {problem})"
             raise DamagedRecord(path, reason) from problem
+
+
+def _plain(node: DictConfig | None) -> dict[str, Any]:
+    """A part of the config in Python's own types; empty where there is none."""
+    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _literal(value: Any) -> Any:
@@ -229,7 +235,7 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     """
     old, stored = RunFolder(path), StoredRun.read(RunFolder(path), trusted)
     stored.check()
-    check_model(OmegaConf.to_container(stored.config.get("model") or {}), stored.file, trusted)  # type: ignore[arg-type]
+    check_model(_plain(stored.config.get("model")), stored.file, trusted)
     recorded = {record.task for record in old.records() if record.imported is None}
     if not recorded:
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")

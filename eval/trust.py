@@ -210,7 +210,8 @@ def _find(target: str) -> type | str:
         return f"{module!r} has no class of that name"
     if seen is not found:  # a package with an attribute that hides its own submodule
         return "the name leads to two different objects"
-    return found
+    kind: type = found
+    return kind
 
 
 def _seen_by_hydra(target: str) -> Any:
@@ -241,6 +242,6 @@ def _walk(content: Any, where: str, wanted: Callable[[str, Any], bool]) -> Itera
         if wanted(key, value):
             yield key, value
         if isinstance(value, Mapping):
-            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(value.items())]
+            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(list(value.items()))]
         elif isinstance(value, list | tuple):
             waiting += [(f"{key}[{number}]", value[number]) for number in reversed(range(len(value)))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from eval.data.split import DataConfig
 from eval.data.splits import choose_files, same_split
 from eval.data.values import Unusable, cell, has_column, is_null, texts_of
 from eval.hub.lock import check_lock
+from results import safe_json
 from tasks.base import Samples
 
 GROUPS = 2
@@ -269,7 +269,7 @@ def _head(column: str, schema: Any) -> str:
 def _features(schema: Any) -> dict[str, Any]:
     """What `datasets` wrote of the columns; empty where it did not."""
     try:
-        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = safe_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from eval.models.checkpoint import check_finite
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from eval.preprocess import Opaque, Transform, from_open_clip
+from results import safe_json
 
 _MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Of the types that transformers knows, those whose towers take plain images and tokens. (SigLIP 2 checkpoints of a fixed
@@ -48,7 +48,7 @@ class HuggingFace(ModelHandle):
         self.slug = slug_of(slug) if slug else slug_of(f"{self.name}-{path_mark(self._folder)}")
         config = self._folder / "config.json"
         try:
-            self._config: dict[str, Any] = json.loads(config.read_text("utf-8"))
+            self._config: dict[str, Any] = safe_json.read(config)
         except (OSError, ValueError) as error:
             raise ClipevalError(
                 f"model.path={path}: {config} cannot be read ({type(error).__name__});"

@@ -26,6 +26,7 @@ from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from eval.models.texts import Tokenizer
 from eval.preprocess import Preprocess, from_open_clip
+from results import safe_json
 
 RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
@@ -103,7 +104,7 @@ class OpenClip(ModelHandle):
     def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
         """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = safe_json.read(path)
             model: dict[str, Any] = content["model_cfg"]
             preprocess = content.get("preprocess_cfg") or {}
         except (OSError, ValueError, KeyError, TypeError) as error:
