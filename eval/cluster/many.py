@@ -176,7 +176,12 @@ class _Models:
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         batch = batch.to(self.encoders[0].device, non_blocking=True)
-        return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)
+        try:
+            return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)
+        except torch.OutOfMemoryError:
+            for encoder in self.encoders:  # those that had room for the batch too: it comes back in smaller ones
+                encoder.forget_shape()
+            raise
 
     def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
         return self.encode("embeddings", batch)
