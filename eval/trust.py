@@ -87,7 +87,7 @@ def trust(names: Iterable[str] = (), config_dir: str | Path | None = None) -> Tr
                 content = yaml.safe_load(file.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError) as problem:
                 raise ClipevalError(f"{file} cannot be read as YAML: {' '.join(str(problem).split())}") from None
-            named = [str(node[TARGET]) for _, node in _nodes(content) if TARGET in node]
+            named = [str(node[TARGET]) for _, node in mappings(content) if TARGET in node]
             found += [name for name in named if _DOTTED.fullmatch(name)]  # not ???, which the command line fills in
     return Trust(tuple(dict.fromkeys(found)))
 
@@ -136,7 +136,7 @@ def _task_problems(where: str, node: Any, trusted: Trust) -> Iterator[str]:
     if not isinstance(node, Mapping) or TARGET not in node:
         yield f"{where} has no {TARGET}, the class of its protocol"
         return
-    for key, inner in _nodes({k: v for k, v in node.items() if k not in NOT_TASK}, where):
+    for key, inner in mappings({k: v for k, v in node.items() if k not in NOT_TASK}, where):
         target = inner.get(TARGET)
         own = isinstance(target, str) and target in trusted
         extra = [name for name in HYDRA if name in inner]
@@ -224,7 +224,7 @@ def _seen_by_hydra(target: str) -> Any:
     return found
 
 
-def _nodes(content: Any, where: str = "") -> Nodes:
+def mappings(content: Any, where: str = "") -> Nodes:
     """Every mapping in a config at any depth, with its key."""
     yield from _walk(content, where, lambda key, value: isinstance(value, Mapping))
 
