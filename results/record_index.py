@@ -21,11 +21,9 @@ from typing import Any
 from results import safe_json
 from results.inside import inside
 from results.records import SCHEMA, DamagedRecord, Record, read_content
+from results.stamp import SETTLED
 
 NAME = ".index"
-SETTLED = 2.0
-"""Seconds after which a file's times tell one content from the next, however coarse the file system's clock is."""
-
 log = logging.getLogger(__name__)
 
 
