@@ -132,6 +132,8 @@ MODEL = {
     "pretrained": TEXT_OR_NULL,
     "config_dir": TEXT_OR_NULL,
     "strict_quickgelu": SWITCH,
+    "ema": SWITCH,
+    "state_dict": TEXT_OR_NULL,
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
 }

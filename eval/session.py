@@ -195,7 +195,7 @@ class Session:
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *cell.flags, *flags),
+            flags=(*self.handle.flags, *self.handle.checkpoint_flags(), *cell.flags, *flags),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,

@@ -17,6 +17,9 @@ from results.record_index import read_slim
 from results.records import DamagedRecord, Record
 from results.uncertainty import chance_corrected
 
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")
+"""What the names of checkpoint files end with."""
+
 GROUPS = {
     "imagenet": "ImageNet",
     "imagenet_shifts": "ImageNet shifts",
@@ -144,10 +147,9 @@ def _label(model: Mapping[str, Any], path: Path) -> str:
     if not pretrained:
         return str(name)
     # A checkpoint file is known by its name, not by where it lies.
-    short = (
-        Path(str(pretrained)).name if str(pretrained).endswith((".pt", ".pth", ".bin", ".safetensors")) else pretrained
-    )
-    return f"{name} {short}"
+    short = Path(str(pretrained)).name if str(pretrained).endswith(WEIGHTS) else pretrained
+    which = [part for part in ("EMA" if model.get("ema") else None, model.get("state_dict")) if part]
+    return " ".join([f"{name} {short}", *map(str, which)])
 
 
 def tasks(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
