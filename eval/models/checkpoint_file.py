@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import pickletools
 import re
 import zipfile
 from collections import OrderedDict
@@ -27,8 +26,12 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 INDEX = ".index.json"
 """What the name of a sharded checkpoint's index ends with: model.safetensors.index.json, pytorch_model.bin.index.json."""
 
+LEGACY_PICKLES = 5
+"""How many pickles in a row a file of torch before 1.6 holds."""
+
 _DATA = re.compile(
-    r"""argparse\.Namespace | types\.SimpleNamespace
+    r"""builtins\.(int|float|bool|str|bytes|list|tuple|dict|frozenset|object|slice|range)
+      | argparse\.Namespace | types\.SimpleNamespace
       | pathlib\.(Pure)?(Posix|Windows)?Path | pathlib\._local\.\w+Path
       | datetime\.(datetime|date|time|timedelta|timezone) | decimal\.Decimal | uuid\.UUID
       | numpy\.(_?core\.multiarray\.(scalar|_reconstruct) | ndarray | dtype | dtypes\.\w+ | random\.\w+(\.\w+)?)
@@ -173,15 +176,15 @@ def _foreign(path: Path) -> list[str]:
     """The classes and functions that a pickle names and weights_only does not know; of a file cut short, none."""
     if zipfile.is_zipfile(path):
         return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    names: list[str] = []  # of torch before 1.6: several pickles in a row
+    names: set[str] = set()
     with path.open("rb") as file:
-        for _ in range(5):
+        for _ in range(LEGACY_PICKLES):
             try:
-                names += [str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(file) if op.name == "GLOBAL"]
-            except (ValueError, EOFError, UnicodeDecodeError):
-                break
+                names |= torch._weights_only_unpickler.get_globals_in_pkl(file)
+            except (ValueError, EOFError, pickle.UnpicklingError):
+                break  # no pickle, or one that torch.load will refuse
     known = torch._weights_only_unpickler._get_allowed_globals()
-    return [name for name in dict.fromkeys(names) if name not in known]
+    return sorted(name for name in names if name not in known)
 
 
 def _stand_ins(names: list[str]) -> list[Any]:
@@ -193,9 +196,7 @@ def _read_torchscript(path: Path) -> Any:
     """An archive's modules as `Inert` objects with their attributes. Its code is not loaded."""
     reader = torch._C.PyTorchFileReader(str(path))
     content = reader.get_record("data.pkl")
-    names = {
-        str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(io.BytesIO(content)) if op.name == "GLOBAL"
-    }
+    names = torch._weights_only_unpickler.get_globals_in_pkl(io.BytesIO(content))
     modules: list[Any] = [(Inert, name) for name in sorted(names) if name.startswith("__torch__.")]
     with torch.serialization.safe_globals(modules):
         load: Any = torch.serialization._load  # torch.load itself hands such an archive to torch.jit.load, or refuses

@@ -34,6 +34,8 @@ _TRAINING = re.compile(r"optim|exp_avg|scheduler|momentum|^grad|scaler|^rng|call
 _AVERAGED = re.compile(r"(^|[._/-])(ema|shadow|swa|averaged?)($|[._/-])|modelema|emamodel", re.IGNORECASE)
 _BOOKKEEPING = frozenset({"n_averaged", "input_resolution", "context_length", "vocab_size"})
 """Buffers beside a state dict that are no weights: of torch's AveragedModel, and of OpenAI's archives."""
+_MASK = ".attn_mask"
+"""A causal mask, which OpenAI's archives keep with each block and a model makes by itself."""
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 _OLD_TEXT = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
 _BLOCK = re.compile(r"^.*?\b(?:resblocks|blocks|layers?|stages)\.\d+(?:\.\d+)?(?=\.)")
@@ -138,6 +140,9 @@ def state_dicts(content: Any, model: nn.Module) -> list[Found]:
     known = _known(shapes)
     counts: Counter[str] = Counter(prefix for key in flat for prefix in _prefixes(key, known))
     found = [_below(prefix, flat, model, shapes, known) for prefix in counts]
+    whole = [item.prefix for item in found if item.prefix and not item.missing and not item.shapes]
+    if whole:  # what lies below one is left over from none of those that it stands beside
+        found = [_below(prefix, flat, model, shapes, known, whole) for prefix in counts]
     return sorted(found, key=lambda item: (-_matched(item, shapes), len(item.unexpected), item.prefix))
 
 
@@ -171,16 +176,21 @@ def _below(
     model: nn.Module,
     shapes: Mapping[str, list[int]],
     known: set[str],
+    whole: Sequence[str] = (),
 ) -> Found:
     """What lies below a prefix, under the model's names. Only the mappings count in which some of these stand."""
     mine = {key: _bare(key[len(prefix) :].split(".")) for key in flat if key.startswith(prefix)}
-    own = set(_BOOKKEEPING)
+    own = {*_BOOKKEEPING, *(name for name, _ in model.named_buffers() if name not in shapes)}
     holders = {flat[key][0] for key, name in mine.items() if name in known or name.startswith("image_encoder.")}
-    mine = {key: name for key, name in mine.items() if flat[key][0] in holders and name not in own}
+    mine = {
+        key: name for key, name in mine.items() if flat[key][0] in holders and not (name in own or name.endswith(_MASK))
+    }
     # A wrapper's name may also be a container's ({"module": …}): what has two readings is left to the longer prefix.
     longer = {key for key in mine if key[len(prefix) :].split(".")[0] in WRAPPERS}
     if longer and len(longer) < len(mine):
         mine = {key: name for key, name in mine.items() if key not in longer}
+    inner = tuple(other for other in whole if other != prefix and other.startswith(prefix))
+    mine = {key: name for key, name in mine.items() if name in known or not (inner and key.startswith(inner))}
     weights = {name: flat[key][1] for key, name in mine.items()}
     container = min(holders, key=len) if holders else ()
     averaged = any(_AVERAGED.search(part) for part in prefix.split(".")) or any(
@@ -272,8 +282,8 @@ def _labels(found: Sequence[Found]) -> str:
 
 def _flags(path: Path, chosen: Found, plain: Sequence[Found], averaged: Sequence[Found]) -> Iterable[str]:
     if chosen.averaged:
-        others = f"; it also holds {_labels(plain)}, which are not" if plain else "; it holds no others"
-        yield f"averaged (EMA) weights, {chosen.label!r} of {path.name}{others}"
+        beside = f"; it also holds {_labels(plain)}, which are not" if plain else "; it holds no others"
+        yield f"averaged (EMA) weights, {chosen.label!r} of {path.name}{beside}"
     elif averaged:
         yield (
             f"{path.name} also holds averaged (EMA) weights, {_labels(averaged)}: these scores are of {chosen.label!r}; "
@@ -307,9 +317,9 @@ def _misfit(path: Path, best: Found, model: nn.Module) -> str:
             f"{len(best.unexpected)} unexpected (such as {best.unexpected[0]!r}{_nearest(best.unexpected[0], best.missing)})"
         )
     if best.shapes:
-        name, (given, wanted) = next(iter(best.shapes.items()))
+        key, (given, wanted) = next(iter(best.shapes.items()))
         parts.append(
-            f"{len(best.shapes)} of another shape (such as {name!r}: {given} in the file, {wanted} in the model)"
+            f"{len(best.shapes)} of another shape (such as {key!r}: {given} in the file, {wanted} in the model)"
         )
     below = "" if best.label == TOP else f" below {best.label!r}"
     what = f"weights{below} {'; '.join(parts)}"
@@ -337,8 +347,7 @@ def _nearest(name: str, among: Sequence[str]) -> str:
 def _another(best: Found, model: nn.Module) -> bool:
     """Whether shapes differ, whole blocks are missing or too many, or less than half of the names are there."""
     names = list(model.state_dict())
-    blocks = {found[0] for name in names if (found := _BLOCK.match(name))}
-    theirs = {found[0] for name in best.weights if (found := _BLOCK.match(name))}
+    blocks, theirs = ({match[0] for name in given if (match := _BLOCK.match(name))} for given in (names, best.weights))
     return bool(best.shapes) or blocks != theirs or 2 * len(best.missing) > len(names)
 
 

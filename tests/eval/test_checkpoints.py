@@ -60,7 +60,7 @@ def handle_of(shared: Path, path: Path, kind: str = "clip", **more: Any) -> Mode
 
 def loaded(handle: ModelHandle) -> State:
     with handle.load() as encoder:
-        return {name: tensor.clone() for name, tensor in encoder._model.state_dict().items()}
+        return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
 
 
 def holds(state: State, wanted: State) -> bool:
@@ -122,13 +122,13 @@ def test_every_wrapping_loads_the_very_weights(form: str, shared: Path, one: Sta
     assert handle.checkpoint_flags() == ()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "resnet"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("resnet", "siglip")])
 def test_as_open_clip_loads_it(kind: str, shared: Path, tmp_path: Path) -> None:
     """Each text tower, from its own weights and from the layout before `text.`, as open_clip's own loader has it."""
     write_tiny_model(tmp_path / "m", kind=kind, seed=3)
     state = load_file(tmp_path / "m" / "open_clip_model.safetensors")
     older = {name.removeprefix("text."): tensor for name, tensor in state.items() if name != "logit_bias"}
-    for number, given in enumerate([state, older] if "custom_text" in KINDS[kind] and kind != "siglip" else [state]):
+    for number, given in enumerate([state, older] if "custom_text" in KINDS[kind] and kind != "coca" else [state]):
         path = tmp_path / f"{number}.pt"
         torch.save({"state_dict": below("module.", given)}, path)
         reference = open_clip.create_model(f"local-dir:{tmp_path / 'm'}", load_weights=False)
@@ -136,23 +136,24 @@ def test_as_open_clip_loads_it(kind: str, shared: Path, tmp_path: Path) -> None:
         assert holds(loaded(handle_of(shared, path, kind)), reference.state_dict())
 
 
-class TestEma:
-    FORMS: dict[str, Callable[[State, State], Any]] = {
-        "timm": lambda s, e: {"state_dict": s, "state_dict_ema": e},
-        "ema": lambda s, e: {"model": s, "ema": e},
-        "shadow": lambda s, e: {"model": s, "ema": {"shadow": e, "decay": 0.999}},
-        "model_ema": lambda s, e: {"model": s, "model_ema": below("module.", e)},
-        "lightning": lambda s, e: {"state_dict": {**below("model.", s), **below("ema_model.", e)}},
-        "averaged in lightning": lambda s, e: {
-            "state_dict": {**below("net.", s), **below("copy.module.", e), "copy.n_averaged": torch.tensor(7)}
-        },
-        "AveragedModel": lambda s, e: {"model": s, "slow": {**below("module.", e), "n_averaged": torch.tensor(7)}},
-    }
+AVERAGED: dict[str, Callable[[State, State], Any]] = {
+    "timm": lambda s, e: {"state_dict": s, "state_dict_ema": e},
+    "ema": lambda s, e: {"model": s, "ema": e},
+    "shadow": lambda s, e: {"model": s, "ema": {"shadow": e, "decay": 0.999}},
+    "model_ema": lambda s, e: {"model": s, "model_ema": below("module.", e)},
+    "lightning": lambda s, e: {"state_dict": {**below("model.", s), **below("ema_model.", e)}},
+    "averaged in lightning": lambda s, e: {
+        "state_dict": {**below("net.", s), **below("copy.module.", e), "copy.n_averaged": torch.tensor(7)}
+    },
+    "AveragedModel": lambda s, e: {"model": s, "slow": {**below("module.", e), "n_averaged": torch.tensor(7)}},
+}
 
-    @pytest.mark.parametrize("form", FORMS)
+
+class TestEma:
+    @pytest.mark.parametrize("form", AVERAGED)
     def test_both(self, form: str, shared: Path, one: State, two: State, tmp_path: Path) -> None:
         path = tmp_path / "last.pt"
-        torch.save(self.FORMS[form](one, two), path)
+        torch.save(AVERAGED[form](one, two), path)
         plain, averaged = handle_of(shared, path), handle_of(shared, path, ema=True)
         assert holds(loaded(plain), one)
         assert holds(loaded(averaged), two)
@@ -267,7 +268,7 @@ class TestFiles:
         with pytest.raises(ClipevalError, match="names 1 weights that its shards lack"):
             handle_of(shared, index).load()
         changed.unlink()
-        with pytest.raises(ClipevalError, match="m-00002-of-00002.safetensors, which does not lie beside it"):
+        with pytest.raises(ClipevalError, match=r"m-00002-of-00002\.safetensors, which does not lie beside it"):
             handle_of(shared, index).load()
 
     def test_folders(self, shared: Path, one: State, tmp_path: Path) -> None:
@@ -301,6 +302,7 @@ class TestFiles:
         """As OpenAI's own files: methods traced, half precision, and three numbers beside the weights."""
         model = open_clip.create_model(f"local-dir:{shared / 'one'}").eval()
         for name, number in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+            model.__dict__.pop(name, None)
             model.register_buffer(name, torch.tensor(number))
         examples = {"encode_image": torch.zeros(1, 3, 32, 32), "encode_text": torch.zeros(1, 77, dtype=torch.long)}
         script = torch.jit.trace_module(model, examples, check_trace=False)
@@ -313,7 +315,7 @@ class TestFiles:
         monkeypatch.setattr(torch.jit, "load", never)
         wanted = {name: tensor.half() for name, tensor in one.items()} if half else one
         assert holds(loaded(handle_of(shared, path)), wanted)
-        with pytest.raises(ClipevalError, match="of another architecture.*TorchScript"):
+        with pytest.raises(ClipevalError, match=r"of another architecture.*TorchScript"):
             handle_of(shared, path, "deeper").load()
 
     @pytest.mark.filterwarnings("ignore")
@@ -380,8 +382,9 @@ class TestPickles:
 
     def test_stand_ins_do_not_stay(self, shared: Path, one: State, tmp_path: Path) -> None:
         torch.save({"state_dict": one, "args": argparse.Namespace()}, tmp_path / "a.pt")
+        before = torch.serialization.get_safe_globals()
         handle_of(shared, tmp_path / "a.pt").load().close()
-        assert torch.serialization.get_safe_globals() == []
+        assert torch.serialization.get_safe_globals() == before
 
 
 class TestMisfits:
