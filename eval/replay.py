@@ -34,6 +34,7 @@ class Finding:
     problem: str
     remark: str = ""
     unchecked: bool = False
+    skipped: bool = False
 
 
 def stored_config(folder: RunFolder) -> DictConfig:
@@ -109,9 +110,13 @@ def verify(path: Path) -> Iterator[Finding]:
     folder = RunFolder(path)
     config = stored_config(folder)
     planned = list((folder.run() or {}).get("tasks", {}))
+    skipped = folder.skipped()
     for name in [*planned, *(t for t in folder.tasks() if t not in planned)]:
         try:
             record = folder.record(name)
+            if name in skipped and (record is None or record.imported is None):
+                yield Finding(name, "", f"skipped: {skipped[name]}", skipped=True)
+                continue
             if record is None:
                 yield Finding(name, "no record: the task is not finished")
                 continue
@@ -144,10 +149,12 @@ def _differences(record: Record, found: Mapping[str, Statistic | None]) -> Itera
 def rerun(path: Path, out: Path, console: Console) -> Iterator[Finding]:
     """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample."""
     old, config = RunFolder(path), stored_config(RunFolder(path))
-    recorded = {record.task for record in old.records() if record.imported is None}
+    skipped = old.skipped()
+    recorded = {r.task for r in old.records() if r.imported is None and r.task not in skipped}
     if not recorded:
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
     config.out, config.cache.features = str(out), False
+    config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
     for name in [name for name in config.tasks if name not in recorded]:
         del config.tasks[name]
     session = Session.open(config, console)
