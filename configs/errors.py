@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_ERROR = 1
+EXIT_SKIPPED = 3
+"""Everything is done but the tasks that `data.on_missing=skip` left out."""
+
 SHOWN = 80
 """How many choices an error lists."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 _PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
 
 
@@ -53,6 +53,11 @@ def either(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
+def word_if(switch: Any, word: str) -> str | None:
+    """`${word_if:${.ema},ema}`: a word where a switch is true, else nothing."""
+    return word if switch is True else None
+
+
 def file_name(path: str) -> str:
     """`${file_name:${.path}}`: a path's last part."""
     return Path(path).expanduser().absolute().name
@@ -60,5 +65,5 @@ def file_name(path: str) -> str:
 
 def register() -> None:
     """Makes the resolvers known to OmegaConf. Again is harmless."""
-    for resolver in (bundled, slug, user_cache, either, file_name):
+    for resolver in (bundled, slug, user_cache, either, word_if, file_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

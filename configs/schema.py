@@ -133,6 +133,8 @@ MODEL = {
     "config_dir": TEXT_OR_NULL,
     "strict_quickgelu": SWITCH,
     "preprocess": Value(object, null=True, hint="{mean: …, std: …}, as in open_clip's preprocess_cfg"),
+    "ema": SWITCH,
+    "state_dict": TEXT_OR_NULL,
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
 }

@@ -50,7 +50,7 @@ def evaluate(
 
     Returns:
         A row for each task: task, key, name, group, metric, value, low, high (95% interval), chance, samples, flags, and
-        `metrics`, a dict of every metric.
+        `metrics`, a dict of every metric. A task that `data.on_missing=skip` left out has no value, and flags that say so.
 
     Raises:
         ClipevalError: the config, the data or the model is not what it must be.
@@ -67,7 +67,19 @@ def evaluate(
         handle = from_memory(model, tokenizer, transform, name=name)
         session = Session.open(compose(words), Console(quiet=quiet, stderr=True), handle)
         session.run()
-        return records_frame([r for r in map(session.folder.record, session.config.tasks) if r is not None])
+        names = [name for name in session.config.tasks if name not in session.skipped]
+        frame = records_frame([r for r in map(session.folder.record, names) if r is not None])
+        return pd.concat([frame, _skipped(session)], ignore_index=True) if session.skipped else frame
+
+
+def _skipped(session: Session) -> pd.DataFrame:
+    """A row without a value for each task that `data.on_missing=skip` left out."""
+    rows = []
+    for task, why in session.skipped.items():
+        node = session.config.tasks[task]
+        about = {key: node.get(key) for key in ("key", "name", "group", "metric", "chance")}
+        rows.append({"task": task, **about, "flags": f"skipped: {why}", "metrics": {}})
+    return pd.DataFrame(rows)
 
 
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:

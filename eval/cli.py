@@ -14,18 +14,19 @@ from types import FrameType
 
 from rich.console import Console
 
-from configs.errors import ClipevalError
+from configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 from eval.cluster.commands import add_commands, add_run_options, run_checkpoints, say_left, share_units
 from eval.commands import add_commands as add_report_commands
 
-EXIT_ERROR, EXIT_STOPPED, EXIT_PIPE = 1, 130, 141
+EXIT_STOPPED, EXIT_PIPE = 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Returns:
-        The exit status: 0 when everything that was asked for is done, 1 for an error, 130 when stopped, 141 when the reader of
+        The exit status: 0 when everything that was asked for is done, 3 when all but what `data.on_missing=skip` left out is, 1
+        for an error, 130 when stopped, 141 when the reader of
         its output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from configs.compose import compose
     from eval.session import Session
+    from results.folder import RunFolder
     from results.tables import print_table
 
     if arguments.multirun:
@@ -133,7 +135,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     folders = run_checkpoints(overrides, arguments.config_dir, console) if not arguments.share else None
     if folders is not None:
         print_table(folders)
-        return 0
+        return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
     session = Session.open(compose(overrides, arguments.config_dir), console)
     local = session.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
     name = session.handle.slug if local else session.handle.name
@@ -154,7 +156,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     elif not outcome.left:
         console.print("every record stands; nothing to compute", highlight=False)
     print_table([session.folder.path])
-    return 0
+    return EXIT_SKIPPED if session.skipped else 0
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:

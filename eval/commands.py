@@ -113,9 +113,13 @@ def _report_groups(paths: list[Path], trusted: Any) -> int:
 def _say_flags(paths: list[Path], format: str) -> None:
     """Other tools' forms have no place for a warning: it goes to standard error, so that nobody misses it."""
     from results.folder import RunFolder
+    from results.runs import load
+    from results.sheet import warnings
 
     if format not in ("jsonl", "clip_benchmark"):
         return
+    for text in warnings(load(paths, slim=True)):
+        print(f"(!) {text}", file=sys.stderr)
     for path in paths:
         flagged = [record for record in RunFolder(path).records(damaged=[]) if record.flags]
         for record in flagged[:FLAGS_SAID]:
@@ -180,19 +184,27 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
     table = Table("task", "", "", box=None, header_style="bold")
-    wrong = unchecked = count = 0
+    wrong = unchecked = skipped = count = 0
     for finding in findings:
         count += 1
         wrong += bool(finding.problem)
         unchecked += finding.unchecked
+        skipped += finding.skipped
         word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
         table.add_row(
-            finding.task, "[yellow]unchecked[/yellow]" if finding.unchecked else word, finding.problem or finding.remark
+            finding.task,
+            "[yellow]unchecked[/yellow]"
+            if finding.unchecked
+            else "[yellow]skipped[/yellow]"
+            if finding.skipped
+            else word,
+            finding.problem or finding.remark,
         )
     console = Console(highlight=False)
     console.print(table)
     rest = [f"{wrong} not"] * bool(wrong) + [f"{unchecked} imported, which nothing here can check"] * bool(unchecked)
-    console.print("; ".join([f"{count - wrong - unchecked} of {count}: {good}", *rest]))
+    rest += [f"{skipped} skipped, for the data could not be opened"] * bool(skipped)
+    console.print("; ".join([f"{count - wrong - unchecked - skipped} of {count}: {good}", *rest]))
     return 1 if wrong else 0
 
 

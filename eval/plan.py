@@ -119,6 +119,10 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     """{task id: why it cannot run}."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """{task id: why its data cannot be opened}, with `data.on_missing=skip`."""
+    unopened: bool = False
+    """Whether some of the problems are of data that cannot be opened."""
 
     @property
     def open(self) -> list[Cell]:
@@ -129,13 +133,19 @@ class Plan:
         """One error for everything that stands in the way.
 
         Raises:
-            ClipevalError: some task cannot run.
+            ClipevalError: some task cannot run, or none is left.
         """
-        if self.problems:
-            lines = "\n".join(f"  {task}: {problem}" for task, problem in self.problems.items())
-            raise ClipevalError(
-                f"{len(self.problems)} of {len(self.problems) + len(self.cells)} tasks cannot run:\n{lines}"
-            )
+        problems = self.problems if self.problems or self.cells else self.skipped
+        if problems:
+            lines = "\n".join(f"  {task}: {problem}" for task, problem in problems.items())
+            count = len(self.problems) + len(self.cells) + len(self.skipped)
+            skip = "data.on_missing=skip runs the others, and says in every table which were left out."
+            offered = f"\n{skip}" if self.cells and self.unopened else ""
+            raise ClipevalError(f"{len(problems)} of {count} tasks cannot run:\n{lines}{offered}")
+
+
+class MissingData(ClipevalError):  # noqa: N818 - what it is, in the words of its users
+    """The data of a task cannot be opened: it is not there, or not as the task needs it."""
 
 
 def make_plan(
@@ -158,6 +168,10 @@ def make_plan(
             progress(name)
         try:
             cell = open_cell(name, node, config, handle)
+        except MissingData as problem:
+            plan.unopened = True
+            (plan.skipped if config.data.on_missing == "skip" else plan.problems)[name] = str(problem)
+            continue
         except ClipevalError as problem:
             plan.problems[name] = str(problem)
             continue
@@ -178,9 +192,16 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     cache = Path(config.cache.root).expanduser()
     root = config.data.root
     strict, on_error = bool(config.data.strict), str(config.data.on_error)
-    splits = {
-        role: open_split(data, root, split, cache / "index", strict, on_error) for role, split in task.roles.items()
-    }
+    try:
+        splits = {
+            role: open_split(data, root, split, cache / "index", strict, on_error) for role, split in task.roles.items()
+        }
+    except ClipevalError as problem:
+        raise MissingData(str(problem)) from problem
+    except OSError as problem:  # a folder that this user may not read, a disk that has gone
+        if problem.filename is None:
+            raise
+        raise MissingData(f"{problem.filename} cannot be read: {problem.strerror}.") from problem
     if data.language and not data.captions:
         splits = {s: translate(split, data.language, task.key) for s, split in splits.items()}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from configs.errors import EXIT_ERROR, EXIT_SKIPPED
 from eval.cache import ImageStore, TextStore, key_of
 from eval.plan import Cell, Plan
 from eval.runner import text_parts
@@ -19,7 +20,7 @@ def print_plan(session: Session, console: Console) -> int:
     """Prints the plan.
 
     Returns:
-        0 when every task can run, 1 when data or anything else is missing.
+        0 when every task can run, 3 when all can but those that would be skipped, 1 when anything else is missing.
     """
     plan = session.plan()
     options = session.options()
@@ -42,10 +43,17 @@ def print_plan(session: Session, console: Console) -> int:
         table.add_row(cell.id, f"{total:,}", f"{left:,}", f"{len(set(cell.texts)):,}", WORDS[cell.state], why)
     for name, problem in plan.problems.items():
         table.add_row(name, "", "", "", "[red]missing[/red]", problem)
+    for name, why in plan.skipped.items():
+        table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
     console.print(table)
     prompts = len(texts.missing(text for cell in plan.open for text in cell.texts))
     console.print(_summary(plan, images, prompts, _speed(session, plan)), highlight=False)
-    return 1 if plan.problems else 0
+    if plan.skipped:
+        count = len(plan.cells) + len(plan.problems) + len(plan.skipped)
+        console.print(
+            f"{len(plan.cells)} of {count} tasks; the others are skipped (data.on_missing=skip).", highlight=False
+        )
+    return EXIT_ERROR if plan.problems or not plan.cells else EXIT_SKIPPED if plan.skipped else 0
 
 
 def _left(cell: Cell, store: object, seen: set[str]) -> int:

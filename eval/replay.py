@@ -46,6 +46,7 @@ class Finding:
     problem: str
     remark: str = ""
     unchecked: bool = False
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,13 @@ def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Finding]:
     run = StoredRun.read(folder, trusted)
     run.check()
     planned = list((folder.run() or {}).get("tasks", {}))
+    skipped = folder.skipped()
     for name in [*planned, *(t for t in folder.tasks() if t not in planned)]:
         try:
             record = folder.record(name)
+            if name in skipped and (record is None or record.imported is None):
+                yield Finding(name, "", f"skipped: {skipped[name]}", skipped=True)
+                continue
             if record is None:
                 yield Finding(name, "no record: the task is not finished")
                 continue
@@ -236,10 +241,12 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     old, stored = RunFolder(path), StoredRun.read(RunFolder(path), trusted)
     stored.check()
     check_model(_plain(stored.config.get("model")), stored.file, trusted)
-    recorded = {record.task for record in old.records() if record.imported is None}
+    skipped = old.skipped()
+    recorded = {r.task for r in old.records() if r.imported is None and r.task not in skipped}
     if not recorded:
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
     config = _repeatable(stored.config, recorded, out)
+    config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
     handle = resolve(config.model, Path(config.cache.root), offline=True)
     session = Session.open(config, console, handle)
     session.run()

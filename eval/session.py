@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class Session:
     console: Console
     units: Sequence[Unit] | None = None
     """What of the config this process does; None: all of it."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
+    _opened: Sequence[str] = ()
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Session:
@@ -113,7 +116,19 @@ class Session:
             ClipevalError: a task cannot run, the folder is another model's or another version's, or `resume=refuse`.
         """
         plan = self.plan()
-        plan.raise_problems()
+        if plan.problems or self.units is None:  # a share may consist of skipped tasks alone
+            plan.raise_problems()
+        self.skipped, self._opened = plan.skipped, [cell.id for cell in plan.cells]
+        if plan.skipped:
+            lines = (f"  {task}: {problem}" for task, problem in plan.skipped.items())
+            count = f"{len(plan.skipped)} of {len(plan.skipped) + len(plan.cells)} tasks are skipped"
+            self.console.print(
+                f"{count}, for their data cannot be opened (data.on_missing=skip):",
+                *lines,
+                sep="\n",
+                markup=False,
+                highlight=False,
+            )
         self.folder.check(self.handle.weights_digest, self.handle.slug)
         self._check_version()
         self._settle_stale(plan)
@@ -122,7 +137,7 @@ class Session:
 
     def announce(self) -> None:
         """Says in `run.json` what the folder is to hold, all units of it."""
-        self.folder.write_run(self._about())
+        self.folder.write_run(self._about(), opened=self._opened)
 
     def _check_version(self) -> None:
         """Scores of two releases are never mixed in one folder; within a release, protocols carry their own versions."""
@@ -168,7 +183,8 @@ class Session:
     def _about(self) -> dict[str, Any]:
         config = OmegaConf.to_container(self.config, resolve=True)
         model = {**self.handle.describe(), "weights": self.handle.weights_digest}
-        return {"model": model, "config": config, **provenance()}
+        skipped = {"skipped": dict(self.skipped)} if self.skipped else {}
+        return {"model": model, "config": config, **skipped, **provenance()}
 
     def file(
         self,
@@ -199,7 +215,7 @@ class Session:
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *cell.flags, *flags, *cut, *tied),
+            flags=(*self.handle.flags, *self.handle.checkpoint_flags(), *cell.flags, *flags, *cut, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,

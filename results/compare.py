@@ -82,15 +82,23 @@ class Comparison:
     parted: pd.DataFrame
     """The samples on which the runs do not do equally well: task, key, score_a, score_b, better, and what each said."""
     remarks: tuple[str, ...] = ()
+    apart: tuple[Mapping[str, Any], ...] = ()
+    """What both are to hold and cannot be compared: {"task", "name", "group", "metric", "remarks"} of each."""
+
+    @property
+    def of(self) -> int:
+        """How many tasks there are to compare."""
+        return len(self.tasks) + len(self.apart)
 
     def table(self) -> pd.DataFrame:
-        """A row a task, every number unrounded."""
+        """A row a task, every number unrounded; none in those that could not be compared, whose remarks say why."""
         rows = []
         for item in self.tasks:
             row = {**dataclasses.asdict(item), "difference": item.difference, "verdict": item.verdict}
             row["low"], row["high"] = item.interval or (None, None)
             row["remarks"] = "; ".join(item.remarks)
             rows.append(row)
+        rows += [{**item, "test": "", "verdict": ""} for item in self.apart]
         columns = [
             "task",
             "name",
@@ -132,24 +140,34 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
     """
     run_a, run_b = load([a, b])
     found, parted, remarks = [], [], []
+    left: list[Mapping[str, Any]] = []
+
+    def leave(task: str, spec: Mapping[str, Any], why: str) -> None:
+        name = spec.get("name") or task
+        about = {"task": task, "name": name, "group": spec.get("group"), "metric": spec.get("metric"), "remarks": why}
+        left.append(about)
+        remarks.append(f"{name}: {why}")
+
     for task, spec in tasks([run_a, run_b]).items():
         if spec.get("metric") is None:
             continue
         if task not in run_a.records or task not in run_b.records:
             only = run_a.label if task in run_a.records else run_b.label if task in run_b.records else None
-            remarks.append(f"{spec.get('name') or task}: recorded by {f'{only} alone' if only else 'neither'}")
+            skipped = [f"{run.label} skipped it ({run.skipped[task]})" for run in (run_a, run_b) if task in run.skipped]
+            leave(task, spec, "; ".join([f"recorded by {f'{only} alone' if only else 'neither'}", *skipped]))
             continue
         imported = [run.label for run in (run_a, run_b) if run.records[task].imported is not None]
         if imported:
-            remarks.append(f"{spec.get('name') or task}: imported in {' and '.join(imported)}; no samples to compare")
+            leave(task, spec, f"imported in {' and '.join(imported)}; no samples to compare")
             continue
         try:
             item, apart = _compare_task(run_a, run_b, task, statistics, draws, seed)
         except DamagedRecord as error:
             remarks.append(str(error))
+            left.append({"task": task, "name": spec.get("name") or task, "remarks": str(error)})
             continue
         if item is None:
-            remarks.append(f"{spec.get('name') or task}: its main metric is undefined in one of the runs")
+            leave(task, spec, "its main metric is undefined in one of the runs")
             continue
         found.append(item)
         parted.append(apart)
@@ -165,7 +183,9 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
     found = [dataclasses.replace(item, adjusted=value) for item, value in zip(found, adjusted, strict=True)]
     difference, interval, p = _overall(run_a, found)
     everything = pd.concat(parted, ignore_index=True)
-    return Comparison(run_a.label, run_b.label, tuple(found), difference, interval, p, everything, tuple(remarks))
+    return Comparison(
+        run_a.label, run_b.label, tuple(found), difference, interval, p, everything, tuple(remarks), tuple(left)
+    )
 
 
 def _compare_task(

@@ -22,7 +22,9 @@ def build(comparison: Comparison) -> Block:
     """Title, verdict, a row a task."""
     better = [sum(item.verdict == side for item in comparison.tasks) for side in "AB"]
     undecided = len(comparison.tasks) - sum(better)
-    headline = f"On {len(comparison.tasks)} tasks: B is better on {better[1]}, A on {better[0]}, {undecided} cannot be told apart"
+    of = f" of {comparison.of}" if comparison.apart else ""
+    headline = f"On {len(comparison.tasks)}{of} tasks: B is better on {better[1]}, A on {better[0]}, "
+    headline += f"{undecided} cannot be told apart"
     if comparison.difference is not None and comparison.interval is not None and comparison.p is not None:
         headline += f"; on average B - A = {words.signed(comparison.difference)} ({span(comparison.interval)})"
     rows = [_row(item) for item in comparison.tasks]

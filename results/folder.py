@@ -93,11 +93,12 @@ class RunFolder:
         """The path of a file of the folder, to read or to write. ClipevalError where a link leads out of the folder."""
         return inside(self.path, name)
 
-    def write_run(self, info: Mapping[str, Any]) -> None:
+    def write_run(self, info: Mapping[str, Any], opened: Iterable[str] = ()) -> None:
         """Writes `run.json`, adding `schema`, `created` and `tasks`.
 
         `tasks` says what the whole run is to hold: the tasks of `info["config"]["tasks"]`, after those that other jobs
-        of an array announced in the same folder. The config kept has the tasks of all of them.
+        of an array announced in the same folder. The config kept has the tasks of all of them. `skipped`, {task: why}, is
+        of all of them too, less what this process has `opened`.
         """
         config = info.get("config") or {}
         announced = {
@@ -105,6 +106,7 @@ class RunFolder:
             for task, spec in (info.get("tasks") or config.get("tasks") or {}).items()
         }
         created = info.get("created") or now()
+        skips, opened = plain(info.get("skipped") or {}), set(opened)
         for _ in _attempts():
             try:
                 before = self.run() or {}
@@ -118,10 +120,15 @@ class RunFolder:
                     "tasks": {**((before.get("config") or {}).get("tasks") or {}), **(config.get("tasks") or {})},
                 },
             }
+            skipped = {
+                t: why for t, why in {**before.get("skipped", {}), **skips}.items() if t in tasks and t not in opened
+            }
+            merged = {**merged, "skipped": skipped} if skipped else {k: v for k, v in merged.items() if k != "skipped"}
             content = plain({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
             write_atomically(self.file("run.json"), pretty(content))
             after = self.run() or {}
-            if tasks.keys() <= after.get("tasks", {}).keys():
+            known = after.get("skipped", {}).keys()
+            if tasks.keys() <= after.get("tasks", {}).keys() and skips.keys() <= known and not opened & known:
                 return
         raise ClipevalError(
             f"{self.path}/run.json could not be written: other processes keep writing it; run this job again"
@@ -155,6 +162,18 @@ class RunFolder:
                 f"{self.path} holds results of {model.get('slug', 'another model')}, whose weights are {theirs[:8]}, "
                 f"not {mine}: give this run a folder of its own with out=, or remove that one"
             )
+
+    def skipped(self) -> dict[str, str]:
+        """{task: why} of the tasks that the last run left out, for their data could not be opened.
+
+        A record of one of them was computed earlier, from data that cannot be compared now: nothing shows it.
+        """
+        try:
+            run = self.run() or {}
+        except DamagedRecord:
+            return {}
+        found = run.get("skipped")
+        return {str(task): str(why) for task, why in found.items()} if isinstance(found, Mapping) else {}
 
     def tasks(self) -> list[str]:
         """The ids that have a record file, sorted."""
@@ -273,12 +292,24 @@ class RunFolder:
     def rebuild_eval_results(self) -> None:
         """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""
         for _ in _attempts():
-            content = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
+            content = self._lines()
             write_atomically(self.file("eval_results.jsonl"), content)
-            again = "".join(json.dumps(line) + "\n" for line in eval_results(self.records(damaged=[]))).encode()
+            again = self._lines()
             # Another job may have added a record after ours were read, and have written its lines before ours.
             if content == again:
                 return
+
+    def _lines(self) -> bytes:
+        skipped = self.skipped()
+        records = [r for r in self.records(damaged=[]) if r.task not in skipped or r.imported is not None]
+        lines = eval_results(records)
+        if skipped:
+            planned = (self.run() or {}).get("tasks", {})
+            done = {record.task for record in records}
+            lines += skipped_results(
+                {t: planned.get(t) or {} for t in skipped if t not in done}, skipped, len(done), len(planned)
+            )
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     def _record_path(self, task: str) -> Path:
         if not task or task.startswith(".") or _NOT_IN_A_NAME.search(task):
@@ -330,6 +361,22 @@ def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
             **({} if record.imported is None else {"imported": record.imported["form"]}),
         }
         for record in records
+    ]
+
+
+def skipped_results(
+    specs: Mapping[str, Mapping[str, Any]], why: Mapping[str, str], done: int, planned: int
+) -> list[dict[str, Any]]:
+    """A line for each task that was skipped, in DataComp's form: no metric, an undefined `main_metric`, and why."""
+    return [
+        {
+            "key": spec.get("key") or task,
+            "dataset": spec.get("name") or task,
+            "metrics": {"main_metric": None},
+            "skipped": why[task],
+            "tasks": f"{done} of {planned}",
+        }
+        for task, spec in specs.items()
     ]
 
 

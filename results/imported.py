@@ -99,7 +99,17 @@ def _read(file: Path) -> Iterator[Result]:
     if not text.strip():
         raise ClipevalError(f"{file} is empty: {FORMS}")
     for line, part in parts:
-        yield _result(part, file, line, sha256)
+        if line is None or not _is_skipped(part):
+            yield _result(part, file, line, sha256)
+
+
+def _is_skipped(text: str) -> bool:
+    """Whether a line says that clipeval skipped a task (`results.folder.skipped_results`): it holds no result."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return False  # `_result` says what is wrong with it
+    return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 
 def _result(text: str, file: Path, line: int | None, sha256: str) -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.errors import ClipevalError
 from results.canonical import plain, pretty
-from results.folder import eval_results
+from results.folder import eval_results, skipped_results
 from results.records import Record
 from results.runs import Run, tasks
 
@@ -41,7 +41,9 @@ def datacomp(runs: Sequence[Run]) -> str:
     """DataComp's `eval_results.jsonl`: a line a task. Of several runs, each line names its model as well."""
     lines: list[dict[str, Any]] = []
     for run, (model, pretrained) in zip(runs, _names(runs), strict=True):
-        for line in eval_results(_records(run)):
+        skipped = {task: run.planned[task] for task in tasks([run]) if task in run.skipped}
+        unscored = skipped_results(skipped, run.skipped, len(run.records), len(run.planned))
+        for line in [*eval_results(_records(run)), *unscored]:
             if len(runs) > 1:
                 line = {"model": model, "pretrained": pretrained, **line}
             lines.append(line)

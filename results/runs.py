@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from results.folder import RunFolder
 from results.record_index import read_slim
 from results.records import DamagedRecord, Record
 from results.uncertainty import chance_corrected
+
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")
+"""What the names of checkpoint files end with."""
 
 GROUPS = {
     "imagenet": "ImageNet",
@@ -56,9 +59,15 @@ class Run:
         return str(data.get("path") or data.get("folder") or task)
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """{task: why} of the planned tasks that were left out, for their data could not be opened."""
+        found = self.info.get("skipped") or {}
+        return {task: str(found[task]) for task in self.planned if task in found and task not in self.records}
+
+    @property
     def missing(self) -> list[str]:
-        """The planned tasks without a record."""
-        return [task for task in self.planned if task not in self.records]
+        """The planned tasks without a record, which were not skipped."""
+        return [task for task in self.planned if task not in self.records and task not in self.skipped]
 
 
 def load(paths: Sequence[str | Path], slim: bool = False) -> list[Run]:
@@ -109,6 +118,9 @@ def _load(path: Path, slim: bool) -> Run:
         records = {found[task].task: found[task] for task in sorted(found, key=_suite_order(info))}
     else:
         records = {record.task: record for record in folder.records(damaged=damaged)}
+    # What was computed earlier of a task whose data cannot be opened now cannot be compared with what the run asks for.
+    skipped = info.get("skipped") or {}
+    records = {task: r for task, r in records.items() if task not in skipped or r.imported is not None}
     if not info and not records and not damaged:
         inside = sorted(child for child in path.iterdir() if (child / "run.json").exists())
         hint = (
@@ -144,10 +156,9 @@ def _label(model: Mapping[str, Any], path: Path) -> str:
     if not pretrained:
         return str(name)
     # A checkpoint file is known by its name, not by where it lies.
-    short = (
-        Path(str(pretrained)).name if str(pretrained).endswith((".pt", ".pth", ".bin", ".safetensors")) else pretrained
-    )
-    return f"{name} {short}"
+    short = Path(str(pretrained)).name if str(pretrained).endswith(WEIGHTS) else pretrained
+    which = [part for part in ("EMA" if model.get("ema") else None, model.get("state_dict")) if part]
+    return " ".join([f"{name} {short}", *map(str, which)])
 
 
 def tasks(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
@@ -158,6 +169,10 @@ def tasks(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
             union.setdefault(task, spec)
     groups = list(GROUPS) + sorted({str(spec.get("group")) for spec in union.values()} - GROUPS.keys())
     return dict(sorted(union.items(), key=lambda item: groups.index(str(item[1].get("group")))))
+
+
+def _why_not(run: Run, task: str, broken: Collection[str]) -> str:
+    return "skipped" if task in run.skipped else "damaged" if task in broken else "missing"
 
 
 def group_name(group: str) -> str:
@@ -177,7 +192,7 @@ def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
     """For each run a row for each of its tasks, recorded or not, in the report's order.
 
     Columns: run, slug, model, pretrained, group, task, key, name, protocol, metric, value, low, high, chance,
-    corrected, samples, classes, flags, notes, status (done, missing, damaged).
+    corrected, samples, classes, flags, notes, status (done, missing, skipped, damaged).
     """
     found = []
     union = tasks(runs)
@@ -208,9 +223,13 @@ def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
                     "corrected": chance_corrected(record.value, record.chance) if record else None,
                     "samples": record.samples if record else None,
                     "classes": record.classes if record else None,
-                    "flags": record.flags if record else (),
+                    "flags": record.flags
+                    if record
+                    else (f"skipped: {run.skipped[task]}",)
+                    if task in run.skipped
+                    else (),
                     "notes": record.notes if record else (),
-                    "status": "done" if record else "damaged" if task in broken else "missing",
+                    "status": "done" if record else _why_not(run, task, broken),
                 }
             )
         found.append(rows)

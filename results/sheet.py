@@ -29,7 +29,7 @@ class Cell:
     best: bool = False
     of: tuple[int, int] | None = None
     """For an average: how many tasks it counts, of how many."""
-    absent: Literal["", "missing", "damaged", "not planned"] = ""
+    absent: Literal["", "missing", "skipped", "damaged", "not planned"] = ""
 
     @property
     def partial(self) -> bool:
@@ -100,7 +100,7 @@ def build(runs: Sequence[Run]) -> Sheet:
         runs=tuple(run.label for run in runs),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries),
-        warnings=tuple(_warnings(runs)),
+        warnings=tuple(warnings(runs)),
         details=tuple(_details(run) for run in runs),
     )
 
@@ -127,7 +127,15 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
         record = run.records.get(task)
         if record is None:
             broken = any(error.path.stem == task for error in run.damaged)
-            cells.append(Cell(absent="damaged" if broken else "missing" if task in run.planned else "not planned"))
+            why: Literal["missing", "skipped", "damaged", "not planned"] = (
+                "missing" if task in run.planned else "not planned"
+            )
+            skipped = task in run.skipped
+            cells.append(Cell(absent="skipped" if skipped else "damaged" if broken else why, flagged=skipped))
+            if skipped:
+                owner = f"{run.label}: " if footnotes.several else ""
+                name = run.planned[task].get("name") or task
+                marks.append(footnotes.add(f"{owner}{name}: skipped: {run.skipped[task]}", flag=True))
             continue
         owner = f"{run.label}: " if footnotes.several else ""
         for text in record.flags:
@@ -224,11 +232,17 @@ def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
+def warnings(runs: Sequence[Run]) -> list[str]:
     """What a reader has to know before any number: tasks that are not there, files that are damaged."""
     found = []
     for run in runs:
         owner = f"{run.label}: " if len(runs) > 1 else ""
+        if run.skipped:
+            names = ", ".join(str(run.planned[task].get("name") or task) for task in run.skipped)
+            found.append(
+                f"{owner}PARTIAL: {len(run.records)} of {len(run.planned)} tasks; {len(run.skipped)} skipped, for the data could "
+                f"not be opened (data.on_missing=skip): {names}"
+            )
         if run.missing:
             names = ", ".join(str(run.planned[task].get("name") or task) for task in run.missing)
             found.append(f"{owner}INCOMPLETE: {len(run.missing)} of {len(run.planned)} tasks are missing: {names}")

@@ -29,6 +29,7 @@ from eval import runner
 from eval.cache import ImageStore, TextStore, key_of
 from eval.cluster.markers import working
 from eval.models import Encoder
+from eval.models.checkpoint_file import files_of
 from eval.plan import Cell, ImageNeed, Plan, compare
 from eval.progress import Progress
 from eval.runner import Desk, Outcome, RunOptions
@@ -77,7 +78,7 @@ class Checkpoint(Session):
             copy.__dict__["texts"] = cell.texts
             compare(copy, self.folder)
             cells.append(copy)
-        self.planned = Plan(cells, dict(plan.problems))
+        self.planned = Plan(cells, dict(plan.problems), dict(plan.skipped), plan.unopened)
 
 
 def pattern_of(words: Sequence[str]) -> str | None:
@@ -158,7 +159,7 @@ def run_many(
 def fitting(session: Session) -> int:
     """How many models of a session's size fit in the memory that is free."""
     path = session.config.model.get("pretrained")
-    size = Path(path).stat().st_size * WEIGHT if path and Path(path).is_file() else 2e9
+    size = sum(file.stat().st_size for file in files_of(Path(path))) * WEIGHT if path and Path(path).is_file() else 2e9
     device = session.options().device
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]

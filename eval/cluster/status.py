@@ -12,19 +12,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import ClipevalError
+from configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 from eval.cluster import slurm
 from eval.cluster.markers import Marker, markers
 from eval.cluster.submit import job_notes
 from results.folder import RunFolder
 from results.records import DamagedRecord
 
-STYLES = {"done": "green", "running": "cyan", "waiting": "blue", "failed": "red", "missing": "yellow"}
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "waiting": "blue",
+    "failed": "red",
+    "missing": "yellow",
+    "skipped": "yellow",
+}
 
 
 @dataclass(frozen=True)
 class CellState:
-    """One task of a run folder: done | running | waiting | failed | missing, and what there is to say about it."""
+    """One task of a run folder: done | running | waiting | failed | missing | skipped, and what there is to say about it."""
 
     task: str
     state: str
@@ -51,18 +58,18 @@ def cell_states(path: Path) -> list[CellState]:
     run = folder.run()
     if run is None:
         raise ClipevalError(f"{path} has no run.json: it is not a run folder, or its first run has not begun.")
-    marked, given = _marked(path), _given(path)
+    marked, given, skipped = _marked(path), _given(path), folder.skipped()
     tasks = list(dict.fromkeys([*run.get("tasks", {}), *folder.tasks()]))
-    return [_state(folder, task, marked.get(task, []), given.get(task, [])) for task in tasks]
+    return [_state(folder, task, marked.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
 
 
 def print_status(paths: Sequence[Path], console: Console) -> int:
     """Prints the states.
 
     Returns:
-        0 when every task of every folder is done, 1 otherwise.
+        0 when every task of every folder is done, 3 when all but those that were skipped are, 1 otherwise.
     """
-    complete = True
+    complete, skipped = True, False
     for path in paths:
         states = cell_states(path)
         table = Table("task", "state", "", box=None, header_style="bold")
@@ -70,18 +77,24 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
             table.add_row(cell.task, Text(cell.state, STYLES[cell.state]), Text(cell.detail))
         count = Counter(cell.state for cell in states)
         summary = ", ".join(f"{count[state]} {state}" for state in STYLES if count[state])
-        console.print(f"{path}: {summary}", markup=False, highlight=False)
+        of = f"; {count['done']} of {len(states)} tasks" if count["skipped"] else ""
+        console.print(f"{path}: {summary}{of}", markup=False, highlight=False)
         console.print(table)
-        complete = complete and count["done"] == len(states)
-    return 0 if complete else 1
+        complete = complete and count["done"] + count["skipped"] == len(states)
+        skipped = skipped or count["skipped"] > 0
+    return EXIT_ERROR if not complete else EXIT_SKIPPED if skipped else 0
 
 
-def _state(folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequence[_Given]) -> CellState:
+def _state(
+    folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequence[_Given], skipped: str | None
+) -> CellState:
     damage = ""
     try:
         record = folder.record(task)
     except DamagedRecord as problem:
         record, damage = None, str(problem)
+    if skipped is not None and (record is None or record.imported is None):
+        return CellState(task, "skipped", skipped)
     if record is not None:
         whence = f"imported from {record.imported['file']}, " if record.imported is not None else ""
         return CellState(task, "done", f"{whence}{record.created}")

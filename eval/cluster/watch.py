@@ -12,8 +12,9 @@ import csv
 import io
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +22,8 @@ from rich.table import Table
 from configs.errors import ClipevalError
 from eval.cluster.many import natural, run_many
 from results.canonical import write_atomically
-from results.folder import RunFolder
+from results.records import Record
+from results.runs import load
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
@@ -81,12 +83,18 @@ def step_of(path: Path) -> int | None:
 
 
 def curve_csv(runs: dict[Path, Path]) -> str:
-    """Every metric of every record: COLUMNS, a row each, checkpoints in order; `main` marks a task's main metric."""
+    """Every metric of every record: COLUMNS, a row each, checkpoints in order; `main` marks a task's main metric.
+
+    A task that was skipped has one row, of its main metric without a value.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for checkpoint in sorted(runs, key=natural):
-        for record in RunFolder(runs[checkpoint]).records(damaged=[]):
+        records, skipped = _scored(runs[checkpoint])
+        for task, spec in skipped.items():
+            writer.writerow([checkpoint.name, step_of(checkpoint), task, spec.get("metric"), None, None, None, 1])
+        for record in records:
             for metric, value in record.metrics.items():
                 low, high = record.intervals.get(metric) or (None, None)
                 main = int(metric == record.metric)
@@ -97,17 +105,31 @@ def curve_csv(runs: dict[Path, Path]) -> str:
 def print_curve(runs: dict[Path, Path], curve: Path, console: Console) -> None:
     """Main metrics, a row for each checkpoint."""
     ordered = sorted(runs, key=natural)
-    found = {path: {r.task: r.value for r in RunFolder(runs[path]).records(damaged=[])} for path in ordered}
+    found: dict[Path, dict[str, float | None]] = {}
+    for path in ordered:
+        records, skipped = _scored(runs[path])
+        found[path] = {
+            **{r.task: r.value for r in records if r.metric},
+            **{t: None for t, s in skipped.items() if s.get("metric")},
+        }
     tasks = list(dict.fromkeys(task for values in found.values() for task in values))
     shown = tasks if len(tasks) <= 6 else []
     table = Table("checkpoint", "average", *shown, box=None, header_style="bold")
     for path in ordered:
         values = [value for value in found[path].values() if value is not None]
         average = f"{sum(values) / len(values):.4f}" if values else ""
+        if len(values) < len(found[path]):
+            average += f" ({len(values)} of {len(found[path])})"
         cells = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
         table.add_row(path.name, average, *cells)
     console.print(table)
     console.print(f"{len(ordered)} checkpoints; every metric: {curve}", markup=False, highlight=False)
+
+
+def _scored(folder: Path) -> tuple[list[Record], dict[str, Mapping[str, Any]]]:
+    """The records that stand, and what was planned of the tasks that were skipped."""
+    (run,) = load([folder])
+    return list(run.records.values()), {task: run.planned[task] for task in run.skipped}
 
 
 def _sizes(folder: Path) -> dict[Path, int]:

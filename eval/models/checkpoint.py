@@ -1,55 +1,75 @@
-"""Reading a checkpoint with suspicion: no code is run, nothing is left unloaded, no weight is NaN."""
+"""Loading a checkpoint with suspicion: no code is run, nothing is left unloaded, no weight is NaN, no guess goes unsaid."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
+from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from torch import nn
 
 from configs.errors import ClipevalError
+from eval.models.checkpoint_file import is_torchscript, read_checkpoint
+from eval.models.state_dicts import Choice, choose
 
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
-
-def load_into(model: nn.Module, path: Path) -> None:
+def load_into(model: nn.Module, path: Path, *, ema: bool = False, name: str | None = None) -> tuple[str, ...]:
     """Load open_clip weights, strictly.
 
     Args:
         model: an open_clip model of the right architecture.
-        path: .safetensors, or a pickle that torch can read with weights_only=True: a state dict, or a training
-            checkpoint with one under `state_dict`.
+        path: .safetensors, the index of several of them, a pickle that torch can read with weights_only=True, or a TorchScript
+            archive. The state dict may lie below other names; see `eval.models.state_dicts`.
+        ema: whether to load the averaged weights beside (or in place of) the plain ones.
+        name: which state dict, where several fit.
+
+    Returns:
+        What a reader of the scores must know: which of several state dicts these are, what was left out or resized.
 
     Raises:
-        ClipevalError: the file holds code, is truncated or of another architecture, or has weights that are not finite.
+        ClipevalError: the file holds code, is truncated or of another architecture, has weights that are not finite, or several
+            state dicts of the model.
     """
-    import open_clip.factory
-
-    if not path.is_file():
-        raise ClipevalError(f"the checkpoint {path} is not there")
-    if path.suffix == ".npz":
-        raise ClipevalError(f"{path} is a big_vision checkpoint; convert it to .safetensors first")
+    choice = _choose(model, path, ema, name)
+    flags = (*choice.flags, *_resize(choice.found.weights, model))
     try:
-        open_clip.factory.load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ClipevalError(_refused(path, error)) from None
-    except RuntimeError as error:
-        if _is_torchscript(path):
-            raise ClipevalError(
-                f"{path} is a TorchScript archive, which holds code, and is refused;"
-                " save its state_dict() to a .safetensors file and give that"
-            ) from None
-        raise ClipevalError(_mismatch(path, error)) from None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise ClipevalError(f"{path} is no checkpoint that can be read: {_line(error)}") from None
-    except Exception as error:  # safetensors' own error derives from Exception alone
-        if type(error).__module__.startswith("safetensors"):
-            raise ClipevalError(f"{path} is truncated or no safetensors file: {_line(error)}") from None
-        raise
+        model.load_state_dict(choice.found.weights, strict=True)
+    except RuntimeError as error:  # a sparse or quantised tensor, say
+        raise ClipevalError(f"{path} cannot be loaded: {str(error).splitlines()[-1].strip()[:300]}") from None
     check_finite(model, str(path))
+    return flags
+
+
+def flags_of(model: nn.Module, path: Path, *, ema: bool = False, name: str | None = None) -> tuple[str, ...]:
+    """What `load_into` would return, with no weights loaded into the model."""
+    choice = _choose(model, path, ema, name)
+    return (*choice.flags, *_resize(dict(choice.found.weights), model))
+
+
+def _choose(model: nn.Module, path: Path, ema: bool, name: str | None) -> Choice:
+    content = read_checkpoint(path)
+    shown = path
+    try:
+        return choose(content, model, shown, ema=ema, name=name)
+    except ClipevalError as problem:
+        if is_torchscript(path):
+            raise ClipevalError(f"{problem} (of this TorchScript archive the tensors are read, and no code)") from None
+        raise
+
+
+def _resize(weights: dict[str, Any], model: Any) -> list[str]:
+    """Tables of positions to the model's lengths, as open_clip does on loading; says which."""
+    before = {name: tensor.shape[0] for name, tensor in weights.items() if name.endswith("positional_embedding")}
+    resize_pos_embed(weights, model)
+    if before.keys() & {"positional_embedding", "text.positional_embedding"}:
+        resize_text_pos_embed(weights, model)
+    return [
+        f"{name} was interpolated from {length} to {weights[name].shape[0]} positions: the checkpoint is of another "
+        f"{'image size' if name.startswith('visual') else 'context length'}"
+        for name, length in before.items()
+        if weights[name].shape[0] != length
+    ]
 
 
 def load_text_into(model: nn.Module, path: Path) -> bool:
@@ -92,49 +112,3 @@ def check_finite(model: nn.Module, where: str) -> None:
             raise ClipevalError(
                 f"{where}: {count} of the weights in {name!r} are NaN or infinite; the training diverged"
             )
-
-
-def _refused(path: Path, error: Exception) -> str:
-    text = str(error)
-    found = re.search(r"Unsupported (?:global|class|operand).*?:? (?:GLOBAL )?([\w.]+)", text)
-    if "weights_only" in text.lower() or "Unsupported" in text:
-        what = f" ({found.group(1)})" if found else ""
-        return (
-            f"{path} holds more than weights{what}; unpickling it could run code, so it is refused."
-            " Save the state_dict() alone, best as .safetensors, and give that"
-        )
-    return f"{path} is no checkpoint that can be read: {_line(error)}"
-
-
-def _mismatch(path: Path, error: RuntimeError) -> str:
-    """load_state_dict's page of keys, as one sentence."""
-    text = str(error)
-    if "PytorchStreamReader" in text or "central directory" in text or "unexpected eof" in text.lower():
-        return f"{path} is truncated or damaged: {_line(error)}"
-    parts = []
-    for label, title in (("missing", "Missing key"), ("unexpected", "Unexpected key")):
-        listed = re.search(rf"{title}\(s\) in state_dict: (.*?)\. *(?:\n|$)", text)
-        if listed:
-            keys = re.findall(r'"([^"]+)"', listed.group(1))
-            parts.append(f"{len(keys)} {label} (such as {keys[0]!r})")
-    sizes = re.findall(r"size mismatch for (\S+): .*?(torch\.Size\(\[[^]]*\]\)).*?(torch\.Size\(\[[^]]*\]\))", text)
-    if sizes:
-        name, given, wanted = sizes[0]
-        parts.append(
-            f"{len(sizes)} of another shape (such as {name!r}: {given[11:-1]} in the file, {wanted[11:-1]} in the model)"
-        )
-    if not parts:
-        return f"{path} cannot be loaded: {_line(error)}"
-    return f"{path} is of another architecture than model.name says: weights {'; '.join(parts)}"
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[-1] == "constants.pkl" for name in archive.namelist())
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -94,6 +94,10 @@ class ModelHandle(ABC):
             return {"image": self.image_digest}
         return {"image": self.image_digest, "output": output, "tokenizer": self.tokenizer_digest}
 
+    def checkpoint_flags(self) -> tuple[str, ...]:
+        """Warnings about what was loaded of a checkpoint, for every record; complete once the files are here."""
+        return ()
+
     @property
     def image_digest(self) -> str:
         """Names an image's features, but for the image, the precision and the preprocessing mode."""

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from configs.errors import ClipevalError, nearest
 from eval.models import hub
-from eval.models.checkpoint import load_into, load_text_into
+from eval.models.checkpoint import flags_of, load_into, load_text_into
+from eval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from eval.models.no_code import refuse_code, refuse_unknown_type
@@ -30,6 +31,7 @@ from eval.models.positions import interpolated
 from eval.models.texts import Tokenizer
 from eval.preprocess import Preprocess, from_open_clip
 from results import safe_json
+from results.canonical import write_atomically
 
 RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
@@ -57,9 +59,14 @@ class OpenClip(ModelHandle):
         slug: str | None = None,
         strict_quickgelu: bool = False,
         preprocess: Mapping[str, Any] | None = None,
+        ema: bool = False,
+        state_dict: str | None = None,
         offline: bool = False,
     ):
         self.name, self.pretrained, self._flags = name, pretrained or None, list[str]()
+        self._ema, self._state_dict = ema, state_dict
+        self._of_checkpoint: tuple[str, ...] | None = None
+        """What is to be said of the checkpoint; None until it was read, or that was looked up."""
         self._cache, self._offline = Path(cache_root), offline
         if config_dir is not None:
             _add_configs(Path(config_dir))
@@ -92,6 +99,10 @@ class OpenClip(ModelHandle):
                 f"model.name={self.name}: there is no {config}; expected a folder that open_clip exported"
             )
         self._read_config(config, architecture=True)
+        indices = sorted(folder.glob(f"*{INDEX}"))
+        if indices and not (folder / hub.WEIGHTS[0]).is_file():
+            self._file = checkpoint_in(folder)
+            return
         found = open_clip.factory._find_checkpoint_in_dir(folder)
         if found is None:
             raise ClipevalError(f"model.name={self.name}: {folder} holds no .safetensors, .bin or .pth file")
@@ -151,9 +162,11 @@ class OpenClip(ModelHandle):
             self._repository, self._filenames = repository, hub.weight_names(filename)
             self._preprocess_cfg = cfg
             self._check_quickgelu(bool(cfg.get("quick_gelu", False)), strict_quickgelu)
-        elif Path(given).expanduser().is_file():
-            self._file = Path(given).expanduser()
-        elif os.sep in given or Path(given).suffix in (".pt", ".pth", ".bin", ".safetensors", ".ckpt"):
+        elif Path(given).expanduser().exists():
+            self._file = checkpoint_in(Path(given).expanduser())
+            if torchscript_says(self._file, "QuickGELU"):
+                self._check_quickgelu(True, strict_quickgelu)
+        elif os.sep in given or Path(given).suffix in SUFFIXES:
             raise ClipevalError(f"model.pretrained={given}: there is no such file")
         else:
             raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, tags))
@@ -203,9 +216,10 @@ class OpenClip(ModelHandle):
         if self.name.startswith(LOCAL):
             folder = Path(self.name[len(LOCAL) :]).expanduser()
             return slug_of(f"{folder.resolve().name}-{path_mark(folder)}")
+        which = ("ema" if self._ema else None, self._state_dict)
         if self._file is not None:
-            return slug_of(self.name, f"{self._file.stem}-{path_mark(self._file)}")
-        return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB))
+            return slug_of(self.name, f"{self._file.stem}-{path_mark(self._file)}", *which)
+        return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB), *which)
 
     # -- what is here ---------------------------------------------------------------------------------------------
 
@@ -282,8 +296,45 @@ class OpenClip(ModelHandle):
             return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._architecture})
         # The file's name says nothing of its weights.
         return digest_of(
-            {"file": digest_files([path], self._cache, {}, names=False), "architecture": self._architecture}
+            {
+                "file": digest_files(files_of(path), self._cache, {}, names=False),
+                "architecture": self._architecture,
+                **self._which,
+            }
         )
+
+    @property
+    def _which(self) -> dict[str, Any]:
+        """Which of a checkpoint's state dicts was asked for; empty where none was."""
+        return {
+            **({"ema": True} if self._ema else {}),
+            **({"state_dict": self._state_dict} if self._state_dict else {}),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """See `ModelHandle.describe`."""
+        return {**super().describe(), **self._which}
+
+    def checkpoint_flags(self) -> tuple[str, ...]:
+        """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
+        path = self._weights()
+        if self._of_checkpoint is None and path is not None:
+            known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
+            try:
+                self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+            ):  # features that an older version cached, or a memory that was removed
+                self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
+                self._remember()
+        return self._of_checkpoint or ()
+
+    def _remember(self) -> None:
+        known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
+        with suppress(OSError):  # a full or read-only cache costs time, nothing else
+            write_atomically(known, json.dumps(self._of_checkpoint).encode())
 
     @property
     def tokenizer_digest(self) -> str:
@@ -320,8 +371,9 @@ class OpenClip(ModelHandle):
             raise ClipevalError(
                 f"{self.name} sees {seen.describe()}, not {self.preprocess.describe()} as its config says"
             )
-        if path is not None and (images or not load_text_into(model, path)):
-            load_into(model, path)
+        if path is not None and (images or self._which or not load_text_into(model, path)):
+            self._of_checkpoint = load_into(model, path, ema=self._ema, name=self._state_dict)
+            self._remember()
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
 
     def _build(self, blank: bool) -> nn.Module:

@@ -14,15 +14,15 @@ from eval.models.user import UserModel
 
 _OPEN_CLIP = "eval.models.openclip.OpenClip"
 _HUGGING_FACE = "eval.models.hf.HuggingFace"
-_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess")
+_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
 
 
 def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bool = False) -> ModelHandle:
     """The model that a config names. Loads no weights.
 
     Args:
-        cfg_model: `name`, `pretrained`, `config_dir`, `slug`, `strict_quickgelu` for open_clip; or `_target_` and the
-            arguments of a class.
+        cfg_model: `name`, `pretrained`, `config_dir`, `slug`, `strict_quickgelu`, `ema`, `state_dict` for open_clip; or
+            `_target_` and the arguments of a class.
         cache_root: where digests of checkpoints are remembered.
         offline: never ask the network, not even for a repository's config.
 
