@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from configs.errors import ClipevalError
 from eval.models import ModelHandle
+from eval.unsound import first_unsound
 from results.canonical import write_atomically
 from tasks.base import Samples
 from tasks.heads import mean_head
@@ -51,7 +52,7 @@ def save_head(path: Path, weight: torch.Tensor, classnames: Sequence[str], about
         path: the file.
         weight: float32 [C, D].
         classnames: C names, which a run that loads it is checked against.
-        about: the text tower's digest (`text`), the model, the prompts.
+        about: the text tower's digest (`text`), the model, the prompts, and flags of prompts that were cut (`cut`).
     """
     metadata = {"classnames": json.dumps(list(classnames)), "about": json.dumps(dict(about), sort_keys=True)}
     write_atomically(path, save({"weight": weight.float().contiguous()}, metadata=metadata))
@@ -79,8 +80,12 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
             raise ClipevalError(
                 f"{path}: its classes are not those of {task} ({how}). Choose the head of this very task."
             )
+        if found := first_unsound(weight):
+            name, what = classnames[found[0]], found[1]
+            raise ClipevalError(f"{path}: the class vector of {name!r} is {what}. Make the head again with head.save.")
         heads.append(weight)
         names.append(str((about.get("prompts") or {}).get("name", path.stem)))
+        others += [f"the head {path.name}: {flag}" for flag in about.get("cut") or ()]
         if about.get("text") != handle.text_digest:
             others.append(f"the head {path.name} was made by another text tower ({about.get('model')})")
     if len({weight.shape for weight in heads}) > 1:

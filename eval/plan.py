@@ -30,6 +30,7 @@ from results.fingerprint import Fingerprint
 from results.folder import RunFolder
 from results.records import DamagedRecord, Record
 from tasks.base import Samples, Task
+from tasks.names import name_flags
 
 FEW = 32
 """Samples that a task's metrics are tried on while planning."""
@@ -233,6 +234,9 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     }
     cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
     cell.warnings = () if loaded is None else loaded.flags
+    if data.classnames is not None or not data.names_as_published:
+        for what, names in task.name_lists(samples).items():
+            cell.warnings = (*cell.warnings, *name_flags(names, what))
     if task.roles["test"] != "test":
         cell.warnings = (*cell.warnings, f"scored on the split {task.roles['test']!r}")
     cell.__dict__["texts"] = texts
@@ -291,6 +295,8 @@ def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> Da
 def protocol_digest(task: Task) -> str:
     """The protocol, its version and every setting that can change a metric; what only labels the record is left out."""
     labels = {"key", "name", "metric", "chance", "group", "meanings"}
+    if task.ties == "reference":  # as before there was a choice
+        labels.add("ties")
     settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
     return f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
 

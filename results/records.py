@@ -8,6 +8,7 @@
 | model | slug, name, pretrained |
 | metric, chance | the main metric's name and what guessing scores on it; null for a task outside the average |
 | metrics, intervals | every metric's value, and its 95% interval as [low, high]; null where undefined |
+| ties | rule (`tasks.ties`), count (answers that hang on the order of equal scores), ranges ({metric: [low, high]}) |
 | samples, classes | what was scored; null where it is not known |
 | flags | warnings that every table shows (another number of samples than published, say) |
 | notes | footnotes about the task itself (a known quirk, say) |
@@ -74,6 +75,7 @@ class Record:
     created: str = ""
     predictions: Mapping[str, Any] | None = None
     imported: Mapping[str, Any] | None = None
+    ties: Mapping[str, Any] | None = None
 
     @property
     def value(self) -> float | None:
@@ -102,6 +104,8 @@ class Record:
                 "intervals": self.intervals,
                 "samples": self.samples,
                 "classes": self.classes,
+                # Absent from what an earlier version or another program computed.
+                **({} if self.ties is None else {"ties": self.ties}),
                 "flags": self.flags,
                 "notes": self.notes,
                 "prompts": self.prompts,
@@ -125,7 +129,7 @@ class Record:
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Reads what `to_json` wrote, its digest unverified. Raises KeyError for a field that is missing."""
         intervals = {name: None if pair is None else (pair[0], pair[1]) for name, pair in content["intervals"].items()}
-        apart = ("intervals", "fingerprint", "flags", "notes", "imported")
+        apart = ("intervals", "fingerprint", "flags", "notes", "imported", "ties")
         same = [f.name for f in fields(cls) if f.name not in apart]
         return cls(
             **{name: content[name] for name in same},
@@ -134,6 +138,7 @@ class Record:
             flags=tuple(content["flags"]),
             notes=tuple(content["notes"]),
             imported=content.get("imported"),
+            ties=content.get("ties"),
         )
 
 

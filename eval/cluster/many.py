@@ -273,7 +273,8 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
     first = seats[0]
     with runner.sharing_cpu(), runner.open_stream(jobs, needs, first.session.handle, first.options) as stream:
         for seat in seats:
-            seat.outcome.texts = runner.embed_texts(seat.encoder, runner.wanted_texts(seat.cells, seat.texts), progress)
+            wanted = runner.wanted_texts(seat.cells, seat.texts)
+            seat.outcome.texts = runner.embed_texts(seat.encoder, wanted, progress, seat.cells)
             seat.desk.settle()
         if stream is not None:
             models = _Models([seat.encoder for seat in seats])

@@ -114,6 +114,18 @@ class HuggingFace(ModelHandle):
         self.fetch()
         return digest_files(hub.tokenizer_files(str(self._folder)), self._cache, {"lower": self._type == "siglip"})
 
+    def tokenizer(self) -> _Tokenizer:
+        """See `ModelHandle.tokenizer`."""
+        from transformers import AutoConfig
+
+        self.fetch()
+        text = self._config.get("text_config") or {}
+        context = text.get("max_position_embeddings")
+        if context is None:  # the type's own default
+            load: Any = AutoConfig.from_pretrained
+            context = load(self._folder, local_files_only=True).text_config.max_position_embeddings
+        return _Tokenizer(self._folder, int(context), lower=self._type == "siglip")
+
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
         import transformers
@@ -127,14 +139,17 @@ class HuggingFace(ModelHandle):
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
+        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
+        if extra:
+            raise ClipevalError(
+                f"{self._folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
+                "is another model's"
+            )
         absent = sorted(info["missing_keys"])
         if absent:
             raise ClipevalError(f"{self._folder} lacks {len(absent)} of the model's weights (such as {absent[0]!r})")
         check_finite(model, str(self._folder))
-        text = self._config.get("text_config") or {}
-        context = int(text.get("max_position_embeddings") or model.config.text_config.max_position_embeddings)
-        tokenizer = _Tokenizer(self._folder, context, lower=self._type == "siglip")
-        return Encoder(_Towers(model), tokenizer, self._preprocess, device, precision, compile=compile)
+        return Encoder(_Towers(model), self.tokenizer(), self._preprocess, device, precision, compile=compile)
 
 
 class _Towers(nn.Module):
@@ -159,14 +174,18 @@ class _Tokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._context, self._lower = context, lower
+        self.context, self._lower = context, lower
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         texts = [text.lower() for text in texts] if self._lower else list(texts)
         tokens: torch.Tensor = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self._context, return_tensors="pt"
+            texts, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
         )["input_ids"]
         return tokens
+
+    def whole_length(self, text: str) -> int:
+        """Tokens of a text that is not cut, special ones included."""
+        return len(self._tokenizer(text.lower() if self._lower else text, truncation=False)["input_ids"])
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any] | str:

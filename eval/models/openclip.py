@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from eval.models import hub
 from eval.models.checkpoint import load_into, load_text_into
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from eval.models.positions import interpolated
 from eval.models.texts import Tokenizer
 from eval.preprocess import Preprocess, from_open_clip
 
@@ -52,9 +54,10 @@ class OpenClip(ModelHandle):
         config_dir: str | None = None,
         slug: str | None = None,
         strict_quickgelu: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
         offline: bool = False,
     ):
-        self.name, self.pretrained, self.flags = name, pretrained or None, []
+        self.name, self.pretrained, self._flags = name, pretrained or None, list[str]()
         self._cache, self._offline = Path(cache_root), offline
         if config_dir is not None:
             _add_configs(Path(config_dir))
@@ -74,6 +77,8 @@ class OpenClip(ModelHandle):
         else:
             self._read_architecture()
             self._read_pretrained(strict_quickgelu)
+        self._preprocess_cfg |= preprocess or {}
+        self._flag_guesses()
         self.slug = slug_of(slug) if slug else self._slug()
 
     # -- what the config names ------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ class OpenClip(ModelHandle):
                 f"model.name={self.name} needs model.pretrained, a tag ({choices}), file or hf-hub:org/repo"
             )
         if given == RANDOM:
-            self.flags.append("random weights: scores mean nothing")
+            self._flags.append("random weights: scores mean nothing")
         elif given.startswith(HUB):
             self._repository = given[len(HUB) :]
             trained = self._read_repository(architecture=False)
@@ -162,7 +167,31 @@ class OpenClip(ModelHandle):
         )
         if strict:
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
-        self.flags.append(message)
+        self._flags.append(message)
+
+    def _flag_guesses(self) -> None:
+        """What open_clip would assume without a word."""
+        absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
+        if self.pretrained == RANDOM or not absent:
+            return
+        where = "a checkpoint file" if self._file is not None and self._repository is None else f"its {_CONFIG}"
+        if self.name.startswith(LOCAL):
+            where = f"its {_CONFIG}"
+        used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
+        self._flags.append(
+            f"{where} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
+            "model.preprocess={mean: …, std: …} says what they were"
+        )
+
+    @property
+    def flags(self) -> list[str]:  # type: ignore[override]
+        """See `ModelHandle.flags`. Looks into the checkpoint, if it is on this machine."""
+        return [*self._flags, *self._interpolated]
+
+    @cached_property
+    def _interpolated(self) -> list[str]:
+        path = self._weights()
+        return [] if path is None else interpolated(path, self._architecture or {})
 
     def _slug(self) -> str:
         if self.name.startswith(LOCAL):
@@ -287,7 +316,7 @@ class OpenClip(ModelHandle):
             )
         if path is not None and (images or not load_text_into(model, path)):
             load_into(model, path)
-        return Encoder(model, self._tokenizer(), self.preprocess, device, precision, compile=compile)
+        return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
 
     def _build(self, blank: bool) -> nn.Module:
         """The architecture with random weights, the same each time; or with no weights to speak of, for a checkpoint.
@@ -310,7 +339,7 @@ class OpenClip(ModelHandle):
                 raise ClipevalError(f"open_clip cannot build {self.name}: {error}") from error
         return model
 
-    def _tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
         text, source = self._text_cfg(), self._tokenizer_source()
         context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})

@@ -51,5 +51,8 @@ def write_tower(folder: Path, kind: str) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        for key, value in model.named_parameters():
+            if key.endswith("text_projection"):  # CoCa leaves its text decoder's as torch.empty made it
+                torch.nn.init.normal_(value, std=0.06)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     return f"local-dir:{folder}"
