@@ -26,6 +26,7 @@ from eval.languages import translate
 from eval.models import ModelHandle, image_precision, text_precision
 from eval.preprocess import Convert
 from eval.prompts import prompt_set, prompts_digest
+from eval.trust import NOT_TASK
 from results.fingerprint import Fingerprint
 from results.folder import RunFolder
 from results.records import DamagedRecord, Record
@@ -37,9 +38,6 @@ FEW = 32
 
 DETERMINISTIC_BATCH = 32
 """The batch of `runtime.deterministic=true` where none is given; it divides the cache's chunk."""
-
-NOT_TASK = ("data", "prompts", "notes")
-"""The parts of a task's config that are not arguments of its Task."""
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ClipevalError
+from results import safe_json
 from results.canonical import digest, digest_parsed, plain, pretty, write_atomically
 from results.fingerprint import Fingerprint
 
@@ -127,7 +127,13 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
-        """Reads what `to_json` wrote, its digest unverified. Raises KeyError for a field that is missing."""
+        """Reads what `to_json` wrote, its digest unverified.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field is of another type; it is named.
+        """
+        _check_types(content)
         intervals = {name: None if pair is None else (pair[0], pair[1]) for name, pair in content["intervals"].items()}
         apart = ("intervals", "fingerprint", "flags", "notes", "imported", "ties")
         same = [f.name for f in fields(cls) if f.name not in apart]
@@ -140,6 +146,60 @@ class Record:
             imported=content.get("imported"),
             ties=content.get("ties"),
         )
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
+
+
+def _or_null(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _all_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(kind, value.values()))
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("task", "key", "name", "protocol", "group", "created"), _text),
+    "metric": _or_null(_text),
+    **dict.fromkeys(("chance", "samples", "classes"), _or_null(_number)),
+    "metrics": _each(_or_null(_number)),
+    "intervals": _each(_or_null(_pair)),
+    **dict.fromkeys(("flags", "notes"), _all_of(_text)),
+    **dict.fromkeys(("model", "prompts", "options", "run"), _each(_any)),
+    "timings": _each(_number),
+    "fingerprint": _each(_text),
+    **dict.fromkeys(("predictions", "imported"), _or_null(_each(_any))),
+}
+"""What each field of a record's file holds: a file of somebody else's may hold anything under any name."""
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    for name, fits in TYPES.items():
+        if name in content and not fits(content[name]):
+            raise TypeError(f"{name}={str(content[name])[:80]}")
+    names = (content.get("prompts") or {}).get("classnames")
+    if names is not None and not _all_of(_text)(names):
+        raise TypeError(f"prompts.classnames={str(names)[:80]}")
+    if content.get("imported") is not None and not {"form", "file"} <= content["imported"].keys():
+        raise TypeError("imported has no form and file")
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -157,12 +217,11 @@ def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedRecord: it cannot be read, or is not what was written.
+        DamagedRecord: it cannot be read, is not what was written, or is another task's.
         ClipevalError: another schema wrote it.
     """
-    content = path.read_bytes()
     try:
-        data = json.loads(content)
+        data = safe_json.read(path)
     except ValueError as error:
         raise DamagedRecord(path, f"it is not JSON ({error})") from error
     if not isinstance(data, dict):
@@ -175,9 +234,11 @@ def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
         raise DamagedRecord(path, f"it is not JSON ({error})") from error
     if stored != found:
         raise DamagedRecord(path, "its content does not match its digest")
+    if data.get("task") != path.stem:  # the name of the task becomes the names of files
+        raise DamagedRecord(path, f"it is the record of a task {data.get('task')!r}")
     try:
         return Record.from_json(data), data
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise DamagedRecord(path, f"a field is missing or of another type ({error!r})") from error
 
 

@@ -26,6 +26,7 @@ from configs.errors import ClipevalError
 from eval.data.account import Account, is_litter
 from eval.data.depth import HEAD, is_deep
 from eval.data.tar_members import Member, read_members
+from results import safe_json
 from results.canonical import write_atomically
 
 VERSION = 4
@@ -141,7 +142,7 @@ def _load(entry: Path) -> TarIndex | None:
     if hashlib.sha256(data).digest() != digest:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        fields = json.loads(arrays["text"].tobytes())
+        fields = safe_json.parse(arrays["text"].tobytes())
         flat, npy, start = arrays["npy"], [], 0
         for shape in fields["shapes"]:
             count = 0 if shape is None else int(np.prod(shape))

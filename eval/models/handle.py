@@ -19,6 +19,7 @@ from eval.models.cuts import Cuts
 from eval.models.encoder import Encoder
 from eval.models.texts import Tokenizer
 from eval.preprocess import Transform
+from results.stamp import settled, stamp
 
 
 class ModelHandle(ABC):
@@ -127,11 +128,11 @@ def path_mark(path: Path) -> str:
 def file_digest(path: Path, cache_root: Path) -> str:
     """sha256 of a file's content, in hex.
 
-    Remembered under `cache_root` by path, size, modification time and inode, so that a checkpoint of gigabytes is read
-    once. The memory is only a short cut: where it cannot be written, the file is hashed again the next time.
+    Remembered under `cache_root` by path, size, times and inode, so that a checkpoint of gigabytes is read once. The memory
+    is only a short cut: where it cannot be written, or the file has just changed, it is hashed again the next time.
     """
     stat = path.stat()
-    identity = digest_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+    identity = digest_of([str(path.resolve()), *stamp(stat)])
     memo = cache_root / "digests" / identity
     try:
         known = memo.read_text("ascii").strip()
@@ -141,6 +142,8 @@ def file_digest(path: Path, cache_root: Path) -> str:
         known = ""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not settled(stat):
+        return digest
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         partial = memo.with_name(f"{memo.name}.{os.getpid()}")

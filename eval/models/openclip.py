@@ -25,9 +25,11 @@ from eval.models import hub
 from eval.models.checkpoint import load_into, load_text_into
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from eval.models.no_code import refuse_code, refuse_unknown_type
 from eval.models.positions import interpolated
 from eval.models.texts import Tokenizer
 from eval.preprocess import Preprocess, from_open_clip
+from results import safe_json
 
 RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
@@ -108,11 +110,14 @@ class OpenClip(ModelHandle):
     def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
         """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = safe_json.read(path)
             model: dict[str, Any] = content["model_cfg"]
             preprocess = content.get("preprocess_cfg") or {}
+            if not all(isinstance(part, dict) for part in (model, model["vision_cfg"], model["text_cfg"], preprocess)):
+                raise TypeError("model_cfg, vision_cfg, text_cfg and preprocess_cfg are objects")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
+        refuse_code(content, path)
         self._preprocess_cfg = dict(preprocess)
         if architecture:
             self._architecture = model
@@ -124,6 +129,7 @@ class OpenClip(ModelHandle):
         if name not in known:
             raise ClipevalError(nearest("model.name", self.name, known))
         self._architecture = open_clip.get_model_config(name)
+        refuse_code(self._architecture, f"the architecture {name}")
 
     def _read_pretrained(self, strict_quickgelu: bool) -> None:
         name, given = self.name.replace("/", "-"), self.pretrained
@@ -332,6 +338,8 @@ class OpenClip(ModelHandle):
             tower = architecture["text_cfg"].get("hf_model_name")
             if tower and not Path(tower).is_dir() and (config := hub.cached(tower, "config.json")) is not None:
                 architecture["text_cfg"]["hf_model_name"] = str(config.parent)  # so that no network is asked
+            if tower:  # open_clip does not tell transformers that no code may be run
+                refuse_unknown_type(Path(architecture["text_cfg"]["hf_model_name"], "config.json"))
             Path(folder, _CONFIG).write_text(json.dumps({"model_cfg": architecture}), "utf-8")
             try:
                 model: nn.Module = open_clip.create_model(LOCAL + folder, load_weights=False, pretrained_text=False)
@@ -343,6 +351,7 @@ class OpenClip(ModelHandle):
         """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
         text, source = self._text_cfg(), self._tokenizer_source()
         context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
+        options.pop("trust_remote_code", None)
         if source is None:
             if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
                 # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
@@ -352,7 +361,13 @@ class OpenClip(ModelHandle):
         try:
             return cast(
                 Tokenizer,
-                HFTokenizer(folder, context_length=context, tokenizer_mode=text.get("tokenizer_mode"), **options),
+                HFTokenizer(
+                    folder,
+                    context_length=context,
+                    tokenizer_mode=text.get("tokenizer_mode"),
+                    trust_remote_code=False,
+                    **options,
+                ),
             )
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise ClipevalError(f"the tokenizer of {self.name} in {folder} cannot be read: {error}") from error
