@@ -186,7 +186,8 @@ def main(words: Sequence[str] | None = None) -> int:
     found: list[Result] = []
     for name in names:
         found += measure(name, arguments.repeats, arguments.cache, size, python, print)
-        print(write(arguments.output, found, about), flush=True)
+        if found:  # no row, where a GPU is asked for and there is none
+            print(write(arguments.output, found, about), flush=True)
     return 0
 
 

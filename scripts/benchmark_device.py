@@ -169,7 +169,8 @@ class _Nothing:
     """Takes batches as an encoder does, and leaves the model out."""
 
     def __init__(self, preprocess: Any, device: torch.device, width: int = 1) -> None:
-        self.preprocess, self.rows = preprocess, torch.zeros(8192, width, device=device)
+        # Of unit length: an embedding of zeros is refused.
+        self.preprocess, self.rows = preprocess, torch.full((8192, width), width**-0.5, device=device)
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         return self.rows[: len(batch)]

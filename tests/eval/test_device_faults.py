@@ -180,7 +180,9 @@ def test_many_models_are_uncompiled_together_and_compiled_again(tmp_path: Path) 
 def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(monkeypatch)
     seen: list[int] = []
-    task = SimpleNamespace(on_device=False, score=lambda images, texts, samples: seen.append(cuda.current))
+    task = SimpleNamespace(
+        on_device=False, output="captions", score=lambda images, texts, samples: seen.append(cuda.current)
+    )
     cell = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
     desk: Any = SimpleNamespace(
         device=torch.device("cuda:1"),
