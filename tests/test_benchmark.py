@@ -104,7 +104,9 @@ def test_a_worker_that_dies_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
     side = worker(tmp_path, "no_package", monkeypatch)
     side._process.wait(timeout=60)
     for _ in range(2):
-        with pytest.raises(WorkerDied, match=r"no_package .*before it answered 'work' \(exit status 1\); it wrote last:") as caught:
+        with pytest.raises(
+            WorkerDied, match=r"no_package .*before it answered 'work' \(exit status 1\); it wrote last:"
+        ) as caught:
             side("work")
         assert "No module named 'a_package_that_nobody_installed'" in str(caught.value)
     side.close()

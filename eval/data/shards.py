@@ -45,9 +45,7 @@ def shard_paths(
     if not folder.is_dir():
         tars = _tars(location, account) if location.is_dir() else []
         if not tars:
-            raise ClipevalError(
-                f"{folder} is missing: the set has no split {split!r} here. {cure}"
-            )
+            raise ClipevalError(f"{folder} is missing: the set has no split {split!r} here. {cure}")
         account.assume(
             f"the shards lie in {location.name} itself, not in {location.name}/{split}: all {len(tars)} are read"
         )

@@ -211,9 +211,7 @@ def _fetch(
     present = {PurePosixPath(file.path).parts[0] for file in wanted if file.path.endswith("/nshards.txt")}
     absent = sorted(set(data.splits or ()) - present)
     if present and absent:
-        raise ClipevalError(
-            f"{data.hub} has no split {absent[0]!r}; it has {', '.join(sorted(present))}. {data.cure}"
-        )
+        raise ClipevalError(f"{data.hub} has no split {absent[0]!r}; it has {', '.join(sorted(present))}. {data.cure}")
     if data.splits is not None and present - set(data.splits):
         splits = data.splits
         wanted = [file for file in wanted if PurePosixPath(file.path).parts[0] not in present - set(data.splits)]
