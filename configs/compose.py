@@ -85,10 +85,10 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
         _one_place(config, choices)
         _name_prompts(config, config_dir)
         OmegaConf.resolve(config)
-        expand(config)
+        origin = expand(config)
     except OmegaConfBaseException as problem:
         raise ClipevalError(f"the config cannot be resolved: {' '.join(str(problem).split())}") from None
-    choose_copies(config)
+    choose_copies(config, origin)
     check(config)
     OmegaConf.set_struct(config, True)
     return config

@@ -4,7 +4,8 @@
 
 A copy is the set's name in a collection, from which its folder and its repository follow as `data.sources` says ({name} is that
 name with - for /), or a mapping of the keys of `data` that are special to it, beside `name`:
-`{name: winoground, hub: facebook/winoground}`.
+`{name: winoground, hub: facebook/winoground}`. A copy that lacks splits which its collection has otherwise says those it has:
+`{name: sun397, splits: [test]}`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from configs.errors import ClipevalError, nearest
 from configs.schema import DATA
 
 
-def choose_copies(config: DictConfig) -> None:
+def choose_copies(config: DictConfig, origin: Mapping[str, str] | None = None) -> None:
     """Puts the chosen copy's folder, repository and so on into each task's `data`, in place of `copies`.
 
     What the task's `data` already says stands. With `data.source=null` a task takes the first copy, in the order of
     `data.sources`, that has its splits (a probe's train); tasks without copies (one's own data) have nothing to choose.
+
+    Args:
+        config: resolved, its variants made.
+        origin: {a variant: the task that it was made of}, as `~tasks.NAME` calls it.
 
     Raises:
         ClipevalError: the source is unknown, lacks some of the sets (all are named), or a copy is not of the form above.
@@ -46,8 +51,12 @@ def choose_copies(config: DictConfig) -> None:
         chosen = _first(copies, sources, node.get("splits") or ()) if source is None else source
         if chosen is not None and chosen in copies:
             _fill(data, _copy(copies[chosen], sources[chosen], f"{where}.{chosen}"))
+            wanted = node.get("splits") or ()
+            if not _has(copies, sources, chosen, wanted) and data.get("elsewhere") is None:
+                data["task"] = (origin or {}).get(str(name), str(name))
+                data["elsewhere"] = [key for key in sources if key in copies and _has(copies, sources, key, wanted)]
         elif copies and not (data.get("folder") or data.get("path")):
-            lacking[str(name)] = list(copies)
+            lacking[(origin or {}).get(str(name), str(name))] = list(copies)
     if lacking:
         elsewhere = [key for key in sources if any(key in has for has in lacking.values())]
         raise ClipevalError(
@@ -59,8 +68,14 @@ def choose_copies(config: DictConfig) -> None:
 def _first(copies: Mapping[str, Any], sources: Mapping[str, Any], splits: Collection[str]) -> str | None:
     """The first copy with all of the splits; where none has them, the first: what is missing is said when it is opened."""
     there = [key for key in sources if key in copies]
-    whole = [key for key in there if set(splits) <= set(sources[key].get("splits") or splits)]
+    whole = [key for key in there if _has(copies, sources, key, splits)]
     return next(iter([*whole, *there]), None)
+
+
+def _has(copies: Mapping[str, Any], sources: Mapping[str, Any], source: str, splits: Collection[str]) -> bool:
+    """Whether a source's copy is known to have some splits."""
+    own = copies[source].get("splits") if isinstance(copies[source], Mapping) else None
+    return set(splits) <= set(own or sources[source].get("splits") or splits)
 
 
 def _sources(value: Any) -> dict[str, Mapping[str, Any]]:
@@ -86,11 +101,12 @@ def _copy(value: Any, source: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(own, dict) or not isinstance(own.get("name"), str):
         raise ClipevalError(f"{where}={value!r}: the set's name there was expected, or keys with `name` among them.")
     for key in own:
-        if key not in ("name", *DATA):
-            raise ClipevalError(nearest("key", f"{where}.{key}", [f"{where}.{known}" for known in ("name", *DATA)]))
+        if key not in ("name", "splits", *DATA):
+            known = [f"{where}.{known}" for known in ("name", "splits", *DATA)]
+            raise ClipevalError(nearest("key", f"{where}.{key}", known))
     folder = own.get("folder") or _insert(source["folder"], name=own["name"].replace("/", "-"))
     hub = source["hub"] and _insert(source["hub"], name=own["name"].replace("/", "-"), folder=folder)
-    return {"folder": folder, "hub": hub, **{key: item for key, item in own.items() if key != "name"}}
+    return {"folder": folder, "hub": hub, **{key: item for key, item in own.items() if key not in ("name", "splits")}}
 
 
 def _insert(pattern: str, **words: str) -> str:

@@ -156,6 +156,8 @@ DATA = {
     "language": TEXT_OR_NULL,
     "languages": Value(list),
     "hub": TEXT_OR_NULL,
+    "elsewhere": Value(list, null=True),
+    "task": TEXT_OR_NULL,
     "revision": TEXT_OR_NULL,
     "sep": TEXT_OR_NULL,
     "encoding": TEXT_OR_NULL,

@@ -14,11 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from configs.errors import ClipevalError, nearest
 from configs.schema import task_fields
 
+_OF = "variant of"
+"""A key of a task while variants are made of it: the task's name."""
 Tasks = dict[str, dict[str, Any]]
 
 
-def expand(config: DictConfig) -> None:
+def expand(config: DictConfig) -> dict[str, str]:
     """Puts the variants in the place of a resolved config's tasks.
+
+    Returns:
+        {a variant: the task that it was made of}, which is what `~tasks.NAME` leaves out.
 
     Raises:
         ClipevalError: a task cannot be asked in that way, or has no such language.
@@ -26,15 +31,17 @@ def expand(config: DictConfig) -> None:
     content: Any = OmegaConf.to_container(config, resolve=True)
     tasks, protocol = content.get("tasks"), content.get("protocol")
     if not isinstance(tasks, dict) or not all(isinstance(node, dict) and "_target_" in node for node in tasks.values()):
-        return  # configs.schema says what is wrong
+        return {}  # configs.schema says what is wrong
     if not isinstance(protocol, dict):
         raise ClipevalError(f"protocol={protocol}: leave it out, or name one of configs/protocol/.")
-    nodes: Tasks = {str(name): node for name, node in tasks.items()}
+    nodes: Tasks = {str(name): {**node, _OF: str(name)} for name, node in tasks.items()}
     if protocol.get("of"):
         nodes = _by_protocol(nodes, protocol, content)
     if content.get("language") is not None:
         nodes = _in_languages(nodes, content["language"])
+    origin = {name: node.pop(_OF) for name, node in nodes.items()}
     config.tasks = nodes
+    return origin
 
 
 def _by_protocol(nodes: Tasks, protocol: Mapping[str, Any], content: Mapping[str, Any]) -> Tasks:
@@ -66,7 +73,7 @@ def _by_protocol(nodes: Tasks, protocol: Mapping[str, Any], content: Mapping[str
 
 
 def _made(node: Mapping[str, Any], protocol: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    known = {*task_fields("protocol.task", protocol["task"]["_target_"]), "data", "notes", "prompts"}
+    known = {*task_fields("protocol.task", protocol["task"]["_target_"]), "data", "notes", "prompts", _OF}
     metric = protocol["metrics"].get(node.get("metric"), protocol["metric"])
     kept = {key: copy.deepcopy(value) for key, value in node.items() if key in known}
     return {**kept, "metric": metric, **protocol["task"], **settings}

@@ -36,7 +36,7 @@ from scripts import benchmark_rows as rows  # noqa: E402
 from scripts.benchmark_gpu import gpu  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402
 from scripts.benchmark_rows import Bench, Result, Size  # noqa: E402
-from scripts.benchmark_worker import Side  # noqa: E402
+from scripts.benchmark_worker import Side, WorkerDied  # noqa: E402
 
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "heads": rows.heads,
@@ -60,10 +60,9 @@ def measure(
     say(name)
     found: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
         # Processes of the row's own, so that the peak of their memory is too.
-        ours = Side(Path(sys.executable), "scripts.benchmark_ours", log)
-        their = Side(baseline, "scripts.benchmark_theirs", log) if baseline else None
+        ours = Side(Path(sys.executable), "scripts.benchmark_ours", Path(folder) / "ours.log")
+        their = Side(baseline, "scripts.benchmark_theirs", Path(folder) / "theirs.log") if baseline else None
         try:
             for result in ROWS[name](Bench(cache, Path(folder), repeats, size, ours, their, say)):
                 found.append(result)
@@ -173,7 +172,11 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
     baseline = "none"
     if not arguments.no_baseline:
-        baseline = _install(arguments.environment)
+        try:
+            baseline = _install(arguments.environment)
+        except subprocess.CalledProcessError as problem:  # which has said why
+            print(f"benchmark: {problem.cmd[0]} ended with status {problem.returncode}", file=sys.stderr)
+            return 1
     size = Size() if arguments.images is None else replace(Size(), images=arguments.images)
     about = {
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -185,7 +188,11 @@ def main(words: Sequence[str] | None = None) -> int:
     python = None if arguments.no_baseline else arguments.environment / "bin" / "python"
     found: list[Result] = []
     for name in names:
-        found += measure(name, arguments.repeats, arguments.cache, size, python, print)
+        try:
+            found += measure(name, arguments.repeats, arguments.cache, size, python, print)
+        except WorkerDied as problem:
+            print(f"benchmark: {problem}", file=sys.stderr)
+            return 1
         if found:  # no row, where a GPU is asked for and there is none
             print(write(arguments.output, found, about), flush=True)
     return 0

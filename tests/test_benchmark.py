@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import mmap
 import os
+import re
+import sys
 import time
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clip_benchmark
 import pytest
 
+from scripts import benchmark
 from scripts.benchmark import line, write
 from scripts.benchmark_gpu import gpu
 from scripts.benchmark_rows import Bench, Result, Size, _memory, _rates, _seconds
+from scripts.benchmark_worker import Side, WorkerDied
 
 ABOUT: dict[str, Any] = {
     "created": "2026-11-25T00:00:00Z",
@@ -92,3 +100,79 @@ def test_the_row_of_a_gpu_measures_every_part(tmp_path: Path) -> None:
         rates = [figures["encoder"], figures["texts"], figures["decoders"]["2"], *figures["main_thread_us"].values()]
         assert min([*rates, figures["probe"]["adamw_s"], figures["probe"]["lbfgs_s"]]) > 0
         assert result.ratios == [whole["rate"] / min(figures["encoder"], figures["decoders"]["2"])]
+
+
+def worker(tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> Side:
+    """A side whose module is one of these."""
+    (tmp_path / f"{module}.py").write_text(MODULES[module])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Side(Path(sys.executable), module, tmp_path / f"{module}.log")
+
+
+MODULES = {
+    "no_package": "import a_package_that_nobody_installed\n",
+    "killed": "import os, signal\ndef work():\n    print('half of it is done')\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+    "raises": "def work():\n    raise ValueError('no images')\n",
+    "answers": "def work(number):\n    return {'twice': 2 * number}\n",
+}
+
+
+def test_a_worker_that_dies_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it has died before the call is written (a broken pipe) or while it is at work."""
+    side = worker(tmp_path, "no_package", monkeypatch)
+    side._process.wait(timeout=60)
+    for _ in range(2):
+        with pytest.raises(
+            WorkerDied, match=r"no_package .*before it answered 'work' \(exit status 1\); it wrote last:"
+        ) as caught:
+            side("work")
+        assert "No module named 'a_package_that_nobody_installed'" in str(caught.value)
+    side.close()
+    side = worker(tmp_path, "killed", monkeypatch)
+    with pytest.raises(WorkerDied, match=r"killed by signal 9"):
+        side("work")
+    side.close()
+    side = worker(tmp_path, "raises", monkeypatch)
+    with pytest.raises(RuntimeError, match="ValueError: no images"):
+        side("work")
+    side.close()
+    side = worker(tmp_path, "answers", monkeypatch)
+    assert side("work", number=4) == {"twice": 8}
+    side.close()
+
+
+def test_the_benchmark_ends_with_a_workers_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(bench: Bench) -> Iterator[Result]:
+        side = worker(tmp_path, "no_package", monkeypatch)
+        side("work")
+        yield Result("heads", "never", "s", [1.0])
+
+    monkeypatch.setitem(benchmark.ROWS, "heads", row)
+    words = ["--rows", "heads", "--no-baseline", "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert benchmark.main(words) == 1
+    said = capsys.readouterr().err
+    assert "No module named 'a_package_that_nobody_installed'" in said and "Broken pipe" not in said
+
+
+def test_what_clip_benchmark_imports_is_installed_beside_it() -> None:
+    """`requests` is a package of the tests' own: without them, clip_benchmark_env has to bring it."""
+    imported = {
+        name.partition(".")[0]
+        for path in Path(clip_benchmark.__file__).parent.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in _imports(node)
+    }
+    script = (Path(__file__).parents[1] / "scripts" / "clip_benchmark_env").read_text()
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    tests_own = {requirement.partition(">")[0] for requirement in project["optional-dependencies"]["test"]}
+    assert "requests" in imported & tests_own, "if not, the script need not install it any more"
+    for name in imported & tests_own:
+        assert re.search(rf"pip install .*\b{name}\b", script), name
+
+
+def _imports(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -27,11 +27,15 @@ _MAGIC: tuple[tuple[bytes, Callable[..., Any]], ...] = (
 )
 
 
-def shard_paths(location: Path, split: str, account: Account | None = None) -> list[Path]:
+def shard_paths(
+    location: Path, split: str, account: Account | None = None, cure: str = "Fetch it with `clipeval download`."
+) -> list[Path]:
     """The shards of a split in their order.
 
     0.tar to n-1.tar where nshards.txt says n; else every tar of the split's folder, by the numbers in their names; else, where
     the set has no such folder, every tar that lies in the set's own folder (as img2dataset writes them), flagged.
+
+    `cure` is what to do where the split is missing.
 
     Raises:
         ClipevalError: there is none, or some are missing.
@@ -48,9 +52,7 @@ def shard_paths(location: Path, split: str, account: Account | None = None) -> l
             )
         tars = _tars(location, account) if location.is_dir() else []
         if not tars:
-            raise ClipevalError(
-                f"{folder} is missing: the set has no split {split!r} here. Fetch it with `clipeval download`."
-            )
+            raise ClipevalError(f"{folder} is missing: the set has no split {split!r} here. {cure}")
         account.assume(
             f"the shards lie in {location.name} itself, not in {location.name}/{split}: all {len(tars)} are read"
         )

@@ -56,6 +56,10 @@ class DataConfig:
     """Those there are."""
     hub: str | None = None
     """The data set's repository on the Hugging Face hub."""
+    elsewhere: tuple[str, ...] | None = None
+    """Where this copy is known to lack a split that the task needs: the sources (`data.source`) whose copies have it."""
+    task: str | None = None
+    """And what the task is called in its suite."""
     revision: str | None = None
     """The revision to fetch; None: resolved once and recorded."""
     sep: str | None = None
@@ -96,6 +100,19 @@ class DataConfig:
                 f"data.root is not set, and the folder {self.folder!r} lies below it. Set data.root=PATH."
             )
         return Path(base).expanduser() / self.folder
+
+    def for_split(self) -> str:
+        """What to do where a split is missing, as a sentence."""
+        name = self.task or "NAME"
+        if self.elsewhere:
+            return f"Another copy has it: {' or '.join(f'data.source={source}' for source in self.elsewhere)}."
+        if self.elsewhere is not None or self.path:
+            return (
+                f"No copy of the set that clipeval knows has it. Leave the task out ('~tasks.{name}', or data.on_missing=skip), or "
+                f"name a folder of your own that has it: tasks.{name}.data.path=FOLDER, which for one task alone is "
+                "task.data.path=FOLDER."
+            )
+        return "Fetch it with `clipeval download`."
 
     def hub_folder(self, root: str | None) -> Path | None:
         """Where `clipeval download` keeps a Hugging Face set that has no `folder` of its own; None without a data root."""

@@ -43,9 +43,13 @@ def read(
         ClipevalError: a file is missing or damaged, or the parts contradict each other.
     """
     if not location.is_dir():
+        if config.elsewhere is not None:  # fetching it would not help
+            raise ClipevalError(
+                f"{location} does not exist, and this copy of the set has no split that this task needs. {config.for_split()}"
+            )
         raise ClipevalError(f"{location} does not exist. Fetch it with `clipeval download`, or set data.root.")
     kind = _optional_lines(location / DATASET_TYPE)
-    paths = [plain_tar(path, cache, account) for path in shard_paths(location, split, account)]
+    paths = [plain_tar(path, cache, account) for path in shard_paths(location, split, account, config.for_split())]
     indices = index_tars(paths, cache)
     for path, index in zip(paths, indices, strict=True):
         index.tell(path, account)

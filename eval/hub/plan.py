@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class DataSet:
     revision: str | None
     kind: str
     splits: tuple[str, ...] | None
+    cure: str = ""
 
     @property
     def name(self) -> str:
@@ -131,7 +133,8 @@ def gather(tasks: Mapping[str, DataConfig], root: Path | None, splits: Mapping[s
         if config.hub is None:
             gathered.rows.append(_local(name, folder))
             continue
-        data = DataSet((name,), folder, config.hub, config.revision, config.kind, wanted)
+        lacking = dataclasses.replace(config, elsewhere=config.elsewhere or ()).for_split()
+        data = DataSet((name,), folder, config.hub, config.revision, config.kind, wanted, lacking)
         other = by_folder.get(folder)
         if other is not None:
             if (other.hub, other.revision) != (data.hub, data.revision):
@@ -140,7 +143,7 @@ def gather(tasks: Mapping[str, DataConfig], root: Path | None, splits: Mapping[s
                     f"{data.hub} at {data.revision}. Give one of them another data.folder."
                 )
             both = None if other.splits is None or wanted is None else tuple(sorted({*other.splits, *wanted}))
-            data = DataSet((*other.names, name), folder, data.hub, data.revision, data.kind, both)
+            data = DataSet((*other.names, name), folder, data.hub, data.revision, data.kind, both, data.cure)
         by_folder[folder] = data
     gathered.sets = list(by_folder.values())
     return gathered
@@ -208,10 +211,7 @@ def _fetch(
     present = {PurePosixPath(file.path).parts[0] for file in wanted if file.path.endswith("/nshards.txt")}
     absent = sorted(set(data.splits or ()) - present)
     if present and absent:
-        raise ClipevalError(
-            f"{data.hub} has no split {absent[0]!r}; it has {', '.join(sorted(present))}. Another copy of the set may have it "
-            "(data.source=clip_benchmark)."
-        )
+        raise ClipevalError(f"{data.hub} has no split {absent[0]!r}; it has {', '.join(sorted(present))}. {data.cure}")
     if data.splits is not None and present - set(data.splits):
         splits = data.splits
         wanted = [file for file in wanted if PurePosixPath(file.path).parts[0] not in present - set(data.splits)]

@@ -17,7 +17,7 @@ from clip_benchmark.datasets.builder import dataset_collection, get_dataset_defa
 
 from configs.compose import compose, task_ids
 from configs.errors import ClipevalError
-from eval.plan import make_task
+from eval.plan import data_config, make_task
 
 FACTS = Path(__file__).with_name("clip_benchmark_tasks.csv")
 COLLECTIONS = {
@@ -194,3 +194,26 @@ def test_a_set_that_the_source_lacks_is_one_error() -> None:
 def test_what_is_no_source_and_no_copy(words, message) -> None:
     with pytest.raises(ClipevalError, match=message):
         compose(["suite=none", "task=mnist", *words])
+
+
+def test_a_copy_may_lack_a_split_that_its_collection_has() -> None:
+    """clip_benchmark's SUN397 has no train: what is recommended must work, and is never the word that was given."""
+    probe = ["protocol=linear_probe", "suite=vtab_19"]
+    node = compose([*probe, "data.source=clip_benchmark"]).tasks["sun397-lp-adamw"]
+    assert (list(node.data.elsewhere), node.data.task, node.data.folder) == ([], "sun397", "wds_sun397")
+    assert "splits" not in node.data
+    cure = data_config(node).for_split()
+    assert "'~tasks.sun397'" in cure and "data.on_missing=skip" in cure and "data.source" not in cure
+    assert "sun397-lp-adamw" not in compose([*probe, "~tasks.sun397"]).tasks, "the recommended word is one that works"
+    others = compose([*probe, "~tasks.sun397", "data.source=clip_benchmark"]).tasks
+    assert len(others) == 18 and all(node.data.get("elsewhere") is None for node in others.values())
+    cifar = compose(["suite=none", "task=cifar10", "protocol=linear_probe", "data.source=datacomp"]).tasks
+    assert data_config(cifar["cifar10-lp-adamw"]).for_split() == "Another copy has it: data.source=clip_benchmark."
+    zero_shot = compose(["suite=vtab_19", "data.source=clip_benchmark"]).tasks.sun397.data
+    assert zero_shot.get("elsewhere") is None and zero_shot.folder == "wds_sun397"
+
+
+def test_a_variant_is_left_out_by_its_tasks_name() -> None:
+    words = ["suite=none", "+task@tasks.iwildcam=iwildcam", "protocol=linear_probe", "data.source=clip_benchmark"]
+    with pytest.raises(ClipevalError, match=r"has no copy of iwildcam .*\(~tasks\.iwildcam\)"):
+        compose(words)

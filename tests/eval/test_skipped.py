@@ -190,7 +190,7 @@ def test_from_python(short: Path, model: str) -> None:
     table = evaluate(net, open_clip.SimpleTokenizer(), pre, "none", short / "data", overrides=overrides).set_index(
         "task"
     )
-    assert len(table) == 3 and pd.isna(table.value[GONE]) and table.flags[GONE].startswith("skipped: ")
+    assert len(table) == 3 and pd.isna(table.value[GONE]) and table["flags"][GONE].startswith("skipped: ")
     assert table.value.drop(GONE).notna().all()
 
 

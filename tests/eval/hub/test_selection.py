@@ -260,3 +260,21 @@ def test_a_copy_without_the_split_that_a_task_needs(hub, tmp_path, capsys) -> No
     said = " ".join(capsys.readouterr().err.split())
     assert "djghosh/wds_vtab-dtd_test has no split 'train'; it has test." in said
     assert "data.source=clip_benchmark" in said
+
+
+def test_a_split_that_no_copy_has(hub, tmp_path, capsys) -> None:
+    """SUN397 in clip_benchmark's collection has test alone: data.source=clip_benchmark is no advice to who has given it."""
+    files = {"classnames.txt": b"a\n", "test/nshards.txt": b"1\n", "test/0.tar": b"tar"}
+    hub.push("clip-benchmark/wds_sun397", files)
+    words = ["protocol=linear_probe", "suite=none", "+task@tasks.sun397=sun397", f"data.root={tmp_path}"]
+    words.append("data.source=clip_benchmark")
+    assert main(["download", "--no-model", *words]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no split 'train'; it has test." in said and "'~tasks.sun397'" in said
+    assert "(data.source" not in said
+    for there in (False, True):
+        if there:
+            (tmp_path / "wds_sun397" / "test").mkdir(parents=True)
+        assert main(["plan", *words]) == 1
+        said = " ".join(capsys.readouterr().out.split())
+        assert "data.source" not in said and "~tasks.sun397" in said.replace(" ", "")
