@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from results import safe_json
 from results.canonical import write_atomically
 
 CHUNK = 2048
@@ -220,10 +221,19 @@ def list_entries(root: Path) -> list[CacheEntry]:
             if not files:
                 continue
             label = folder / "parts.json"
-            parts = json.loads(label.read_text()) if label.exists() else {}
+            parts = _parts(label)
             size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
             found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
     return sorted(found, key=lambda entry: entry.used)
+
+
+def _parts(label: Path) -> dict[str, Any]:
+    """What a store's label says; nothing where there is none, or it is none that this program wrote."""
+    try:
+        found = safe_json.read(label)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:

@@ -18,6 +18,7 @@ from eval.data.account import Account
 from eval.data.pictures import find_pictures
 from eval.models import Encoder
 from eval.preprocess import Transform
+from eval.unsound import CAUSES, first_unsound
 from tasks.heads import head, prompts
 
 WIDGET_TEMPLATE = "This is a photo of {c}."
@@ -39,9 +40,13 @@ def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], temp
     Returns:
         float32 [N, C].
     """
-    texts = encoder.encode_texts(prompts(labels, templates))
-    weights = head(texts, [len(templates)] * len(labels))
+    asked = prompts(labels, templates)
+    texts = encoder.encode_texts(asked)
     rows = encoder.encode_images(images).cpu()
+    for given, names in ((texts, asked), (rows, [f"picture {i + 1}" for i in range(len(rows))])):
+        if found := first_unsound(given):
+            raise ClipevalError(f"the embedding of {names[found[0]]!r} is {found[1]}: {CAUSES}.")
+    weights = head(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 
 

@@ -39,27 +39,49 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
     )
+    _add_trust(report)
     report.set_defaults(command=_report, overrides=False)
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
     compare.add_argument("a", type=Path, metavar="RUN_A")
     compare.add_argument("b", type=Path, metavar="RUN_B")
     compare.add_argument("--format", default="table", choices=("table", "md", "csv"), help="table, md or csv")
     compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
+    _add_trust(compare)
     compare.set_defaults(command=_compare, overrides=False)
     verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
     verify.add_argument("run", type=Path, metavar="RUN")
+    _add_trust(verify)
     verify.set_defaults(command=_verify, overrides=False)
     rerun = commands.add_parser("rerun", help="repeat a run from its manifest alone and compare sample by sample")
     rerun.add_argument("run", type=Path, metavar="RUN")
     rerun.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN with .rerun added")
+    _add_trust(rerun)
     rerun.set_defaults(command=_rerun, overrides=False)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    """The two ways to vouch for classes that a run names and that are not clipeval's own."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE[.CLASS]",
+        help="call this class, or those of this module, where the run names them; may be given again. Runs their code",
+    )
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs, whose classes are trusted")
+
+
+def _trusted(arguments: argparse.Namespace) -> Any:
+    from eval.trust import trust
+
+    return trust(arguments.trust, arguments.config_dir)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from results.tables import print_table, report, write_report
 
     if arguments.groups:
-        return _report_groups(arguments.runs)
+        return _report_groups(arguments.runs, _trusted(arguments))
     if arguments.figures is not None:
         from results.figures import figures
 
@@ -78,11 +100,11 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _report_groups(paths: list[Path]) -> int:
+def _report_groups(paths: list[Path], trusted: Any) -> int:
     from eval.replay import tables_by_group
 
     for path in paths:
-        for title, table in tables_by_group(path):
+        for title, table in tables_by_group(path, trusted):
             print(f"{path}: {title}" if len(paths) > 1 else title)
             print(table.to_string(float_format=lambda rate: f"{100 * rate:.1f}", na_rep="–"), end="\n\n")
     return 0
@@ -112,15 +134,16 @@ def _pictures(format: str) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.replay import pictures, statistics, stored_config
+    from eval.replay import StoredRun, pictures
     from results.block import terminal
     from results.compare import compare
     from results.compare_block import build, render
     from results.contact_sheet import contact_sheet, picture_keys
     from results.folder import RunFolder
 
-    config = stored_config(RunFolder(arguments.a))
-    found = compare(arguments.a, arguments.b, lambda record, frame: statistics(record, frame, config))
+    run = StoredRun.read(RunFolder(arguments.a), _trusted(arguments))
+    run.check()
+    found = compare(arguments.a, arguments.b, run.statistics)
     if arguments.format == "table":
         console = Console(highlight=False)
         console.print(terminal(build(found), console.width))
@@ -144,14 +167,14 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.replay import verify
 
-    return _say(verify(arguments.run), "holds")
+    return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.replay import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
-    return _say(rerun(arguments.run, out, Console(stderr=True)), "same")
+    return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
 
 
 def _say(findings: Iterable[Any], good: str) -> int:

@@ -30,19 +30,18 @@ from eval.models.state import Walk, modules_of
 from eval.own_code import OwnCode, forget_changed, own_code
 from eval.preprocess import Convert
 from eval.prompts import prompt_set, prompts_digest
+from eval.trust import NOT_TASK
 from results.fingerprint import Fingerprint, identity_differences
 from results.folder import RunFolder
 from results.records import COUNTS, DamagedRecord, Record
 from tasks.base import Samples, Task
+from tasks.names import name_flags
 
 FEW = 32
 """Samples that a task's metrics are tried on while planning."""
 
 DETERMINISTIC_BATCH = 32
 """The batch of `runtime.deterministic=true` where none is given; it divides the cache's chunk."""
-
-NOT_TASK = ("data", "prompts", "notes")
-"""The parts of a task's config that are not arguments of its Task."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +247,9 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if code is not None and code.problem:
         cell.remarks = (f"{task.name} is computed anew by each run: {code.problem}",)
     cell.warnings = () if loaded is None else loaded.flags
+    if data.classnames is not None or not data.names_as_published:
+        for what, names in task.name_lists(samples).items():
+            cell.warnings = (*cell.warnings, *name_flags(names, what))
     if task.roles["test"] != "test":
         cell.warnings = (*cell.warnings, f"scored on the split {task.roles['test']!r}")
     cell.__dict__["texts"] = texts
@@ -333,6 +335,8 @@ def protocol_digest(task: Task, code: OwnCode | None = None, cache: Path | None 
         cache: where digests of files are remembered.
     """
     labels = {"key", "name", "metric", "chance", "group", "meanings"}
+    if task.ties == "reference":  # as before there was a choice
+        labels.add("ties")
     settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
     known = f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
     if code is None:

@@ -31,6 +31,7 @@ from results.records import COUNTS, DamagedRecord, Record
 from results.uncertainty import intervals
 from tasks.base import Samples, Scores
 from tasks.heads import class_vectors
+from tasks.ties import flags as tie_flags
 
 
 @dataclass
@@ -232,6 +233,9 @@ class Session:
         """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
         task, options = cell.task, self.options()
         test = samples["test"]
+        known = intervals(scores.statistics)
+        cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
+        tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
         record = Record(
             task=cell.id,
             key=task.key,
@@ -242,11 +246,11 @@ class Session:
             metric=task.metric,
             chance=task.chance,
             metrics=scores.metrics,
-            intervals=intervals(scores.statistics),
+            intervals=known,
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *cell.flags, *flags),
+            flags=(*self.handle.flags, *cell.flags, *flags, *cut, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,
@@ -257,10 +261,11 @@ class Session:
                 "compile": options.compile,
                 "deterministic": options.stream.aligned,
             },
+            ties={"rule": task.ties, "count": scores.ties.count, "ranges": scores.ties.ranges},
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head:
-            about = {"text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
+            about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
             weight = class_vectors(texts, test)
             save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)

@@ -105,7 +105,7 @@ def _load(path: Path, slim: bool) -> Run:
         damaged.append(error)
         info = {}
     if slim:
-        found = read_slim(path / "records", damaged)
+        found = read_slim(folder.file("records"), damaged)
         records = {found[task].task: found[task] for task in sorted(found, key=_suite_order(info))}
     else:
         records = {record.task: record for record in folder.records(damaged=damaged)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from eval.cluster.job import Job
 from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
 from eval.plan import Cell
 from eval.session import Session
+from results import safe_json
 from results.canonical import write_atomically
 
 JOBS = "jobs"
@@ -201,8 +203,10 @@ def job_notes(folder: Path) -> list[dict[str, Any]]:
     notes = []
     for path in sorted((folder / JOBS).glob("[!.]*.json"), key=lambda p: p.stat().st_mtime):
         try:
-            note = json.loads(path.read_text())
-            if isinstance(note["job"], str) and isinstance(note["units"], Mapping):
+            note = safe_json.read(path)
+            lists = note["units"].values() if isinstance(note["units"], Mapping) else [None]
+            whole = all(isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists)
+            if whole and re.fullmatch(r"\w+", note["job"]):
                 notes.append(note)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a note that cannot be read says nothing; the records decide

@@ -9,7 +9,6 @@ caption, or Crossmodal-3600's own captions.jsonl. It may speak of some of the pi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from eval.data.split import DataConfig, read_text
 from eval.data.tar_index import index_tars
 from eval.data.text_table import read_table
 from eval.data.values import Unusable, text_of, texts_of
+from results import safe_json
 from results.stamp import stamp
 from tasks.base import Samples
 
@@ -108,9 +108,9 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
     """(picture, caption, where), one each; of Crossmodal-3600 the first caption, as clip_benchmark takes it."""
     if path.suffix == ".json":
         try:
-            content = json.loads(read_text(path))
+            content = safe_json.parse(read_text(path))
             both = list(zip(content["image_paths"], content["annotations"], strict=True))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError) as problem:
             raise ClipevalError(
                 f"{path}: expected clip_benchmark's JSON, lists image_paths and annotations of one length ({problem})."
             ) from None

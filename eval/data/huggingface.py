@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from eval.data.split import DataConfig
 from eval.data.splits import choose_files, same_split
 from eval.data.values import Unusable, cell, has_column, is_null, texts_of
 from eval.hub.lock import check_lock
+from results import safe_json
 from tasks.base import Samples
 
 GROUPS = 2
@@ -232,6 +232,19 @@ def parquet_files(location: Path, split: str, account: Account) -> list[Path]:
     return [found[name] for name in choose_files(list(found), split, str(location))]
 
 
+class _Alias(yaml.YAMLError):
+    """The text refers to a part of itself."""
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Plain values only, each as large as its text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _Alias
+        return super().compose_node(parent, index)
+
+
 def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
     """{split: files} as the front matter of the folder's README.md declares them; empty where it does not."""
     card = location / "README.md"
@@ -240,7 +253,7 @@ def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
     if not text.startswith("---") or len(parts) < 3:
         return {}
     try:
-        configs = (yaml.safe_load(parts[1]) or {}).get("configs") or []
+        configs = (yaml.load(parts[1], _WithoutAliases) or {}).get("configs") or []
         files = [entry["data_files"] for entry in configs if isinstance(entry.get("data_files"), list)]
         if len(configs) > 1:
             names = ", ".join(str(entry.get("config_name")) for entry in configs)
@@ -250,7 +263,12 @@ def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
         entries = {
             str(e["split"]): [e["path"]] if isinstance(e["path"], str) else list(e["path"]) for e in (files or [[]])[0]
         }
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except _Alias:
+        raise ClipevalError(
+            f"{card}: its front matter uses YAML aliases (&name, *name), which are not followed, for a few lines of them can stand "
+            "for any amount of memory. Write its `configs` out, or give one parquet file in task.data.path."
+        ) from None
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
     matched = {split: [n for n in found if any(fnmatch(n, p) for p in patterns)] for split, patterns in entries.items()}
     return {split: names for split, names in matched.items() if names}
@@ -269,7 +287,7 @@ def _head(column: str, schema: Any) -> str:
 def _features(schema: Any) -> dict[str, Any]:
     """What `datasets` wrote of the columns; empty where it did not."""
     try:
-        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = safe_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

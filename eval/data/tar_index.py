@@ -26,9 +26,10 @@ from configs.errors import ClipevalError
 from eval.data.account import Account, is_litter
 from eval.data.depth import HEAD, is_deep
 from eval.data.tar_members import Member, read_members
+from results import safe_json
 from results.canonical import write_atomically
 
-VERSION = 3
+VERSION = 4
 IMAGE_EXTENSIONS = (
     *("webp", "png", "jpg", "jpeg"),  # clip_benchmark's
     *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm", "jp2"),
@@ -141,7 +142,7 @@ def _load(entry: Path) -> TarIndex | None:
     if hashlib.sha256(data).digest() != digest:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        fields = json.loads(arrays["text"].tobytes())
+        fields = safe_json.parse(arrays["text"].tobytes())
         flat, npy, start = arrays["npy"], [], 0
         for shape in fields["shapes"]:
             count = 0 if shape is None else int(np.prod(shape))
@@ -231,9 +232,17 @@ def _keyed(
         labelled = {
             m.group(1) for m in last if m and m.group(2).lower() in kinds and m.group(2).lower() not in IMAGE_EXTENSIONS
         }
+
+    def leave_out(name: str, why: str) -> None:
+        count, examples = left_out.get(why, (0, []))
+        left_out[why] = (count + 1, [*examples, name] if count < EXAMPLES else examples)
+
     for member in members:
         if is_litter(member.name):
             ignored.append(member.name)
+            continue
+        if member.size < 0:
+            leave_out(member.name, "links and other members that hold no data")
             continue
         match = _NAME.match(member.name)
         key, extension = (match.group(1), match.group(2).lower()) if match else (member.name, "")
@@ -245,9 +254,10 @@ def _keyed(
         if match and kind in kinds and (key not in imaged or longer in labelled):
             yield member, longer, kind
             continue
-        why = f"{extension} members, which are not read" if extension else "members whose names have no ending"
-        count, examples = left_out.get(why, (0, []))
-        left_out[why] = (count + 1, [*examples, member.name] if count < EXAMPLES else examples)
+        leave_out(
+            member.name,
+            f"{extension} members, which are not read" if extension else "members whose names have no ending",
+        )
 
 
 def _add(tar: int, member: Member, key: str, extension: str, samples: dict[str, dict[str, Any]], path: Path) -> None:

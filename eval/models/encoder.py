@@ -153,8 +153,16 @@ class Encoder:
             if self._compiled:  # one shape: a smaller batch is filled up, so that it is not compiled again
                 self._largest = max(self._largest, rows)
                 images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self._largest - rows))
-            embeddings = _tensor(self._image(images), "encode_image")[:rows]
+            try:
+                embeddings = _tensor(self._image(images), "encode_image")[:rows]
+            except torch.OutOfMemoryError:
+                self.forget_shape()
+                raise
             return functional.normalize(embeddings.float(), dim=-1)
+
+    def forget_shape(self) -> None:
+        """Lets a compiled tower be compiled for smaller batches: it fills none up to a size that memory does not hold."""
+        self._largest = 0
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:

@@ -8,13 +8,16 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.errors import ClipevalError
+from eval.models.cuts import Cuts
 from eval.models.encoder import Encoder
+from eval.models.texts import Tokenizer
 from eval.preprocess import Transform
 from results.stamp import settled, stamp
 
@@ -58,6 +61,15 @@ class ModelHandle(ABC):
     @abstractmethod
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """Build the model and load its weights. ClipevalError names the file and what is wrong with it."""
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens of texts; the model is not loaded for it. ClipevalError if files are missing."""
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        """Which texts are longer than the model's context."""
+        return Cuts(self.tokenizer())
 
     def load_text(self, device: str | torch.device = "cpu", precision: str = "fp32") -> Encoder:
         """As `load`, for a run that embeds texts alone: the image tower may be left out."""

@@ -16,7 +16,7 @@ from eval.models.user import UserModel
 
 _OPEN_CLIP = "eval.models.openclip.OpenClip"
 _HUGGING_FACE = "eval.models.hf.HuggingFace"
-_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu")
+_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess")
 
 
 def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bool = False) -> ModelHandle:
