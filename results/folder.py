@@ -134,6 +134,13 @@ class RunFolder:
             f"{self.path}/run.json could not be written: other processes keep writing it; run this job again"
         )
 
+    def slug(self) -> str | None:
+        """The slug of the model whose folder this is; None where `run.json` does not say."""
+        try:
+            return ((self.run() or {}).get("model") or {}).get("slug")
+        except DamagedRecord:
+            return None
+
     def check(self, weights: str, slug: str | None = None) -> None:
         """Whether this folder may hold records of a model with these weights.
 

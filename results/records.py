@@ -5,14 +5,14 @@
 | schema | 1; a reader refuses any other |
 | task, key, name | the id in the config (and the file's stem), DataComp's key, the name to print |
 | protocol, group | the kind of task; the report's group that it counts in |
-| model | slug, name, pretrained |
+| model | slug, name, pretrained; identity: digests of what else the scores depend on, such as the tokenizer |
 | metric, chance | the main metric's name and what guessing scores on it; null for a task outside the average |
 | metrics, intervals | every metric's value, and its 95% interval as [low, high]; null where undefined |
 | ties | rule (`tasks.ties`), count (answers that hang on the order of equal scores), ranges ({metric: [low, high]}) |
 | samples, classes | what was scored; null where it is not known |
 | flags | warnings that every table shows (another number of samples than published, say) |
 | notes | footnotes about the task itself (a known quirk, say) |
-| prompts | the prompts' name, digest and number of templates |
+| prompts | the prompts' name, digest and number of templates; counts: see `COUNTS` |
 | fingerprint | six digests and their own, see `fingerprint.py` |
 | predictions | the Parquet file's path in the run folder, its SHA-256, its rows |
 | imported | for a result that another program computed: form, file, line, sha256, at, dataset, language, settings; else absent |
@@ -34,6 +34,8 @@ from results.canonical import digest, digest_parsed, plain, pretty, write_atomic
 from results.fingerprint import Fingerprint
 
 SCHEMA = 1
+COUNTS = "number of prompts of each class"
+"""What `prompts.counts` is a digest of, where classes have prompts of their own."""
 
 Interval = tuple[float, float]
 
@@ -76,6 +78,12 @@ class Record:
     predictions: Mapping[str, Any] | None = None
     imported: Mapping[str, Any] | None = None
     ties: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of what the scores depend on beside the fingerprint: {in words: digest}; of earlier versions empty."""
+        counts = self.prompts.get("counts")
+        return {**(self.model.get("identity") or {}), **({} if counts is None else {COUNTS: counts})}
 
     @property
     def value(self) -> float | None:

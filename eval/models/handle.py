@@ -76,6 +76,24 @@ class ModelHandle(ABC):
         return self.load(device, precision)
 
     @property
+    def identity(self) -> Mapping[str, str]:
+        """{part of the model: its digest}, of what scores depend on beside the weights' digest, or in more detail than it."""
+        return {"tokenizer": self.tokenizer_digest}
+
+    @property
+    def unidentified(self) -> str | None:
+        """Why this model cannot be told from another of the same name; None where it can.
+
+        Of such a model nothing is kept between runs, and its digests are new ones each time.
+        """
+        return None
+
+    @property
+    def evolves(self) -> bool:
+        """Whether its name stands for what changes, such as code in the making: a run then replaces all records of the last."""
+        return self.unidentified is not None
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What it makes of an image: see `tasks.base.Task.output`."""
         return ("embeddings",)
@@ -129,7 +147,7 @@ def path_mark(path: Path) -> str:
     return hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()[:8]
 
 
-def file_digest(path: Path, cache_root: Path) -> str:
+def file_digest(path: Path, cache_root: Path | None) -> str:
     """sha256 of a file's content, in hex.
 
     Remembered under `cache_root` by path, size, times and inode, so that a checkpoint of gigabytes is read once. The memory
@@ -137,7 +155,7 @@ def file_digest(path: Path, cache_root: Path) -> str:
     """
     stat = path.stat()
     identity = digest_of([str(path.resolve()), *stamp(stat)])
-    memo = cache_root / "digests" / identity
+    memo = (cache_root or Path(os.devnull)) / "digests" / identity
     try:
         known = memo.read_text("ascii").strip()
         if re.fullmatch(r"[0-9a-f]{64}", known):
@@ -146,7 +164,7 @@ def file_digest(path: Path, cache_root: Path) -> str:
         known = ""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not settled(stat):
+    if cache_root is None or not settled(stat):
         return digest
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
