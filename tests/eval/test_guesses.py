@@ -137,6 +137,14 @@ def test_a_head_of_nan_is_refused(exported: Path, tmp_path: Path) -> None:
         load_heads([str(tmp_path)], "mine", samples, handle)
 
 
+def test_captions_that_fill_their_row_are_counted() -> None:
+    from tasks import text_rows
+
+    texts = ["a dog", "x" * 508, "x" * 513, "é" * 300, ""]
+    assert text_rows.cut(text_rows.to_rows(texts)) == 2
+    assert [len(text) for text in text_rows.to_texts(text_rows.to_rows(texts))] == [5, 508, 512, 256, 0]
+
+
 # -- positions ------------------------------------------------------------------------------------------------------
 
 
