@@ -28,7 +28,13 @@ TOP = 5
 """Labels shown of each picture where there is no room for all."""
 
 
-def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+def classify(
+    encoder: Encoder,
+    images: torch.Tensor,
+    labels: Sequence[str],
+    templates: Sequence[str],
+    names: Sequence[str] | None = None,
+) -> torch.Tensor:
     """Probabilities of each label for each image; see `Encoder.probabilities`.
 
     Args:
@@ -36,6 +42,7 @@ def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], temp
         images: as its preprocessing gives them, [N, 3, H, W].
         labels: C of them.
         templates: with `{c}`; their embeddings are averaged.
+        names: what the images are called in errors; None: their numbers.
 
     Returns:
         float32 [N, C].
@@ -43,9 +50,10 @@ def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], temp
     asked = prompts(labels, templates)
     texts = encoder.encode_texts(asked)
     rows = encoder.encode_images(images).cpu()
-    for given, names in ((texts, asked), (rows, [f"picture {i + 1}" for i in range(len(rows))])):
+    called = names or [f"image {i + 1}" for i in range(len(rows))]
+    for given, what in ((texts, asked), (rows, called)):
         if found := first_unsound(given):
-            raise ClipevalError(f"the embedding of {names[found[0]]!r} is {found[1]}: {CAUSES}.")
+            raise ClipevalError(f"the embedding of {what[found[0]]!r} is {found[1]}: {CAUSES}.")
     weights = head(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 

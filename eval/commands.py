@@ -294,6 +294,8 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from eval.models import resolve
     from eval.session import choose_device
+    from tasks.heads import prompts
+    from tasks.names import name_flags
 
     overrides, names = _split([*arguments.words, *rest])
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
@@ -311,7 +313,15 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
-        found = (classify(encoder, decode(part, handle.preprocess), labels, templates) for part in parts)
+        found = (
+            classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])
+            for part in parts
+        )
         rows = torch.cat(list(found)).numpy()
+        warnings = [*handle.flags, *handle.cuts.flags(prompts(labels, templates)), *name_flags(labels, "given")]
+        if encoder.scale is None:
+            warnings.append("the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it")
+    for warning in warnings:
+        print(f"! {warning}", file=sys.stderr)
     print_probabilities([name for name, _ in pictures], labels, rows, arguments.json)
     return 0

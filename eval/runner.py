@@ -33,6 +33,7 @@ from eval.progress import Progress
 from eval.stream import Embedded, ImageStream, StreamOptions
 from eval.unsound import CAUSES, first_unsound
 from results.records import Record
+from tasks import text_rows
 from tasks.base import Samples, Scores
 
 File = Callable[[Cell, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
@@ -429,9 +430,11 @@ class Desk:
                 )
                 used = used[torch.from_numpy(kept)]
             images[split] = used.to(self.device) if cell.task.on_device else used
-        texts = cell.task.texts(samples) if flags else cell.texts
+        texts = cell.task.texts(samples) if flags else cell.texts  # flagged by now is what was left out
         rows = self.texts[cell.id].rows(texts)
         check_stored(cell, images, rows, texts, samples, stores, self.texts[cell.id])
+        if cell.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
+            flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         with current(self.device):  # a thread begins on the first GPU
             scores = cell.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}

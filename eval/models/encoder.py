@@ -115,13 +115,18 @@ class Encoder:
         """Why texts are or are not trimmed, for people."""
         return self._text.reason
 
+    @property
+    def scale(self) -> Any:
+        """The model's own logit scale, as it is trained: a logarithm; None if it has none."""
+        return getattr(self.model, "logit_scale", None)
+
     def probabilities(self, cosines: torch.Tensor) -> torch.Tensor:
         """Probabilities of labels from cosines, float32 [N, C], in the way that the model was trained.
 
         A model with a logit bias (SigLIP) judges each label by itself: sigmoid(scale x cosine + bias). Any other compares
         them: softmax over labels of scale x cosine. A model without a scale takes 100, CLIP's own.
         """
-        scale, bias = getattr(self.model, "logit_scale", None), getattr(self.model, "logit_bias", None)
+        scale, bias = self.scale, getattr(self.model, "logit_bias", None)
         factor = 100.0 if scale is None else float(torch.as_tensor(scale).detach().float().exp())
         if bias is not None:
             return torch.sigmoid(factor * cosines + float(torch.as_tensor(bias).detach().float()))

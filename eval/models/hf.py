@@ -184,6 +184,14 @@ class _Towers(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def logit_scale(self) -> Any:
+        return getattr(self.model, "logit_scale", None)
+
+    @property
+    def logit_bias(self) -> Any:
+        return getattr(self.model, "logit_bias", None)
+
     def encode_image(self, images: torch.Tensor) -> Any:
         return self.model.get_image_features(pixel_values=images)
 

@@ -137,6 +137,14 @@ def test_a_head_of_nan_is_refused(exported: Path, tmp_path: Path) -> None:
         load_heads([str(tmp_path)], "mine", samples, handle)
 
 
+def test_captions_that_fill_their_row_are_counted() -> None:
+    from tasks import text_rows
+
+    texts = ["a dog", "x" * 508, "x" * 513, "é" * 300, ""]
+    assert text_rows.cut(text_rows.to_rows(texts)) == 2
+    assert [len(text) for text in text_rows.to_texts(text_rows.to_rows(texts))] == [5, 508, 512, 256, 0]
+
+
 # -- positions ------------------------------------------------------------------------------------------------------
 
 
@@ -224,3 +232,17 @@ def test_weights_that_a_transformers_model_has_no_use_for_are_an_error(tmp_path:
     handle = resolve({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
     with pytest.raises(ClipevalError, match=r"1 weights that a CLIPModel has not .*adapter\.weight"):
         handle.load()
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_transformers_model_judges_labels_by_its_own_scale(kind: str, tmp_path: Path) -> None:
+    """SigLIP by a sigmoid with its bias, CLIP by a softmax; both at the scale that the checkpoint holds, not at 100."""
+    folder = write_hugging_face(tmp_path / kind, kind, CLIP_PROCESSOR)
+    handle = resolve({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+    cosines = torch.tensor([[0.1, 0.2, 0.3]])
+    with handle.load() as encoder:
+        model = encoder.model.model
+        logits = model.logit_scale.exp() * cosines
+        expected = torch.sigmoid(logits + model.logit_bias) if kind == "siglip" else logits.softmax(dim=1)
+        assert encoder.scale is not None
+        assert torch.allclose(encoder.probabilities(cosines), expected)
