@@ -135,6 +135,10 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
     for task, spec in tasks([run_a, run_b]).items():
         if spec.get("metric") is None:
             continue
+        broken = [error for run in (run_a, run_b) for error in run.damaged if error.path.stem == task]
+        if broken:
+            remarks += map(str, broken)
+            continue
         if task not in run_a.records or task not in run_b.records:
             only = run_a.label if task in run_a.records else run_b.label if task in run_b.records else None
             remarks.append(f"{spec.get('name') or task}: recorded by {f'{only} alone' if only else 'neither'}")

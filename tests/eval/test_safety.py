@@ -294,7 +294,7 @@ def test_a_trusted_module_lends_only_classes_that_it_defines(target, canary, tmp
 
 @pytest.mark.parametrize("target", ["mine_good.Part", "mine_good.function", "mine_good.Popen", "joblib.load"])
 def test_a_trusted_name_is_a_task_where_a_task_is_expected(target, canary):
-    with pytest.raises(ClipevalError, match="expected, a subclass of tasks.base.Task|has no class of that name"):
+    with pytest.raises(ClipevalError, match=r"expected, a subclass of tasks\.base\.Task|has no class of that name"):
         check_tasks({"x": {"_target_": target}}, Path("run.json"), Trust((target,)))
 
 
@@ -316,7 +316,7 @@ def test_the_users_config_folder_vouches_for_the_classes_that_it_names(run, cana
 
 @pytest.mark.parametrize("name", ["", "os;system", "a/b", ".x", "x.", "a b", "*"])
 def test_a_trusted_name_has_a_form(name):
-    with pytest.raises(ClipevalError, match="MODULE or MODULE.CLASS was expected"):
+    with pytest.raises(ClipevalError, match=r"MODULE or MODULE\.CLASS was expected"):
         trust([name])
 
 
@@ -665,10 +665,10 @@ def test_imported_json(content, tmp_path, monkeypatch, canary, capsys):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b" / "c")
     Path("x.json").write_text(content)
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     assert main(["import", "x.json"]) in (0, 1)
     here = Path.cwd()
-    assert all(here in path.parents for path in {path for path in tmp_path.rglob("*")} - before)
+    assert all(here in path.parents for path in set(tmp_path.rglob("*")) - before)
 
 
 @pytest.mark.parametrize(
@@ -688,13 +688,13 @@ def test_a_head_of_another_shape_is_refused(metadata, weight, tmp_path):
     if weight.ndim == 1:
         weight = torch.ones(())
     save_file({"weight": weight}, tmp_path / "x.safetensors", metadata=metadata)
-    with pytest.raises(ClipevalError, match="is no head that head.save wrote"):
+    with pytest.raises(ClipevalError, match=r"is no head that head\.save wrote"):
         read_head(tmp_path / "x.safetensors")
 
 
 def test_a_head_that_is_a_pickle_is_not_opened(tmp_path, canary):
     (tmp_path / "x.safetensors").write_bytes(pickle.dumps(Trap(canary)))
-    with pytest.raises(ClipevalError, match="is no head that head.save wrote"):
+    with pytest.raises(ClipevalError, match=r"is no head that head\.save wrote"):
         read_head(tmp_path / "x.safetensors")
 
 
@@ -799,7 +799,7 @@ def test_code_beside_an_open_clip_config_is_never_run(kwargs, tmp_path, canary, 
         json.dumps({**config, "tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}})
     )
     if kwargs.get("trust_remote_code"):
-        with pytest.raises(ClipevalError, match="asks for code .*tokenizer_kwargs.trust_remote_code=True"):
+        with pytest.raises(ClipevalError, match=r"asks for code .*tokenizer_kwargs\.trust_remote_code=True"):
             load({"name": name}, tmp_path)
         return
     try:
