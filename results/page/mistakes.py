@@ -98,7 +98,13 @@ def mistakes(run: Run, record: Record, pictures: Pictures | None) -> Mistakes:
         return Mistakes(remark=str(error))
     try:
         return _of_frame(run, record, frame, pictures)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:  # another program's, or tampered with
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ) as problem:  # another program's, or tampered with
         return Mistakes(remark=f"its predictions are not those of its protocol ({type(problem).__name__}: {problem})")
 
 

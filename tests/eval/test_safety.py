@@ -346,10 +346,13 @@ def test_every_task_of_the_package_can_be_verified():
     from configs.compose import compose, group_options
 
     names = [name for name in group_options("task") if not name.startswith("own")]
-    for words in ([], ["protocol=captioning"], ["protocol=linear_probe"]):
-        config = compose(
-            ["suite=datacomp" if words != ["protocol=captioning"] else "suite=retrieval", "data.root=x", *words]
-        )
+    suites = (
+        ["suite=datacomp"],
+        ["suite=datacomp", "protocol=linear_probe"],
+        ["suite=retrieval", "~tasks.winogavil", "protocol=captioning"],
+    )
+    for words in suites:
+        config = compose([*words, "data.root=x"])
         check_tasks(OmegaConf.to_container(config.tasks, resolve=True), Path("run.json"), NOBODY)
     assert len(names) > 40
 
@@ -398,7 +401,7 @@ def test_shell_words_of_a_runs_own_slurm_options_are_left_alone(run, monkeypatch
     monkeypatch.setenv("SECRET", "the-secret")
     tamper(run, lambda config: config["slurm"].update(setup=["export X=${SECRET} ${oc.env:SECRET} \\${a}"]))
     stored = StoredRun.read(RunFolder(run))
-    assert stored.config.slurm.setup == ["export X=${SECRET} ${oc.env:SECRET} \\${a}"]
+    assert list(stored.config.slurm.setup) == ["export X=${SECRET} ${oc.env:SECRET} \\${a}"]
     assert main(["verify", str(run)]) == 0
 
 
@@ -709,8 +712,7 @@ def test_a_cached_array_that_is_a_pickle_is_not_opened(tmp_path, canary):
     content = (tmp_path / "x.npy").read_bytes()
     name = tmp_path / f"0-{hashlib.sha256(content).hexdigest()}.npy"
     name.write_bytes(content)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        _read(name)
+    assert _read(name) is None  # it is computed again
 
 
 def test_the_cache_command_reads_labels_of_any_kind(tmp_path, capsys):
