@@ -271,7 +271,11 @@ def _read(path: Path) -> np.ndarray | None:
     if digest != path.stem.rsplit("-", 1)[-1]:
         log.warning("the cache entry %s is damaged; it is computed again", path)
         return None
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # objects, which would have to be unpickled
+        log.warning("the cache entry %s is no array of numbers; it is computed again", path)
+        return None
     return array
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from configs.errors import ClipevalError
 from eval.cache_command import add_cache
@@ -183,6 +185,8 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
+    from results.records import visible
+
     table = Table("task", "", "", box=None, header_style="bold")
     wrong = unchecked = skipped = count = 0
     for finding in findings:
@@ -190,15 +194,19 @@ def _say(findings: Iterable[Any], good: str) -> int:
         wrong += bool(finding.problem)
         unchecked += finding.unchecked
         skipped += finding.skipped
+        told = visible(finding.problem or finding.remark)
         word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
-        table.add_row(
-            finding.task,
+        state = (
             "[yellow]unchecked[/yellow]"
             if finding.unchecked
             else "[yellow]skipped[/yellow]"
             if finding.skipped
-            else word,
-            finding.problem or finding.remark,
+            else word
+        )
+        table.add_row(
+            escape(visible(finding.task)),
+            state,
+            Text(told),
         )
     console = Console(highlight=False)
     console.print(table)

@@ -44,20 +44,16 @@ def _attempts() -> Iterator[int]:
 
 
 def _misshapen(run: Mapping[str, Any]) -> str:
-    """The first part of run.json that should be an object and is not; empty where all are."""
-    for name in ("model", "config", "code", "packages", "hardware", "tasks"):
-        if not isinstance(run.get(name) or {}, Mapping):
-            return name
-    tables = {"tasks": run.get("tasks") or {}, "config.tasks": (run.get("config") or {}).get("tasks") or {}}
-    for name, table in tables.items():
-        if not isinstance(table, Mapping):
-            return name
-        for task, spec in table.items():
-            if not isinstance(spec, Mapping):
-                return f"{name}.{task}"
-            if not isinstance(spec.get("data") or {}, Mapping):
-                return f"{name}.{task}.data"
-    return ""
+    """The first part of run.json that should be an object and is not; empty where all are, or are not there."""
+    config = run.get("config")
+    parts = {name: run.get(name) for name in ("model", "config", "code", "packages", "hardware", "tasks")}
+    parts["config.tasks"] = config.get("tasks") if isinstance(config, Mapping) else None
+    for table in ("tasks", "config.tasks"):
+        specs = parts[table]
+        for task, spec in specs.items() if isinstance(specs, Mapping) else ():
+            parts[f"{table}.{task}"] = {} if spec is None else spec
+            parts[f"{table}.{task}.data"] = spec.get("data") if isinstance(spec, Mapping) else None
+    return next((name for name, part in parts.items() if not (part is None or isinstance(part, Mapping))), "")
 
 
 class RunFolder:

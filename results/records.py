@@ -23,6 +23,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -36,6 +37,8 @@ from results.fingerprint import Fingerprint
 SCHEMA = 1
 COUNTS = "number of prompts of each class"
 """What `prompts.counts` is a digest of, where classes have prompts of their own."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Interval = tuple[float, float]
 
@@ -146,14 +149,30 @@ class Record:
         apart = ("intervals", "fingerprint", "flags", "notes", "imported", "ties")
         same = [f.name for f in fields(cls) if f.name not in apart]
         return cls(
-            **{name: content[name] for name in same},
+            **{name: visible(content[name]) if name in SHOWN else content[name] for name in same},
             intervals=intervals,
             fingerprint=Fingerprint.from_json(content["fingerprint"]),
-            flags=tuple(content["flags"]),
-            notes=tuple(content["notes"]),
+            flags=tuple(visible(content["flags"])),
+            notes=tuple(visible(content["notes"])),
             imported=content.get("imported"),
             ties=content.get("ties"),
         )
+
+
+SHOWN = ("key", "name", "protocol", "group", "model", "metric", "created")
+"""Fields that tables print."""
+
+
+def visible(value: Any) -> Any:
+    """A value whose texts hold no control characters but line breaks and tabs: others are spelled out, as `\\x1b`.
+
+    A terminal takes an escape sequence in somebody else's name of a task for a command.
+    """
+    if isinstance(value, str):
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+    if isinstance(value, Mapping):
+        return {visible(key): visible(item) for key, item in value.items()}
+    return [visible(item) for item in value] if isinstance(value, list) else value
 
 
 def _text(value: Any) -> bool:

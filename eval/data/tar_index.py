@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -141,6 +142,20 @@ def _load(entry: Path) -> TarIndex | None:
     data, digest = content[:-32], content[-32:]
     if hashlib.sha256(data).digest() != digest:
         return None
+    try:
+        return _parse(data)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+    ):  # another program's, whose digest fits
+        return None
+
+
+def _parse(data: bytes) -> TarIndex:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         fields = safe_json.parse(arrays["text"].tobytes())
         flat, npy, start = arrays["npy"], [], 0

@@ -294,7 +294,7 @@ def test_a_trusted_module_lends_only_classes_that_it_defines(target, canary, tmp
 
 @pytest.mark.parametrize("target", ["mine_good.Part", "mine_good.function", "mine_good.Popen", "joblib.load"])
 def test_a_trusted_name_is_a_task_where_a_task_is_expected(target, canary):
-    with pytest.raises(ClipevalError, match=r"expected, a subclass of tasks.base.Task|has no class of that name"):
+    with pytest.raises(ClipevalError, match=r"expected, a subclass of tasks\.base\.Task|has no class of that name"):
         check_tasks({"x": {"_target_": target}}, Path("run.json"), Trust((target,)))
 
 
@@ -316,7 +316,7 @@ def test_the_users_config_folder_vouches_for_the_classes_that_it_names(run, cana
 
 @pytest.mark.parametrize("name", ["", "os;system", "a/b", ".x", "x.", "a b", "*"])
 def test_a_trusted_name_has_a_form(name):
-    with pytest.raises(ClipevalError, match=r"MODULE or MODULE.CLASS was expected"):
+    with pytest.raises(ClipevalError, match=r"MODULE or MODULE\.CLASS was expected"):
         trust([name])
 
 
@@ -343,15 +343,15 @@ def test_every_task_of_the_package_can_be_verified():
     """The shipped configs name nothing that a stored one may not name."""
     from omegaconf import OmegaConf
 
-    from configs.compose import compose, group_options
+    from configs.compose import compose
 
-    assert len([name for name in group_options("task") if not name.startswith("own")]) > 40
-    for words in (
+    suites = (
         ["suite=datacomp"],
-        ["suite=retrieval", "protocol=captioning", "~tasks.winogavil"],
-        ["suite=vtab_19", "protocol=linear_probe"],
-    ):
-        config = compose(["data.root=x", *words])
+        ["suite=datacomp", "protocol=linear_probe"],
+        ["suite=retrieval", "~tasks.winogavil", "protocol=captioning"],
+    )
+    for words in suites:
+        config = compose([*words, "data.root=x"])
         check_tasks(OmegaConf.to_container(config.tasks, resolve=True), Path("run.json"), NOBODY)
 
 
@@ -399,7 +399,7 @@ def test_shell_words_of_a_runs_own_slurm_options_are_left_alone(run, monkeypatch
     monkeypatch.setenv("SECRET", "the-secret")
     tamper(run, lambda config: config["slurm"].update(setup=["export X=${SECRET} ${oc.env:SECRET} \\${a}"]))
     stored = StoredRun.read(RunFolder(run))
-    assert stored.config.slurm.setup == ["export X=${SECRET} ${oc.env:SECRET} \\${a}"]
+    assert list(stored.config.slurm.setup) == ["export X=${SECRET} ${oc.env:SECRET} \\${a}"]
     assert main(["verify", str(run)]) == 0
 
 
@@ -689,13 +689,13 @@ def test_a_head_of_another_shape_is_refused(metadata, weight, tmp_path):
     if weight.ndim == 1:
         weight = torch.ones(())
     save_file({"weight": weight}, tmp_path / "x.safetensors", metadata=metadata)
-    with pytest.raises(ClipevalError, match=r"is no head that head.save wrote"):
+    with pytest.raises(ClipevalError, match=r"is no head that head\.save wrote"):
         read_head(tmp_path / "x.safetensors")
 
 
 def test_a_head_that_is_a_pickle_is_not_opened(tmp_path, canary):
     (tmp_path / "x.safetensors").write_bytes(pickle.dumps(Trap(canary)))
-    with pytest.raises(ClipevalError, match=r"is no head that head.save wrote"):
+    with pytest.raises(ClipevalError, match=r"is no head that head\.save wrote"):
         read_head(tmp_path / "x.safetensors")
 
 
@@ -710,8 +710,7 @@ def test_a_cached_array_that_is_a_pickle_is_not_opened(tmp_path, canary):
     content = (tmp_path / "x.npy").read_bytes()
     name = tmp_path / f"0-{hashlib.sha256(content).hexdigest()}.npy"
     name.write_bytes(content)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        _read(name)
+    assert _read(name) is None  # it is computed again
 
 
 def test_the_cache_command_reads_labels_of_any_kind(tmp_path, capsys):
@@ -800,7 +799,7 @@ def test_code_beside_an_open_clip_config_is_never_run(kwargs, tmp_path, canary, 
         json.dumps({**config, "tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}})
     )
     if kwargs.get("trust_remote_code"):
-        with pytest.raises(ClipevalError, match=r"asks for code .*tokenizer_kwargs.trust_remote_code=True"):
+        with pytest.raises(ClipevalError, match=r"asks for code .*tokenizer_kwargs\.trust_remote_code=True"):
             load({"name": name}, tmp_path)
         return
     try:
