@@ -62,7 +62,7 @@ class ParquetImages:
                 self._kept.popitem(last=False)
             with pq.ParquetFile(self.files[file]) as opened:
                 self._kept[file, group] = opened.read_row_group(
-                    group, columns=[_head(self.column, opened.schema_arrow)]
+                    group, columns=[_head(self.column, opened.schema_arrow.names)]
                 )
         content = self._kept[file, group].slice(row, 1).to_pylist()[0]
         return encoded_image(cell(content, self.column), Path(self.files[file]).parent)
@@ -150,7 +150,7 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
             with pq.ParquetFile(path) as opened:
                 schema = opened.schema_arrow
                 _check_columns(config, schema.names, str(path))
-                others = [name for name in schema.names if name != _head(config.image, schema)]
+                others = _beside_images(config, schema.names)
                 tables.append(opened.read(columns=others) if others else pa.table({}))
                 features = features or _features(schema)
                 for group in range(opened.num_row_groups):
@@ -190,8 +190,8 @@ def _from_hub(config: DataConfig, split: str, account: Account) -> tuple[RowImag
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(name, datasets.Image(decode=False))
-    head = config.image if config.image in rows.column_names else config.image.partition(".")[0]
-    table = rows.remove_columns(head).with_format("arrow")[:] if len(rows.column_names) > 1 else pa.table({})
+    others = _beside_images(config, rows.column_names)
+    table = rows.select_columns(others).with_format("arrow")[:] if others else pa.table({})
     images = RowImages(rows, config.image, np.arange(len(rows)), source)
     kept, images.digest = _usable(images, _cells(table, config), config, source, account)
     images.numbers = images.numbers[kept]
@@ -280,8 +280,14 @@ def _check_columns(config: DataConfig, names: Sequence[str], where: str) -> None
             raise ClipevalError(f"{where}: {nearest('column', column, names)}")
 
 
-def _head(column: str, schema: Any) -> str:
-    return column if column in schema.names else column.partition(".")[0]
+def _head(column: str, names: Sequence[str]) -> str:
+    return column if column in names else column.partition(".")[0]
+
+
+def _beside_images(config: DataConfig, names: Sequence[str]) -> list[str]:
+    """All columns but the images', unless a label or a caption lies in the same structure."""
+    used = {_head(column, names) for column in (config.label, config.caption) if column is not None}
+    return [name for name in names if name != _head(config.image, names) or name in used]
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -295,7 +301,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 def _cells(table: Any, config: DataConfig) -> Iterator[dict[str, Any]]:
     """The columns of labels and captions, a row at a time."""
-    used = {_head(column, table.schema) for column in (config.label, config.caption) if column is not None}
+    used = {_head(column, table.column_names) for column in (config.label, config.caption) if column is not None}
     chosen = table.select([name for name in table.column_names if name in used])
     for batch in chosen.to_batches():
         yield from batch.to_pylist()

@@ -82,6 +82,8 @@ def check(outcome: Scored | Refused, result: Mapping[str, object] | str, said: s
         fitting = [flag for flag in flags if re.search(pattern, flag)]
         assert fitting, f"no flag fits /{pattern}/: {flags}"
         flags.remove(fitting[0])
+    if not outcome.metrics:  # names that say nothing to the colour model: every score is equal
+        flags = [flag for flag in flags if not flag.startswith("ties: ")]
     assert not flags, f"flags that nobody expected: {flags}"
     if outcome.classnames is not None:
         names = result["prompts"]["classnames"]  # type: ignore[index]
