@@ -347,7 +347,7 @@ def test_every_task_of_the_package_can_be_verified():
 
     suites = (
         ["suite=datacomp"],
-        ["suite=datacomp", "protocol=linear_probe"],
+        ["suite=imagenet", "protocol=linear_probe"],
         ["suite=retrieval", "~tasks.winogavil", "protocol=captioning"],
     )
     for words in suites:
@@ -577,6 +577,22 @@ def test_predictions_of_another_protocol_are_a_finding(run, capsys):
     folder.write(folder.record(DIGITS), frame)
     assert main(["verify", str(run)]) == 1
     assert "holds no predictions of the protocol" in " ".join(capsys.readouterr().out.split())
+
+
+EVIL_TEXT = "x\x1b]0;title\x07\x9b2J [/nothing] [red]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_terminal_takes_no_text_for_a_command(command, run, honest, tmp_path, capsys):
+    """Neither its own escape sequences, nor what `rich` takes for markup."""
+    content = json.loads((run / "run.json").read_text())
+    content["tasks"][DIGITS]["name"] = content["model"]["name"] = content["model"]["slug"] = EVIL_TEXT
+    (run / "run.json").write_text(json.dumps(content))
+    fields = {"name": EVIL_TEXT, "flags": [EVIL_TEXT], "notes": [EVIL_TEXT], "group": EVIL_TEXT}
+    rewrite(run, DIGITS, lambda record: record.update({**fields, "metrics": {**record["metrics"], EVIL_TEXT: 0.5}}))
+    assert main(commands(run, honest, tmp_path)[command]) in (0, 1)
+    said = "".join(capsys.readouterr())
+    assert not set(said) & {"\x1b", "\x07", "\x9b"}
 
 
 def test_predictions_have_the_rows_that_their_record_says(run):
