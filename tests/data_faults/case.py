@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TIES = "hang on the order of equal scores"
+"""The flag of an input whose classes or captions the colour model cannot tell apart, since they name no colour."""
+
 
 @dataclass(frozen=True)
 class Scored:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.data_faults.case import Case, Refused, Scored
+from tests.data_faults.case import TIES, Case, Refused, Scored
 from tests.data_faults.cases.plain import write_tar
 from tests.data_faults.colours import picture, write_picture
 
@@ -95,7 +95,7 @@ CASES = [
         Case(
             f"{r}: numbers are meant",
             make(_as(r, (0, 1)), "task.data.numeric_classnames=true"),
-            Scored({}, samples=2, classnames=["0", "1"]),
+            Scored({}, samples=2, classnames=["0", "1"], flags=[TIES]),
         )
         for r, make in READERS.items()
     ),
@@ -159,7 +159,7 @@ CASES = [
         Case(
             f"{r}: WordNet ids",
             make(("n01440764", "n01443537")),
-            Scored({}, samples=2, classnames=["tench", "goldfish"], flags=["WordNet"]),
+            Scored({}, samples=2, classnames=["tench", "goldfish"], flags=["WordNet", TIES]),
         )
         for r, make in READERS.items()
     ),
@@ -224,11 +224,11 @@ CASES = [
     Case(
         "shards: WordNet ids in classnames.txt",
         in_shards((0, 1), names="n01440764\nn01443537\n"),
-        Scored({}, classnames=["tench", "goldfish"], flags=["WordNet"]),
+        Scored({}, classnames=["tench", "goldfish"], flags=["WordNet", TIES]),
     ),
     Case(
         "shards: digits in classnames.txt are the set's own names",
         in_shards((0, 1), names="0\n1\n"),
-        Scored({}, samples=2, classnames=["0", "1"]),
+        Scored({}, samples=2, classnames=["0", "1"], flags=[TIES]),
     ),
 ]
