@@ -127,13 +127,13 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Pat
     assert "texts are cut" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_a_head_of_nan_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_a_head_with_a_class_vector_of_zeros_is_refused(exported: Path, tmp_path: Path) -> None:
     from eval.heads import save_head
 
-    save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], [float("nan"), 1]]), ["cat", "dog"], {})
+    save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], [0, 0]]), ["cat", "dog"], {})
     samples = {"test": Samples(keys=["a"], classnames=["cat", "dog"], metadata=pd.DataFrame())}
     handle = resolve({"name": f"local-dir:{exported}"}, tmp_path)
-    with pytest.raises(ClipevalError, match="class vector of 'dog' is NaN"):
+    with pytest.raises(ClipevalError, match="class vector of 'dog' is zero"):
         load_heads([str(tmp_path)], "mine", samples, handle)
 
 
