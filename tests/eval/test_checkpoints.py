@@ -325,8 +325,8 @@ class TestFiles:
         model = open_clip.create_model(f"local-dir:{tmp_path / 'quick'}").eval()
         examples = {"encode_image": torch.zeros(1, 3, 32, 32), "encode_text": torch.zeros(1, 77, dtype=torch.long)}
         torch.jit.trace_module(model, examples, check_trace=False).save(str(tmp_path / "quick.pt"))
-        assert "QuickGELU mismatch" in handle_of(shared, tmp_path / "quick.pt").flags[0]
-        assert handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags == []
+        assert "QuickGELU mismatch" in str(handle_of(shared, tmp_path / "quick.pt").flags)
+        assert "QuickGELU" not in str(handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags)
 
 
 class Evil:

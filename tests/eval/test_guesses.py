@@ -133,7 +133,7 @@ def test_a_head_of_nan_is_refused(exported: Path, tmp_path: Path) -> None:
     save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], [float("nan"), 1]]), ["cat", "dog"], {})
     samples = {"test": Samples(keys=["a"], classnames=["cat", "dog"], metadata=pd.DataFrame())}
     handle = resolve({"name": f"local-dir:{exported}"}, tmp_path)
-    with pytest.raises(ClipevalError, match="class vector of 'dog' is NaN"):
+    with pytest.raises(ClipevalError, match=r"finite vectors for 2 classes were expected"):
         load_heads([str(tmp_path)], "mine", samples, handle)
 
 
@@ -230,7 +230,7 @@ def test_weights_that_a_transformers_model_has_no_use_for_are_an_error(tmp_path:
     file = folder / "model.safetensors"
     save_file({**load_file(file), "adapter.weight": torch.ones(2)}, file, metadata={"format": "pt"})
     handle = resolve({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
-    with pytest.raises(ClipevalError, match=r"1 weights that a CLIPModel has not .*adapter\.weight"):
+    with pytest.raises(ClipevalError, match=r"weights 1 unexpected .*adapter\.weight"):
         handle.load()
 
 
