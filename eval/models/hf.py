@@ -12,7 +12,8 @@ from torch import nn
 
 from configs.errors import ClipevalError
 from eval.models import hub
-from eval.models.checkpoint import check_finite
+from eval.models.checkpoint import check_finite, load_into
+from eval.models.checkpoint_file import INDEX, checkpoint_in
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from eval.models.no_code import refuse_code
@@ -164,15 +165,12 @@ class HuggingFace(ModelHandle):
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
-        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
-        if extra:
-            raise ClipevalError(
-                f"{self._folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
-                "is another model's"
-            )
-        absent = sorted(info["missing_keys"])
-        if absent:
-            raise ClipevalError(f"{self._folder} lacks {len(absent)} of the model's weights (such as {absent[0]!r})")
+        left = [key for key in info["unexpected_keys"] if not str(key).endswith("position_ids")]
+        if info["missing_keys"] or left:  # below a prefix, say: found as in any checkpoint, or refused with the names
+            indices = sorted(self._folder.glob(f"*{INDEX}"))
+            weights = self._weights()
+            path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else self._folder)
+            self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
         check_finite(model, str(self._folder))
         return Encoder(_Towers(model), self.tokenizer(), self._preprocess, device, precision, compile=compile)
 

@@ -297,7 +297,8 @@ def _flags(path: Path, chosen: Found, plain: Sequence[Found], averaged: Sequence
 
 def _misfit(path: Path, best: Found, model: nn.Module) -> str:
     """Why a checkpoint cannot be loaded: of another architecture only if shapes or structure say so."""
-    if any(_TRANSFORMERS.search(f"{best.prefix}{name}") for name in best.unexpected):
+    theirs = any(_TRANSFORMERS.search(name) for name in model.state_dict())
+    if not theirs and any(_TRANSFORMERS.search(f"{best.prefix}{name}") for name in best.unexpected):
         return (
             f"{path} has the names of Hugging Face transformers (such as {_transformers_name(best)!r}), not of open_clip: "
             "evaluate its folder with model=hf_transformers model.path=FOLDER"

@@ -181,7 +181,7 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     cuda = FakeCuda(monkeypatch)
     seen: list[int] = []
     task = SimpleNamespace(
-        on_device=False, output="captions", score=lambda images, texts, samples: seen.append(cuda.current)
+        on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
     )
     cell = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
     desk: Any = SimpleNamespace(

@@ -422,9 +422,9 @@ def words_for_labels(bench: Bench) -> str:
 @case("class names in another encoding")
 def encoding(bench: Bench) -> str:
     def damage(tar: Path) -> None:
-        (tar.parents[1] / "classnames.txt").write_bytes("café\n".encode("utf-16"))
+        (tar.parents[1] / "classnames.txt").write_bytes("café\n".encode("latin-1"))
 
-    return hurt(bench, damage, "classnames.txt is not UTF-8")
+    return hurt(bench, damage, "classnames.txt, line 1: not utf-8")
 
 
 # -- models ----------------------------------------------------------------------------------------------------------

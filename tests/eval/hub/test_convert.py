@@ -365,7 +365,7 @@ def test_a_hub_set_of_ones_own_is_kept_as_parquet(hub, tmp_path, pictures):
     rows = [{"image": {"bytes": content, "path": None}, "label": i % 2} for i, content in enumerate(pictures.values())]
     content = parquet(rows, tmp_path / "0.parquet")
     hub.push("me/mine", {"data/test-00000-of-00001.parquet": content, "README.md": b"x"})
-    config = DataConfig(kind="huggingface", folder="mine", hub="me/mine", label="label")
+    config = DataConfig(kind="huggingface", folder="mine", hub="me/mine", label="label", numeric_classnames=True)
     (row,) = download({"mine": config}, tmp_path, None).rows
     assert (row.status, row.files) == ("fetched", 1)
     assert read_lock(tmp_path / "mine").form == "files"
@@ -383,7 +383,7 @@ def test_a_hub_id_alone_is_fetched_below_the_data_root(hub, tmp_path, pictures, 
 
     files = {"data/test-0.parquet": rows(0, 4), "data/train-0.parquet": rows(4, 6), "README.md": b"x"}
     hub.push("me/mine", files)
-    config = DataConfig(kind="huggingface", hub="me/mine", label="label")
+    config = DataConfig(kind="huggingface", hub="me/mine", label="label", numeric_classnames=True)
     root = tmp_path / "root"
     wanted = {"mine": ("test",)}
     assert config.location(str(root)) == Path("me/mine")  # from the hub, as long as it is not on the disk
