@@ -46,9 +46,9 @@ def shard_paths(
         others = sorted(path.parent.name for path in location.glob("*/*") if path.name.lower().endswith(_NAMES))
         if others:
             names = list(dict.fromkeys(others))
+            choose = f"Choose one with task.splits=[{names[-1]}]. " if split == "test" else ""  # a probe asks for train
             raise ClipevalError(
-                f"{location} has the splits {', '.join(names)}, and none called {split!r}. Choose one with "
-                f"task.splits=[{names[-1]}], or fetch the set again with `clipeval download`."
+                f"{location} has the splits {', '.join(names)}, and none called {split!r}. {choose}{cure}"
             )
         tars = _tars(location, account) if location.is_dir() else []
         if not tars:

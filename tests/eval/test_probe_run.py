@@ -88,7 +88,9 @@ def test_a_set_without_a_training_split_says_so(
         path.unlink()
     (folder / "train").rmdir()
     assert main(words(tmp_path, model, folder, "protocol=linear_probe")) == 1
-    assert "the set has no such split" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has the splits test, and none called 'train'" in said and "task.splits" not in said
+    assert "a folder of your own that has it" in said
 
 
 def test_too_few_shots_are_said_before_anything_is_encoded(
