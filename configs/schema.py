@@ -132,6 +132,7 @@ MODEL = {
     "pretrained": TEXT_OR_NULL,
     "config_dir": TEXT_OR_NULL,
     "strict_quickgelu": SWITCH,
+    "preprocess": Value(object, null=True, hint="{mean: …, std: …}, as in open_clip's preprocess_cfg"),
     "ema": SWITCH,
     "state_dict": TEXT_OR_NULL,
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
@@ -161,6 +162,7 @@ DATA = {
     "sep": TEXT_OR_NULL,
     "encoding": TEXT_OR_NULL,
     "numeric_classnames": SWITCH,
+    "names_as_published": SWITCH,
     "max_pixels": Value(int, null=True, least=1),
     "max_text_chunk": Value(int, null=True, least=1),
 }
@@ -172,6 +174,7 @@ TASK = {
     "chance": Value(float, null=True, least=0, most=1),
     "group": TEXT,
     "splits": Value(list),
+    "ties": Value(str, choices=("first", "reference")),
     "notes": Value(list),
 }
 PROMPTS = {"name": TEXT, "templates": Value(list), "path": TEXT, "source": TEXT}

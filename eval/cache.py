@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from results import safe_json
 from results.canonical import write_atomically
 
 CHUNK = 2048
@@ -220,10 +221,19 @@ def list_entries(root: Path) -> list[CacheEntry]:
             if not files:
                 continue
             label = folder / "parts.json"
-            parts = json.loads(label.read_text()) if label.exists() else {}
+            parts = _parts(label)
             size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
             found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
     return sorted(found, key=lambda entry: entry.used)
+
+
+def _parts(label: Path) -> dict[str, Any]:
+    """What a store's label says; nothing where there is none, or it is none that this program wrote."""
+    try:
+        found = safe_json.read(label)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
@@ -261,7 +271,11 @@ def _read(path: Path) -> np.ndarray | None:
     if digest != path.stem.rsplit("-", 1)[-1]:
         log.warning("the cache entry %s is damaged; it is computed again", path)
         return None
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # objects, which would have to be unpickled
+        log.warning("the cache entry %s is no array of numbers; it is computed again", path)
+        return None
     return array
 
 

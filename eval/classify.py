@@ -18,6 +18,7 @@ from eval.data.account import Account
 from eval.data.pictures import find_pictures
 from eval.models import Encoder
 from eval.preprocess import Transform
+from eval.unsound import CAUSES, first_unsound
 from tasks.heads import head, prompts
 
 WIDGET_TEMPLATE = "This is a photo of {c}."
@@ -27,7 +28,13 @@ TOP = 5
 """Labels shown of each picture where there is no room for all."""
 
 
-def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+def classify(
+    encoder: Encoder,
+    images: torch.Tensor,
+    labels: Sequence[str],
+    templates: Sequence[str],
+    names: Sequence[str] | None = None,
+) -> torch.Tensor:
     """Probabilities of each label for each image; see `Encoder.probabilities`.
 
     Args:
@@ -35,13 +42,19 @@ def classify(encoder: Encoder, images: torch.Tensor, labels: Sequence[str], temp
         images: as its preprocessing gives them, [N, 3, H, W].
         labels: C of them.
         templates: with `{c}`; their embeddings are averaged.
+        names: what the images are called in errors; None: their numbers.
 
     Returns:
         float32 [N, C].
     """
-    texts = encoder.encode_texts(prompts(labels, templates))
-    weights = head(texts, [len(templates)] * len(labels))
+    asked = prompts(labels, templates)
+    texts = encoder.encode_texts(asked)
     rows = encoder.encode_images(images).cpu()
+    called = names or [f"image {i + 1}" for i in range(len(rows))]
+    for given, what in ((texts, asked), (rows, called)):
+        if found := first_unsound(given):
+            raise ClipevalError(f"the embedding of {what[found[0]]!r} is {found[1]}: {CAUSES}.")
+    weights = head(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 
 

@@ -67,9 +67,12 @@ def _explain(problem: Exception) -> int:
     """Says what went wrong; the exit status. What nobody foresaw is raised again."""
     if isinstance(problem, BrokenPipeError) and _reader_left():
         return EXIT_PIPE
+    from results.records import visible
+
     if not isinstance(problem, ClipevalError | OSError):
         raise problem
-    print(f"clipeval: {problem if isinstance(problem, ClipevalError) else disk_words(problem)}", file=sys.stderr)
+    said = str(problem) if isinstance(problem, ClipevalError) else disk_words(problem)
+    print(f"clipeval: {visible(said)}", file=sys.stderr)
     return EXIT_ERROR
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from configs.errors import ClipevalError
 from eval.cache_command import add_cache
@@ -39,27 +41,49 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
     )
+    _add_trust(report)
     report.set_defaults(command=_report, overrides=False)
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
     compare.add_argument("a", type=Path, metavar="RUN_A")
     compare.add_argument("b", type=Path, metavar="RUN_B")
     compare.add_argument("--format", default="table", choices=("table", "md", "csv"), help="table, md or csv")
     compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
+    _add_trust(compare)
     compare.set_defaults(command=_compare, overrides=False)
     verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
     verify.add_argument("run", type=Path, metavar="RUN")
+    _add_trust(verify)
     verify.set_defaults(command=_verify, overrides=False)
     rerun = commands.add_parser("rerun", help="repeat a run from its manifest alone and compare sample by sample")
     rerun.add_argument("run", type=Path, metavar="RUN")
     rerun.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN with .rerun added")
+    _add_trust(rerun)
     rerun.set_defaults(command=_rerun, overrides=False)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    """The two ways to vouch for classes that a run names and that are not clipeval's own."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE[.CLASS]",
+        help="call this class, or those of this module, where the run names them; may be given again. Runs their code",
+    )
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs, whose classes are trusted")
+
+
+def _trusted(arguments: argparse.Namespace) -> Any:
+    from eval.trust import trust
+
+    return trust(arguments.trust, arguments.config_dir)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from results.tables import print_table, report, write_report
 
     if arguments.groups:
-        return _report_groups(arguments.runs)
+        return _report_groups(arguments.runs, _trusted(arguments))
     if arguments.figures is not None:
         from results.figures import figures
 
@@ -78,11 +102,11 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _report_groups(paths: list[Path]) -> int:
+def _report_groups(paths: list[Path], trusted: Any) -> int:
     from eval.replay import tables_by_group
 
     for path in paths:
-        for title, table in tables_by_group(path):
+        for title, table in tables_by_group(path, trusted):
             print(f"{path}: {title}" if len(paths) > 1 else title)
             print(table.to_string(float_format=lambda rate: f"{100 * rate:.1f}", na_rep="–"), end="\n\n")
     return 0
@@ -116,15 +140,16 @@ def _pictures(format: str) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.replay import pictures, statistics, stored_config
+    from eval.replay import StoredRun, pictures
     from results.block import terminal
     from results.compare import compare
     from results.compare_block import build, render
     from results.contact_sheet import contact_sheet, picture_keys
     from results.folder import RunFolder
 
-    config = stored_config(RunFolder(arguments.a))
-    found = compare(arguments.a, arguments.b, lambda record, frame: statistics(record, frame, config))
+    run = StoredRun.read(RunFolder(arguments.a), _trusted(arguments))
+    run.check()
+    found = compare(arguments.a, arguments.b, run.statistics)
     if arguments.format == "table":
         console = Console(highlight=False)
         console.print(terminal(build(found), console.width))
@@ -148,18 +173,20 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.replay import verify
 
-    return _say(verify(arguments.run), "holds")
+    return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.replay import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
-    return _say(rerun(arguments.run, out, Console(stderr=True)), "same")
+    return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
 
 
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
+    from results.records import visible
+
     table = Table("task", "", "", box=None, header_style="bold")
     wrong = unchecked = skipped = count = 0
     for finding in findings:
@@ -167,15 +194,19 @@ def _say(findings: Iterable[Any], good: str) -> int:
         wrong += bool(finding.problem)
         unchecked += finding.unchecked
         skipped += finding.skipped
+        told = visible(finding.problem or finding.remark)
         word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
-        table.add_row(
-            finding.task,
+        state = (
             "[yellow]unchecked[/yellow]"
             if finding.unchecked
             else "[yellow]skipped[/yellow]"
             if finding.skipped
-            else word,
-            finding.problem or finding.remark,
+            else word
+        )
+        table.add_row(
+            escape(visible(finding.task)),
+            state,
+            Text(told),
         )
     console = Console(highlight=False)
     console.print(table)
@@ -271,6 +302,8 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     from eval.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from eval.models import resolve
     from eval.session import choose_device
+    from tasks.heads import prompts
+    from tasks.names import name_flags
 
     overrides, names = _split([*arguments.words, *rest])
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
@@ -288,7 +321,15 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
-        found = (classify(encoder, decode(part, handle.preprocess), labels, templates) for part in parts)
+        found = (
+            classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])
+            for part in parts
+        )
         rows = torch.cat(list(found)).numpy()
+        warnings = [*handle.flags, *handle.cuts.flags(prompts(labels, templates)), *name_flags(labels, "given")]
+        if encoder.scale is None:
+            warnings.append("the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it")
+    for warning in warnings:
+        print(f"! {warning}", file=sys.stderr)
     print_probabilities([name for name, _ in pictures], labels, rows, arguments.json)
     return 0

@@ -15,6 +15,8 @@ from safetensors.torch import save
 
 from configs.errors import ClipevalError
 from eval.models import ModelHandle
+from eval.unsound import first_unsound
+from results import safe_json
 from results.canonical import write_atomically
 from tasks.base import Samples
 from tasks.heads import mean_head
@@ -51,7 +53,7 @@ def save_head(path: Path, weight: torch.Tensor, classnames: Sequence[str], about
         path: the file.
         weight: float32 [C, D].
         classnames: C names, which a run that loads it is checked against.
-        about: the text tower's digest (`text`), the model, the prompts.
+        about: the text tower's digest (`text`), the model, the prompts, and flags of prompts that were cut (`cut`).
     """
     metadata = {"classnames": json.dumps(list(classnames)), "about": json.dumps(dict(about), sort_keys=True)}
     write_atomically(path, save({"weight": weight.float().contiguous()}, metadata=metadata))
@@ -79,8 +81,12 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
             raise ClipevalError(
                 f"{path}: its classes are not those of {task} ({how}). Choose the head of this very task."
             )
+        if found := first_unsound(weight):
+            name, what = classnames[found[0]], found[1]
+            raise ClipevalError(f"{path}: the class vector of {name!r} is {what}. Make the head again with head.save.")
         heads.append(weight)
-        names.append(str((about.get("prompts") or {}).get("name", path.stem)))
+        names.append(_prompts_name(about, path))
+        others += [f"the head {path.name}: {flag}" for flag in about.get("cut") or ()]
         if about.get("text") != handle.text_digest:
             others.append(f"the head {path.name} was made by another text tower ({about.get('model')})")
     if len({weight.shape for weight in heads}) > 1:
@@ -92,6 +98,11 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
     return LoadedHead(weight, f"head of {' + '.join(names)}", digest, tuple(others))
 
 
+def _prompts_name(about: Mapping[str, Any], path: Path) -> str:
+    prompts = about.get("prompts")
+    return str(prompts.get("name", path.stem)) if isinstance(prompts, dict) else path.stem
+
+
 def _read(path: Path) -> tuple[torch.Tensor, list[str], dict[str, Any]]:
     if not path.is_file():
         raise ClipevalError(
@@ -100,6 +111,15 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str], dict[str, Any]]:
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
-            return file.get_tensor("weight").float(), json.loads(metadata["classnames"]), json.loads(metadata["about"])
+            names, about = safe_json.parse(metadata["classnames"]), safe_json.parse(metadata["about"])
+            weight = file.get_tensor("weight").float()
     except (SafetensorError, KeyError, ValueError) as problem:
         raise ClipevalError(f"{path} is no head that head.save wrote ({problem}).") from None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and isinstance(about, dict)):
+        raise ClipevalError(f"{path} is no head that head.save wrote (its metadata names no classes).")
+    if weight.shape[:-1] != (len(names),) or not weight.isfinite().all():
+        raise ClipevalError(
+            f"{path} is no head that head.save wrote (finite vectors for {len(names)} classes were expected, and its weight is "
+            f"{list(weight.shape)})."
+        )
+    return weight, names, about

@@ -7,6 +7,7 @@ but the caches of indices and digests.
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,21 +25,23 @@ from eval.data.split import DataConfig, Split, open_split, take
 from eval.heads import load_heads
 from eval.languages import translate
 from eval.models import ModelHandle, image_precision, text_precision
+from eval.models.identity import code_digest
+from eval.models.state import Walk, modules_of
+from eval.own_code import OwnCode, forget_changed, own_code
 from eval.preprocess import Convert
 from eval.prompts import prompt_set, prompts_digest
-from results.fingerprint import Fingerprint
+from eval.trust import NOT_TASK
+from results.fingerprint import Fingerprint, identity_differences
 from results.folder import RunFolder
-from results.records import DamagedRecord, Record
+from results.records import COUNTS, DamagedRecord, Record
 from tasks.base import Samples, Task
+from tasks.names import name_flags
 
 FEW = 32
 """Samples that a task's metrics are tried on while planning."""
 
 DETERMINISTIC_BATCH = 32
 """The batch of `runtime.deterministic=true` where none is given; it divides the cache's chunk."""
-
-NOT_TASK = ("data", "prompts", "notes")
-"""The parts of a task's config that are not arguments of its Task."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Cell:
         needs: the images of each split.
         prompts: {"name", "digest", "templates"}, as in the record.
         fingerprint: what its scores depend on.
+        identity: digests of what else they depend on, in words: `{"tokenizer": …}`.
         notes: footnotes of its config.
         record: the record that stands, if any.
         state: done | stale | todo.
@@ -96,6 +100,9 @@ class Cell:
     why: tuple[str, ...] = ()
     part: Part | None = None
     warnings: tuple[str, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    """What is said once, when the task is opened."""
 
     @cached_property
     def texts(self) -> list[str]:
@@ -238,13 +245,14 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         )
         for s, split in splits.items()
     }
+    code = task_code(task)
     fingerprint = Fingerprint(
         weights=handle.weights_digest,
         preprocess=f"{handle.preprocess.digest}/{how['preprocess']}/{data.convert}",
         precision=f"{how['precision']}/{text_precision(precision, device)}",
         data="+".join(split.digest for split in splits.values()),
         prompts=prompts_digest(texts) if loaded is None else loaded.digest,
-        protocol=protocol_digest(task),
+        protocol=protocol_digest(task, code, cache),
     )
     about = {
         "name": prompts.name if loaded is None else loaded.name,
@@ -252,14 +260,35 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         "templates": len(next(iter(samples.values())).templates),
         "classnames": list(next(iter(samples.values())).classnames),
     }
+    identity = _identity(task, samples["test"], handle, given_head=loaded is not None)
+    if COUNTS in identity:
+        about["counts"] = identity[COUNTS]
     cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
+    cell.identity = identity
+    if code is not None and code.problem:
+        cell.remarks = (f"{task.name} is computed anew by each run: {code.problem}",)
     cell.warnings = () if loaded is None else loaded.flags
+    if data.classnames is not None or not data.names_as_published:
+        for what, names in task.name_lists(samples).items():
+            cell.warnings = (*cell.warnings, *name_flags(names, what))
     if task.roles["test"] != "test":
         cell.warnings = (*cell.warnings, f"scored on the split {task.roles['test']!r}")
     cell.__dict__["texts"] = texts
     if task.metric is not None:
         _check_metric(cell)
     return cell
+
+
+def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) -> dict[str, str]:
+    """What scores depend on that no part of the fingerprint says."""
+    found = dict(handle.identity)
+    if given_head and task.output == "embeddings":
+        found.pop("tokenizer", None)  # no text is embedded
+    if isinstance(test.templates, Mapping) and not given_head:
+        # The same prompts in the same order can be shared out among the classes in several ways.
+        counts = [len(test.templates.get(name, ())) for name in test.classnames]
+        found[COUNTS] = prompts_digest([repr(counts)])
+    return found
 
 
 def _check_metric(cell: Cell) -> None:
@@ -283,6 +312,7 @@ def make_task(name: str, node: DictConfig) -> Task:
         ClipevalError: an argument is missing, unknown or impossible.
     """
     arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
+    forget_changed(str(arguments.get("_target_")))
     try:
         task = instantiate(arguments, _convert_="all")
     except Exception as problem:
@@ -309,11 +339,30 @@ def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> Da
     return DataConfig(**values)
 
 
-def protocol_digest(task: Task) -> str:
-    """The protocol, its version and every setting that can change a metric; what only labels the record is left out."""
+def task_code(task: Task) -> OwnCode | None:
+    """The code of a task's class, and of its settings' classes, where one of them is the user's own."""
+    walk = Walk()
+    walk.add([getattr(task, field.name) for field in dataclasses.fields(task)])
+    modules = list(dict.fromkeys([*modules_of(type(task)), *walk.modules]))
+    return own_code(modules) if modules else None
+
+
+def protocol_digest(task: Task, code: OwnCode | None = None, cache: Path | None = None) -> str:
+    """The protocol, its version and every setting that can change a metric; what only labels the record is left out.
+
+    Args:
+        task: the task.
+        code: as `task_code` gives it; of clipeval's own tasks the version stands for the code.
+        cache: where digests of files are remembered.
+    """
     labels = {"key", "name", "metric", "chance", "group", "meanings"}
+    if task.ties == "reference":  # as before there was a choice
+        labels.add("ties")
     settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
-    return f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
+    known = f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
+    if code is None:
+        return known
+    return f"{known}/{uuid.uuid4().hex[:16] if code.problem else code_digest(code, cache)}"
 
 
 def compare(cell: Cell, folder: RunFolder) -> None:
@@ -333,4 +382,8 @@ def compare(cell: Cell, folder: RunFolder) -> None:
         )
         return
     differences = cell.fingerprint.differences(cell.record.fingerprint)
+    others = identity_differences(cell.identity, cell.record.identity)
+    if any(text.startswith("the model's") for text in others):  # which say it in more detail
+        differences = [text for text in differences if not text.startswith("the weights")]
+    differences += others
     cell.state, cell.why = ("stale", tuple(differences)) if differences else ("done", ())

@@ -12,6 +12,7 @@ from typing import Any
 from configs.errors import ClipevalError
 from eval.data.images import digest_of
 from eval.data.split import read_text
+from results import safe_json
 from tasks.base import Samples
 from tasks.heads import Templates
 
@@ -58,7 +59,11 @@ def prompts_digest(texts: Sequence[str]) -> str:
 def _from_file(path: Path) -> Templates:
     text = read_text(path)
     if path.suffix == ".json":
-        return _checked(json.loads(text), str(path))
+        try:
+            content = safe_json.parse(text)
+        except ValueError as problem:
+            raise ClipevalError(f"{path}: not JSON ({problem}).") from None
+        return _checked(content, str(path))
     templates = [line.strip() for line in text.splitlines() if line.strip()]
     if not templates:
         raise ClipevalError(f"{path} holds no template; write one a line, with {{c}} where the class name goes.")

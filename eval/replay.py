@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from configs.compose import compose
 from configs.errors import ClipevalError, nearest
+from configs.resolvers import user_cache
+from configs.schema import CONFIG, check
 from eval.data.split import open_split
+from eval.languages import translate
+from eval.models import resolve
 from eval.plan import data_config, make_task
 from eval.session import Session
+from eval.trust import NOBODY, Trust, check_model, check_plain, check_tasks
 from results.folder import RunFolder
 from results.records import DamagedRecord, Record
 from tasks.attributes import Attributes
 from tasks.base import Task
 from tasks.statistics import Statistic
 from tasks.tables import group_tables
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-9
 """How far a metric that is computed again from the stored predictions may lie from the recorded one."""
@@ -37,42 +49,100 @@ class Finding:
     skipped: bool = False
 
 
-def stored_config(folder: RunFolder) -> DictConfig:
-    """The resolved config of a run, from its run.json.
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run folder says was run. It may be anybody's: see `eval.trust` for what is made of it.
 
-    Raises:
-        ClipevalError: the folder holds no run.
+    Attributes:
+        file: its run.json.
+        config: resolved; nothing in it is an interpolation.
+        trusted: what the user vouches for, besides the package.
     """
-    run = folder.run()
-    if run is None or "config" not in run:
-        raise ClipevalError(f"{folder.path} holds no run.json with a config: it is not the folder of a finished run.")
-    config = OmegaConf.create(run["config"])
-    assert isinstance(config, DictConfig)
-    return config
+
+    file: Path
+    config: DictConfig
+    trusted: Trust
+
+    @classmethod
+    def read(cls, folder: RunFolder, trusted: Trust = NOBODY) -> StoredRun:
+        """Reads run.json. Imports and calls nothing that it names.
+
+        Raises:
+            ClipevalError: the folder holds no run, or a config that no run has written.
+        """
+        run, file = folder.run(), folder.path / "run.json"
+        if run is None or run.get("config") is None:
+            raise ClipevalError(
+                f"{folder.path} holds no run.json with a config: it is not the folder of a finished run."
+            )
+        content = dict(run["config"])
+        slurm = content.pop("slurm", None)  # shell words, which no command here reads, and which may hold a ${…}
+        check_plain(content, file)
+        try:
+            config = OmegaConf.create({"tasks": {}, **content, "slurm": _literal(slurm)})
+        except OmegaConfBaseException as problem:
+            raise ClipevalError(f"{file} holds no config: {' '.join(str(problem).split())}") from None
+        return cls(file, config, trusted)
+
+    def check(self) -> None:
+        """ClipevalError that names all of its tasks' classes which are not trusted."""
+        check_tasks(_plain(self.config.tasks), self.file, self.trusted)
+
+    def task(self, name: str) -> Task:
+        """A task as the run's config declares it.
+
+        Raises:
+            ClipevalError: there is none, its class is not trusted, or its settings are none of that class.
+        """
+        if name not in self.config.tasks:
+            raise ClipevalError(nearest("task of this run", name, self.config.tasks))
+        node = self.config.tasks[name]
+        check_tasks({name: _plain(node)}, self.file, self.trusted)
+        return make_task(name, node)
+
+    def statistics(self, record: Record, predictions: pd.DataFrame) -> Mapping[str, Statistic | None]:
+        """Every metric of a record from its stored predictions.
+
+        Raises:
+            DamagedRecord: the predictions are not those of the task's protocol.
+        """
+        task = self.task(record.task)
+        try:
+            return task.statistics(predictions)
+        except Exception as problem:  # a table that this protocol has not written can fail it anywhere
+            path = self.file.parent / "predictions" / f"{record.task}.parquet"
+            reason = f"it holds no predictions of the protocol {task.protocol!r} ({type(problem).__name__}: {problem})"
+            raise DamagedRecord(path, reason) from problem
 
 
-def stored_task(config: DictConfig, name: str) -> Task:
-    """A task as the run's config declares it."""
-    if name not in config.tasks:
-        raise ClipevalError(nearest("task of this run", name, config.tasks))
-    return make_task(name, config.tasks[name])
+def _plain(node: DictConfig | None) -> dict[str, Any]:
+    """A part of the config in Python's own types; empty where there is none."""
+    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
-def statistics(record: Record, predictions: pd.DataFrame, config: DictConfig) -> Mapping[str, Statistic | None]:
-    """Every metric of a record from its stored predictions."""
-    return stored_task(config, record.task).statistics(predictions)
+def _literal(value: Any) -> Any:
+    """A value with which OmegaConf does nothing: texts that hold `${` are escaped."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
-def tables_by_group(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+def tables_by_group(path: Path, trusted: Trust = NOBODY) -> Iterator[tuple[str, pd.DataFrame]]:
     """(title, table) of every attributes task of a run: for FairFace and UTKFace those that DataComp prints of them.
 
     Raises:
-        ClipevalError: the run has no such task.
+        ClipevalError: the run has no such task, or names a class that is not trusted.
     """
     folder = RunFolder(path)
-    config, count = stored_config(folder), 0
+    run, count = StoredRun.read(folder, trusted), 0
+    run.check()
     for record in folder.records(damaged=[]):
-        task = stored_task(config, record.task)
+        if record.imported is not None:
+            continue
+        task = run.task(record.task)
         if not isinstance(task, Attributes):
             continue
         count += 1
@@ -86,29 +156,43 @@ def tables_by_group(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def pictures(folder: str, task: str, keys: Sequence[str]) -> dict[str, bytes]:
-    """{key: the encoded image} of some samples of a run; those whose data is not on this machine are left out."""
-    config = stored_config(RunFolder(Path(folder)))
+    """{key: the encoded image} of some samples of a run; those whose data is not on this machine are left out.
+
+    Nothing of the config is instantiated or fetched, and pictures are only read from the very data that the record was scored on:
+    a config that names other files of this machine gets none of them into a page.
+    """
+    place = RunFolder(folder)
+    config = StoredRun.read(place).config
     node = config.tasks.get(task)
-    if node is None:
-        return {}
     try:
-        split = open_split(
-            data_config(node, config.data),
-            config.data.root,
-            stored_task(config, task).roles["test"],
-            Path(config.cache.root) / "index",
-            on_error=str(config.data.on_error),
-        )
-    except ClipevalError:
-        return {}  # the page says that the picture is not at hand
-    place = {key: i for i, key in enumerate(split.samples.keys)}
-    return {key: split.images.read(place[key]) for key in keys if key in place}
+        record = place.record(task, verify=False)
+        if node is None or record is None or record.imported is not None:
+            return {}
+        data, root = data_config(node, config.data), config.data.root
+        if not data.location(root).exists():  # `datasets` would look for it on the hub
+            return {}
+        split_name = str((node.get("splits") or ["test"])[-1])
+        split = open_split(data, root, split_name, Path(user_cache()) / "index", on_error=str(config.data.on_error))
+        if data.language and not data.captions:
+            split = translate(split, data.language, record.key)
+    except Exception as problem:  # noqa: BLE001 - whatever is wrong with it, the page says that the picture is not at hand
+        log.debug("no pictures of %s: %s", task, problem)
+        return {}
+    if split.digest not in record.fingerprint.data.split("+"):
+        return {}
+    at = {key: i for i, key in enumerate(split.samples.keys)}
+    return {key: split.images.read(at[key]) for key in keys if key in at}
 
 
-def verify(path: Path) -> Iterator[Finding]:
-    """Checks every digest of a run folder, computes every metric again from the stored predictions, and looks for gaps."""
+def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Finding]:
+    """Checks every digest of a run folder, computes every metric again from the stored predictions, and looks for gaps.
+
+    Raises:
+        ClipevalError: the folder holds no run, or names a class that is not trusted.
+    """
     folder = RunFolder(path)
-    config = stored_config(folder)
+    run = StoredRun.read(folder, trusted)
+    run.check()
     planned = list((folder.run() or {}).get("tasks", {}))
     skipped = folder.skipped()
     for name in [*planned, *(t for t in folder.tasks() if t not in planned)]:
@@ -124,7 +208,7 @@ def verify(path: Path) -> Iterator[Finding]:
                 where = f"from {record.imported['file']}; another program's figure cannot be computed again"
                 yield Finding(name, "", f"imported {where}", unchecked=True)
                 continue
-            found = statistics(record, folder.predictions(record), config)
+            found = run.statistics(record, folder.predictions(record))
         except DamagedRecord as problem:
             yield Finding(name, str(problem))
             continue
@@ -146,18 +230,25 @@ def _differences(record: Record, found: Mapping[str, Statistic | None]) -> Itera
             yield f"{name} is recorded as {recorded} and comes to {again}"
 
 
-def rerun(path: Path, out: Path, console: Console) -> Iterator[Finding]:
-    """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample."""
-    old, config = RunFolder(path), stored_config(RunFolder(path))
+def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Finding]:
+    """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample.
+
+    Its model and data have to be on this machine: nothing is fetched, and nothing is written but `out` and the user's own cache.
+
+    Raises:
+        ClipevalError: the folder holds no run that can be repeated, or names a class that is not trusted.
+    """
+    old, stored = RunFolder(path), StoredRun.read(RunFolder(path), trusted)
+    stored.check()
+    check_model(_plain(stored.config.get("model")), stored.file, trusted)
     skipped = old.skipped()
     recorded = {r.task for r in old.records() if r.imported is None and r.task not in skipped}
     if not recorded:
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
-    config.out, config.cache.features = str(out), False
+    config = _repeatable(stored.config, recorded, out)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
-    for name in [name for name in config.tasks if name not in recorded]:
-        del config.tasks[name]
-    session = Session.open(config, console)
+    handle = resolve(config.model, Path(config.cache.root), offline=True)
+    session = Session.open(config, console, handle)
     session.run()
     for name in config.tasks:
         before, after = old.record(name), session.folder.record(name)
@@ -169,6 +260,23 @@ def rerun(path: Path, out: Path, console: Console) -> Iterator[Finding]:
             _changed(old.predictions(before), session.folder.predictions(after)),
             f"differs in {', '.join(parts)}" if parts else "",
         )
+
+
+def _repeatable(stored: DictConfig, recorded: Collection[str], out: Path) -> DictConfig:
+    """The config of a run that repeats another: with the keys of this release, checked, writing where the user lets it."""
+    config = compose(["suite=none"])
+    OmegaConf.set_struct(config, False)
+    for key, value in stored.items():
+        if isinstance(value, DictConfig) and key in CONFIG and key != "slurm":
+            config[key] = {**config[key], **value}
+        elif key != "slurm":
+            config[key] = value
+    config.out, config.head.save = str(out), None
+    config.cache = {"root": user_cache(), "features": False}
+    config.tasks = {name: node for name, node in config.tasks.items() if name in recorded}
+    check(config)
+    OmegaConf.set_struct(config, True)
+    return config
 
 
 def _changed(before: pd.DataFrame, after: pd.DataFrame) -> str:

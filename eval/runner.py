@@ -31,7 +31,9 @@ from eval.models.precision import current
 from eval.plan import Cell, ImageNeed
 from eval.progress import Progress
 from eval.stream import Embedded, ImageStream, StreamOptions
+from eval.unsound import CAUSES, first_unsound
 from results.records import Record
+from tasks import text_rows
 from tasks.base import Samples, Scores
 
 File = Callable[[Cell, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
@@ -111,7 +113,7 @@ def run_cells(
                 open_stream(jobs, needs, handle, options) as stream,
                 _load(handle, options, bool(jobs)) as encoder,
             ):
-                outcome.texts = embed_texts(encoder, wanted, progress)
+                outcome.texts = embed_texts(encoder, wanted, progress, cells)
                 desk.settle()
                 outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
         desk.settle()
@@ -256,11 +258,13 @@ def wanted_texts(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list
     return [(store, missing) for store, missing in found if missing]
 
 
-def embed_texts(encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress) -> int:
-    """Embeds what `wanted_texts` found into its stores; how many texts that were.
+def embed_texts(
+    encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress, cells: Sequence[Cell]
+) -> int:
+    """Embeds what `wanted_texts` found of `cells` into its stores; how many texts that were.
 
     Raises:
-        ClipevalError: the model gives NaN.
+        ClipevalError: the model gives NaN, infinity or zeros for a text.
     """
     parts = [
         (store, missing[first : first + TEXTS_AT_ONCE])
@@ -271,9 +275,12 @@ def embed_texts(encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]],
     with progress.bar("texts", total, "prompts") as bar:
         for store, part in parts:
             rows = encoder.encode_texts(part, progress=bar.advance)
-            if not bool(torch.isfinite(rows).all()):
-                bad = part[int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])]
-                raise ClipevalError(f"the model gives no finite embedding for the text {bad!r}: {_NOT_FINITE}")
+            if found := first_unsound(rows):
+                bad, what = part[found[0]], found[1]
+                tasks = [cell.task.name for cell in cells if bad in cell.texts]
+                raise ClipevalError(
+                    f"{store.parts['label']}, {', '.join(tasks[:3])}: the embedding of the text {bad!r} is {what}: {CAUSES}."
+                )
             store.put(part, rows)
     return total
 
@@ -301,20 +308,59 @@ def _embed_images(
 
 
 def take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
-    """Puts what the stream gave into its store; how many embeddings that were."""
+    """Puts what the stream gave into its store; how many embeddings that were.
+
+    Raises:
+        ClipevalError: an embedding is NaN, infinite or zero.
+    """
     if piece.failures:
         failures.extend(piece.failures)
         store.skip(piece.positions)
         return 0
-    if not bool(torch.isfinite(piece.rows).all()):
-        bad = int((~torch.isfinite(piece.rows)).any(dim=1).nonzero()[0])
-        where = job.images.where(int(piece.positions[bad]))
-        raise ClipevalError(f"the model gives no finite embedding for {where}: {_NOT_FINITE}")
+    # A caption may be empty, and is then a row of zeros.
+    if job.output == "embeddings" and (found := first_unsound(piece.rows)):
+        where = job.images.where(int(piece.positions[found[0]]))
+        raise ClipevalError(f"{store.parts['label']}: the embedding of {where} is {found[1]}: {CAUSES}.")
     store.put(piece.positions, piece.rows)
     return len(piece.positions)
 
 
-_NOT_FINITE = "its weights hold NaN, or the precision is too low for them (try runtime.precision=fp32)."
+def check_stored(
+    cell: Cell,
+    images: Mapping[str, torch.Tensor],
+    rows: torch.Tensor,
+    texts: Sequence[str],
+    samples: Mapping[str, Samples],
+    stores: Mapping[str, ImageStore],
+    text_store: TextStore,
+) -> None:
+    """What a cell is about to be scored on. What this run embedded has been looked at; what lay in the cache has not.
+
+    Raises:
+        ClipevalError: an embedding is NaN, infinite or zero, or images and texts have different widths.
+    """
+    if cell.task.output != "embeddings":
+        return
+    model = text_store.parts["label"]
+    for split, embedded in images.items():
+        if found := first_unsound(embedded):
+            key, where = samples[split].keys[found[0]], stores[split].folder
+            raise ClipevalError(
+                f"{model}, {cell.task.name}: the embedding of the sample {key!r} in the cache is {found[1]}. Remove {where}, and "
+                "the images are embedded again."
+            )
+        widths = {embedded.shape[1], *(t.shape[1] for t in [rows] if len(t))}
+        widths |= {table.head.shape[1] for table in samples.values() if table.head is not None}
+        if len(widths) > 1:
+            raise ClipevalError(
+                f"{model}, {cell.task.name}: images have embeddings of {embedded.shape[1]} numbers, and texts of "
+                f"{', '.join(str(w) for w in sorted(widths - {embedded.shape[1]}))}: they cannot be compared."
+            )
+    if len(rows) and (found := first_unsound(rows)):
+        raise ClipevalError(
+            f"{model}, {cell.task.name}: the embedding of the text {texts[found[0]]!r} in the cache is {found[1]}. Remove "
+            f"{text_store.folder}, and the texts are embedded again."
+        )
 
 
 @dataclass
@@ -384,8 +430,11 @@ class Desk:
                 )
                 used = used[torch.from_numpy(kept)]
             images[split] = used.to(self.device) if cell.task.on_device else used
-        texts = cell.task.texts(samples) if flags else cell.texts
+        texts = cell.task.texts(samples) if flags else cell.texts  # flagged by now is what was left out
         rows = self.texts[cell.id].rows(texts)
+        check_stored(cell, images, rows, texts, samples, stores, self.texts[cell.id])
+        if cell.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
+            flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         with current(self.device):  # a thread begins on the first GPU
             scores = cell.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}

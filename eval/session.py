@@ -24,12 +24,14 @@ from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
 from eval.progress import Progress
 from eval.runner import Outcome, RunOptions, run_cells
 from eval.stream import StreamOptions
+from results.fingerprint import identity_differences
 from results.folder import RunFolder
 from results.provenance import provenance
-from results.records import DamagedRecord, Record
+from results.records import COUNTS, DamagedRecord, Record
 from results.uncertainty import intervals
 from tasks.base import Samples, Scores
 from tasks.heads import class_vectors
+from tasks.ties import flags as tie_flags
 
 
 @dataclass
@@ -59,15 +61,39 @@ class Session:
         """Opens every task; see `eval.plan`."""
         if self.handle.missing:
             raise ClipevalError(self.handle.missing)
+        self._keep_nothing_of_the_unknown()
         with self.console.status("reading the sets …") as status:
             config = self.config if self.units is None else only(self.config, self.units)
             plan = make_plan(config, self.handle, self.folder, lambda name: status.update(f"reading {name} …"))
             for unit in self.units or ():
                 for cell in plan.cells:
                     cell.part = unit.part if cell.id == unit.task else cell.part
-        for remark in dict.fromkeys(r for cell in plan.cells for s in cell.splits.values() for r in s.remarks):
+        splits = (r for cell in plan.cells for s in cell.splits.values() for r in s.remarks)
+        for remark in dict.fromkeys([*splits, *(r for cell in plan.cells for r in cell.remarks)]):
             self.console.print(remark, markup=False, highlight=False)
         return plan
+
+    def _keep_nothing_of_the_unknown(self) -> None:
+        """No embeddings are kept of a model that the next run could not tell from another.
+
+        Raises:
+            ClipevalError: this process was given a part of a task, and the parts meet in what is kept.
+        """
+        why = self.handle.unidentified
+        if why is None or not self.config.cache.features:
+            return
+        cure = "give its class an attribute `digest`, a text that changes with what it holds"
+        if any(unit.part is not None for unit in self.units or ()):
+            raise ClipevalError(
+                f"{self.handle.name} cannot be told from another model ({why}), so tasks cannot be shared out in parts: {cure}, or "
+                "set cache.features=false in every process."
+            )
+        self.config.cache.features = False
+        self.console.print(
+            f"nothing of {self.handle.name} is kept for other runs ({why}); to reuse results, {cure}",
+            markup=False,
+            highlight=False,
+        )
 
     def run(self) -> Outcome:
         """Computes what is missing, and brings what stands up to date.
@@ -128,7 +154,7 @@ class Session:
                 markup=False,
                 highlight=False,
             )
-        self.folder.check(self.handle.weights_digest, self.handle.slug)
+        self._check_folder()
         self._check_version()
         self._settle_stale(plan)
         self._want_heads(plan)
@@ -137,6 +163,32 @@ class Session:
     def announce(self) -> None:
         """Says in `run.json` what the folder is to hold, all units of it."""
         self.folder.write_run(self._about(), opened=self._opened)
+
+    def _check_folder(self) -> None:
+        """A folder holds one model. One that evolves takes the place of what it was, if no record of that stays.
+
+        Raises:
+            ClipevalError: the folder is another model's; or a task that this run leaves out has a record of what the model was.
+        """
+        if not (self.handle.evolves and self.folder.slug() == self.handle.slug):
+            self.folder.check(self.handle.weights_digest, self.handle.slug)
+        mine = dict(self.handle.identity)
+        others = [
+            record.task
+            for record in self.folder.records(damaged=[])
+            if record.imported is None
+            and record.task not in self.config.tasks
+            and (
+                record.fingerprint.weights != self.handle.weights_digest
+                or identity_differences(mine, {k: v for k, v in record.identity.items() if k in mine})
+            )
+        ]
+        if others:
+            raise ClipevalError(
+                f"{self.folder.path} holds results of {', '.join(others)} by an earlier state of {self.handle.name}, which would "
+                "stand beside those of this one: give this run a folder of its own with out=, evaluate those tasks too, or remove "
+                "their records."
+            )
 
     def _check_version(self) -> None:
         """Scores of two releases are never mixed in one folder; within a release, protocols carry their own versions."""
@@ -197,21 +249,26 @@ class Session:
         """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
         task, options = cell.task, self.options()
         test = samples["test"]
+        known = intervals(scores.statistics)
+        cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
+        tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
+        checked = self.handle.checkpoint_flags()
+        of_model = dict.fromkeys((*self.handle.flags, *checked))
         record = Record(
             task=cell.id,
             key=task.key,
             name=task.name,
             protocol=task.protocol,
             group=task.group,
-            model=self.handle.describe(),
+            model={**self.handle.describe(), "identity": {k: v for k, v in cell.identity.items() if k != COUNTS}},
             metric=task.metric,
             chance=task.chance,
             metrics=scores.metrics,
-            intervals=intervals(scores.statistics),
+            intervals=known,
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *self.handle.checkpoint_flags(), *cell.flags, *flags),
+            flags=(*of_model, *cell.flags, *flags, *cut, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,
@@ -222,10 +279,11 @@ class Session:
                 "compile": options.compile,
                 "deterministic": options.stream.aligned,
             },
+            ties={"rule": task.ties, "count": scores.ties.count, "ranges": scores.ties.ranges},
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head:
-            about = {"text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
+            about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
             weight = class_vectors(texts, test)
             save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)

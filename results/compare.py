@@ -139,7 +139,8 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         ClipevalError: a folder is no run, or the two share no task with a main metric.
     """
     run_a, run_b = load([a, b])
-    found, parted, remarks = [], [], []
+    found, parted = [], []
+    remarks: list[str] = []
     left: list[Mapping[str, Any]] = []
 
     def leave(task: str, spec: Mapping[str, Any], why: str) -> None:
@@ -150,6 +151,10 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
 
     for task, spec in tasks([run_a, run_b]).items():
         if spec.get("metric") is None:
+            continue
+        broken = [error for run in (run_a, run_b) for error in run.damaged if error.path.stem == task]
+        if broken:
+            remarks.extend(str(error) for error in broken)
             continue
         if task not in run_a.records or task not in run_b.records:
             only = run_a.label if task in run_a.records else run_b.label if task in run_b.records else None

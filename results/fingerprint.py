@@ -53,6 +53,15 @@ class Fingerprint:
         return cls(**{field.name: str(data[field.name]) for field in fields(cls)})
 
 
+def identity_differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """As `Fingerprint.differences`, of two records' `identity`. What only one of them names was not recorded by the other."""
+    return [
+        f"the {part} ({_short(mine[part])}, not {_short(theirs[part])})"
+        for part in mine
+        if part in theirs and mine[part] != theirs[part]
+    ]
+
+
 def _short(value: str) -> str:
     """A digest cut to what people compare by eye; other values whole."""
     is_digest = len(value) >= 40 and all(c in "0123456789abcdef" for c in value)

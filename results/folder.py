@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -21,11 +22,14 @@ from typing import Any
 import pandas as pd
 
 from configs.errors import ClipevalError
-from results import parquet
+from results import parquet, safe_json
 from results.canonical import plain, pretty, write_atomically
+from results.inside import inside
 from results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
 
 TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")
+
+_NOT_IN_A_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 ATTEMPTS = 100
 """How often a writer tries to have the last word. Each retry means that another process wrote in between."""
@@ -37,6 +41,19 @@ def _attempts() -> Iterator[int]:
         if number:
             time.sleep(random.uniform(0, min(0.002 * number, 0.1)))
         yield number
+
+
+def _misshapen(run: Mapping[str, Any]) -> str:
+    """The first part of run.json that should be an object and is not; empty where all are, or are not there."""
+    config = run.get("config")
+    parts = {name: run.get(name) for name in ("model", "config", "code", "packages", "hardware", "tasks")}
+    parts["config.tasks"] = config.get("tasks") if isinstance(config, Mapping) else None
+    for table in ("tasks", "config.tasks"):
+        specs = parts[table]
+        for task, spec in specs.items() if isinstance(specs, Mapping) else ():
+            parts[f"{table}.{task}"] = {} if spec is None else spec
+            parts[f"{table}.{task}.data"] = spec.get("data") if isinstance(spec, Mapping) else None
+    return next((name for name, part in parts.items() if not (part is None or isinstance(part, Mapping))), "")
 
 
 class RunFolder:
@@ -53,9 +70,9 @@ class RunFolder:
             DamagedRecord: it is not JSON.
             ClipevalError: another schema wrote it.
         """
-        path = self.path / "run.json"
+        path = self.file("run.json")
         try:
-            data = json.loads(path.read_bytes())
+            data = safe_json.read(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -63,7 +80,14 @@ class RunFolder:
         if not isinstance(data, dict):
             raise DamagedRecord(path, f"it holds a {type(data).__name__}, not an object")
         check_schema(path, data)
+        wrong = _misshapen(data)
+        if wrong:
+            raise DamagedRecord(path, f"{wrong} is no object")
         return data
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the folder, to read or to write. ClipevalError where a link leads out of the folder."""
+        return inside(self.path, name)
 
     def write_run(self, info: Mapping[str, Any], opened: Iterable[str] = ()) -> None:
         """Writes `run.json`, adding `schema`, `created` and `tasks`.
@@ -97,7 +121,7 @@ class RunFolder:
             }
             merged = {**merged, "skipped": skipped} if skipped else {k: v for k, v in merged.items() if k != "skipped"}
             content = plain({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
-            write_atomically(self.path / "run.json", pretty(content))
+            write_atomically(self.file("run.json"), pretty(content))
             after = self.run() or {}
             known = after.get("skipped", {}).keys()
             if tasks.keys() <= after.get("tasks", {}).keys() and skips.keys() <= known and not opened & known:
@@ -105,6 +129,13 @@ class RunFolder:
         raise ClipevalError(
             f"{self.path}/run.json could not be written: other processes keep writing it; run this job again"
         )
+
+    def slug(self) -> str | None:
+        """The slug of the model whose folder this is; None where `run.json` does not say."""
+        try:
+            return ((self.run() or {}).get("model") or {}).get("slug")
+        except DamagedRecord:
+            return None
 
     def check(self, weights: str, slug: str | None = None) -> None:
         """Whether this folder may hold records of a model with these weights.
@@ -149,7 +180,8 @@ class RunFolder:
 
     def tasks(self) -> list[str]:
         """The ids that have a record file, sorted."""
-        return sorted(path.stem for path in (self.path / "records").glob("*.json") if not path.name.startswith("."))
+        found = self.file("records").glob("*.json")
+        return sorted(path.stem for path in found if not path.name.startswith("."))
 
     def record(self, task: str, *, verify: bool = True) -> Record | None:
         """One task's record; None where there is none.
@@ -205,7 +237,7 @@ class RunFolder:
             raise ClipevalError(f"{self._record_path(record.task)} was imported: it has no predictions")
         path, content = self._verify(record)
         try:
-            return parquet.decode(content)
+            return parquet.decode(content, record.predictions.get("rows") if record.predictions else None)
         except (OSError, ValueError) as error:
             raise DamagedRecord(path, f"it cannot be read as Parquet ({error})") from error
 
@@ -224,7 +256,7 @@ class RunFolder:
             predictions={"file": name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(predictions)},
         )
         for _ in _attempts():
-            write_atomically(self.path / name, content)
+            write_atomically(self.file(name), content)
             write_record(path, record)
             try:
                 self._verify(read_record(path))
@@ -264,7 +296,7 @@ class RunFolder:
         """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""
         for _ in _attempts():
             content = self._lines()
-            write_atomically(self.path / "eval_results.jsonl", content)
+            write_atomically(self.file("eval_results.jsonl"), content)
             again = self._lines()
             # Another job may have added a record after ours were read, and have written its lines before ours.
             if content == again:
@@ -283,22 +315,28 @@ class RunFolder:
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     def _record_path(self, task: str) -> Path:
-        if not task or task.startswith(".") or "/" in task or "\\" in task:
+        if not task or task.startswith(".") or _NOT_IN_A_NAME.search(task):
             raise ClipevalError(
                 f"a task's id is the name of its file, and {task!r} cannot be one: use letters, digits, - and _"
             )
-        return self.path / "records" / f"{task}.json"
+        return self.file(f"records/{task}.json")
 
     def _verify(self, record: Record) -> tuple[Path, bytes]:
         """The predictions file of a record and its bytes, once their digest is known to be the record's."""
         if record.predictions is None:
             raise DamagedRecord(self._record_path(record.task), "it names no predictions file")
-        path = self.path / str(record.predictions["file"])
+        name = f"predictions/{record.task}.parquet"
+        if record.predictions.get("file") != name:
+            reason = f"it names {record.predictions.get('file')!r} as its predictions, which lie in {name}"
+            raise DamagedRecord(self._record_path(record.task), reason)
+        path = self.file(name)
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise DamagedRecord(path, "it is no plain file")
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:
             raise DamagedRecord(path, "it is missing, and a record speaks of it") from error
-        if hashlib.sha256(content).hexdigest() != record.predictions["sha256"]:
+        if hashlib.sha256(content).hexdigest() != record.predictions.get("sha256"):
             raise DamagedRecord(path, "its content does not match the digest in its record")
         return path, content
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ClipevalError
+from results import safe_json
 
 CLIP_BENCHMARK, DATACOMP = "clip_benchmark", "DataComp"
 
@@ -82,9 +83,11 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 def _read(file: Path) -> Iterator[Result]:
     try:
-        content = file.read_bytes()
+        content = safe_json.read_bytes(file)
     except FileNotFoundError:
         raise ClipevalError(f"{file} does not exist: name the files to import") from None
+    except ValueError as problem:
+        raise ClipevalError(f"{file} cannot be imported: {problem}") from None
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         text = content.decode()
@@ -112,7 +115,7 @@ def _is_skipped(text: str) -> bool:
 def _result(text: str, file: Path, line: int | None, sha256: str) -> Result:
     where = str(file) if line is None else f"{file}, line {line}"
     try:
-        data = json.loads(text)
+        data = safe_json.parse(text)
     except ValueError as problem:
         raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
     if not isinstance(data, dict) or not isinstance(data.get("metrics"), dict):
@@ -143,7 +146,10 @@ def _result(text: str, file: Path, line: int | None, sha256: str) -> Result:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether JSON's value is a number that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= 2**1000
+    return isinstance(value, float)
 
 
 def _finite(value: float | None) -> float | None:

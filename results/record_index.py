@@ -18,12 +18,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from results import safe_json
+from results.inside import inside
 from results.records import SCHEMA, DamagedRecord, Record, read_content
+from results.stamp import SETTLED
 
 NAME = ".index"
-SETTLED = 2.0
-"""Seconds after which a file's times tell one content from the next, however coarse the file system's clock is."""
-
 log = logging.getLogger(__name__)
 
 
@@ -35,16 +35,17 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
         damaged: gets what is damaged.
 
     Raises:
-        ClipevalError: another schema wrote a record.
+        ClipevalError: another schema wrote a record, or one is a link out of the run folder.
     """
     known, found, kept = _read_index(records), {}, {}
     for task, stamp in sorted(_stamps(records).items()):
         entry = known.get(task)
-        if entry is not None and entry[0] == stamp:
-            kept[task], found[task] = entry, Record.from_json(entry[1])
+        record = _known_record(entry, task, stamp)
+        if record is not None:
+            kept[task], found[task] = entry, record
             continue
         try:
-            record, content = read_content(records / f"{task}.json")
+            record, content = read_content(inside(records.parent, f"{records.name}/{task}.json"))
         except FileNotFoundError:
             continue  # removed meanwhile
         except DamagedRecord as problem:
@@ -57,6 +58,15 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
     if kept != known:
         _write_index(records, kept)
     return found
+
+
+def _known_record(entry: Any, task: str, stamp: list[int]) -> Record | None:
+    """An entry's record; None where the file has changed, or the index came with the folder and holds something else."""
+    try:
+        seen, content = entry
+        return Record.from_json(content) if seen == stamp and content["task"] == task else None
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+        return None
 
 
 def _stamps(records: Path) -> dict[str, list[int]]:
@@ -72,13 +82,11 @@ def _stamps(records: Path) -> dict[str, list[int]]:
 
 def _read_index(records: Path) -> dict[str, Any]:
     try:
-        digest, _, content = (records / NAME).read_bytes().partition(b"\n")
-    except OSError:
+        digest, _, content = safe_json.read_bytes(records / NAME).partition(b"\n")
+        known = safe_json.parse(content) if digest.decode("ascii", "replace") == _digest(content) else {}
+    except (OSError, ValueError):
         return {}
-    if digest.decode("ascii", "replace") != _digest(content):
-        return {}
-    known: dict[str, Any] = json.loads(content)
-    return known
+    return known if isinstance(known, dict) else {}
 
 
 def _digest(content: bytes) -> str:

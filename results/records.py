@@ -5,13 +5,14 @@
 | schema | 1; a reader refuses any other |
 | task, key, name | the id in the config (and the file's stem), DataComp's key, the name to print |
 | protocol, group | the kind of task; the report's group that it counts in |
-| model | slug, name, pretrained |
+| model | slug, name, pretrained; identity: digests of what else the scores depend on, such as the tokenizer |
 | metric, chance | the main metric's name and what guessing scores on it; null for a task outside the average |
 | metrics, intervals | every metric's value, and its 95% interval as [low, high]; null where undefined |
+| ties | rule (`tasks.ties`), count (answers that hang on the order of equal scores), ranges ({metric: [low, high]}) |
 | samples, classes | what was scored; null where it is not known |
 | flags | warnings that every table shows (another number of samples than published, say) |
 | notes | footnotes about the task itself (a known quirk, say) |
-| prompts | the prompts' name, digest and number of templates |
+| prompts | the prompts' name, digest and number of templates; counts: see `COUNTS` |
 | fingerprint | six digests and their own, see `fingerprint.py` |
 | predictions | the Parquet file's path in the run folder, its SHA-256, its rows |
 | imported | for a result that another program computed: form, file, line, sha256, at, dataset, language, settings; else absent |
@@ -22,17 +23,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ClipevalError
+from results import safe_json
 from results.canonical import digest, digest_parsed, plain, pretty, write_atomically
 from results.fingerprint import Fingerprint
 
 SCHEMA = 1
+COUNTS = "number of prompts of each class"
+"""What `prompts.counts` is a digest of, where classes have prompts of their own."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Interval = tuple[float, float]
 
@@ -74,6 +80,13 @@ class Record:
     created: str = ""
     predictions: Mapping[str, Any] | None = None
     imported: Mapping[str, Any] | None = None
+    ties: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of what the scores depend on beside the fingerprint: {in words: digest}; of earlier versions empty."""
+        counts = self.prompts.get("counts")
+        return {**(self.model.get("identity") or {}), **({} if counts is None else {COUNTS: counts})}
 
     @property
     def value(self) -> float | None:
@@ -102,6 +115,8 @@ class Record:
                 "intervals": self.intervals,
                 "samples": self.samples,
                 "classes": self.classes,
+                # Absent from what an earlier version or another program computed.
+                **({} if self.ties is None else {"ties": self.ties}),
                 "flags": self.flags,
                 "notes": self.notes,
                 "prompts": self.prompts,
@@ -123,18 +138,95 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
-        """Reads what `to_json` wrote, its digest unverified. Raises KeyError for a field that is missing."""
+        """Reads what `to_json` wrote, its digest unverified.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field is of another type; it is named.
+        """
+        _check_types(content)
         intervals = {name: None if pair is None else (pair[0], pair[1]) for name, pair in content["intervals"].items()}
-        apart = ("intervals", "fingerprint", "flags", "notes", "imported")
+        apart = ("intervals", "fingerprint", "flags", "notes", "imported", "ties")
         same = [f.name for f in fields(cls) if f.name not in apart]
         return cls(
-            **{name: content[name] for name in same},
+            **{name: visible(content[name]) if name in SHOWN else content[name] for name in same},
             intervals=intervals,
             fingerprint=Fingerprint.from_json(content["fingerprint"]),
-            flags=tuple(content["flags"]),
-            notes=tuple(content["notes"]),
+            flags=tuple(visible(content["flags"])),
+            notes=tuple(visible(content["notes"])),
             imported=content.get("imported"),
+            ties=content.get("ties"),
         )
+
+
+SHOWN = ("key", "name", "protocol", "group", "model", "metric", "created")
+"""Fields that tables print."""
+
+
+def visible(value: Any) -> Any:
+    """A value whose texts hold no control characters but line breaks and tabs: others are spelled out, as `\\x1b`.
+
+    A terminal takes an escape sequence in somebody else's name of a task for a command.
+    """
+    if isinstance(value, str):
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+    if isinstance(value, Mapping):
+        return {visible(key): visible(item) for key, item in value.items()}
+    return [visible(item) for item in value] if isinstance(value, list) else value
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
+
+
+def _or_null(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _all_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(kind, value.values()))
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("task", "key", "name", "protocol", "group", "created"), _text),
+    "metric": _or_null(_text),
+    **dict.fromkeys(("chance", "samples", "classes"), _or_null(_number)),
+    "metrics": _each(_or_null(_number)),
+    "intervals": _each(_or_null(_pair)),
+    **dict.fromkeys(("flags", "notes"), _all_of(_text)),
+    **dict.fromkeys(("model", "prompts", "options", "run"), _each(_any)),
+    "timings": _each(_number),
+    "fingerprint": _each(_text),
+    **dict.fromkeys(("predictions", "imported"), _or_null(_each(_any))),
+}
+"""What each field of a record's file holds: a file of somebody else's may hold anything under any name."""
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    for name, fits in TYPES.items():
+        if name in content and not fits(content[name]):
+            raise TypeError(f"{name}={str(content[name])[:80]}")
+    names = (content.get("prompts") or {}).get("classnames")
+    if names is not None and not _all_of(_text)(names):
+        raise TypeError(f"prompts.classnames={str(names)[:80]}")
+    if content.get("imported") is not None and not {"form", "file"} <= content["imported"].keys():
+        raise TypeError("imported has no form and file")
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -152,12 +244,11 @@ def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedRecord: it cannot be read, or is not what was written.
+        DamagedRecord: it cannot be read, is not what was written, or is another task's.
         ClipevalError: another schema wrote it.
     """
-    content = path.read_bytes()
     try:
-        data = json.loads(content)
+        data = safe_json.read(path)
     except ValueError as error:
         raise DamagedRecord(path, f"it is not JSON ({error})") from error
     if not isinstance(data, dict):
@@ -170,9 +261,11 @@ def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
         raise DamagedRecord(path, f"it is not JSON ({error})") from error
     if stored != found:
         raise DamagedRecord(path, "its content does not match its digest")
+    if data.get("task") != path.stem:  # the name of the task becomes the names of files
+        raise DamagedRecord(path, f"it is the record of a task {data.get('task')!r}")
     try:
         return Record.from_json(data), data
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise DamagedRecord(path, f"a field is missing or of another type ({error!r})") from error
 
 

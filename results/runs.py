@@ -14,7 +14,7 @@ import pandas as pd
 from configs.errors import ClipevalError
 from results.folder import RunFolder
 from results.record_index import read_slim
-from results.records import DamagedRecord, Record
+from results.records import DamagedRecord, Record, visible
 from results.uncertainty import chance_corrected
 
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")
@@ -114,7 +114,7 @@ def _load(path: Path, slim: bool) -> Run:
         damaged.append(error)
         info = {}
     if slim:
-        found = read_slim(path / "records", damaged)
+        found = read_slim(folder.file("records"), damaged)
         records = {found[task].task: found[task] for task in sorted(found, key=_suite_order(info))}
     else:
         records = {record.task: record for record in folder.records(damaged=damaged)}
@@ -127,7 +127,8 @@ def _load(path: Path, slim: bool) -> Run:
             f"did you mean {' '.join(map(str, inside[:5]))}?" if inside else "give a folder that `clipeval run` wrote"
         )
         raise ClipevalError(f"{path} is no run folder: it holds neither run.json nor records/; {hint}")
-    planned: dict[str, Mapping[str, Any]] = dict(info.get("tasks", {}))
+    info = {**info, **{name: visible(info[name]) for name in ("model", "tasks", "code", "hardware") if info.get(name)}}
+    planned: dict[str, Mapping[str, Any]] = {task: spec or {} for task, spec in (info.get("tasks") or {}).items()}
     for task, record in records.items():
         # What was recorded speaks for itself, whatever was planned under the name.
         planned[task] = {

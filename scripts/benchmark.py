@@ -193,7 +193,8 @@ def main(words: Sequence[str] | None = None) -> int:
         except WorkerDied as problem:
             print(f"benchmark: {problem}", file=sys.stderr)
             return 1
-        print(write(arguments.output, found, about), flush=True)
+        if found:  # no row, where a GPU is asked for and there is none
+            print(write(arguments.output, found, about), flush=True)
     return 0
 
 

@@ -44,7 +44,7 @@ def grow(frame: pd.DataFrame, samples: int, classes: int, rng: np.random.Generat
 def main() -> None:
     """Runs the miniature of the 40 folders, grows its predictions, and times their metrics."""
     from eval.cli import main as clipeval
-    from eval.replay import stored_config, stored_task
+    from eval.replay import StoredRun
     from results.folder import RunFolder
     from results.uncertainty import intervals
     from scripts.make_miniature import write_miniature
@@ -63,14 +63,14 @@ def main() -> None:
         ]
         if clipeval(["run", *words]):
             sys.exit("the miniature did not run; see above")
-        folder, config = RunFolder(place / "run"), stored_config(RunFolder(place / "run"))
+        folder, stored = RunFolder(place / "run"), StoredRun.read(RunFolder(place / "run"))
         grown = []
         for name in folder.tasks():
             record = folder.record(name)
             assert record is not None
             fact = facts[record.key]
             frame = grow(folder.predictions(record), int(fact["samples"]), int(fact["classes"] or 0), rng)
-            grown.append((stored_task(config, name), frame))
+            grown.append((stored.task(name), frame))
     started, metrics, slowest = time.perf_counter(), 0, (0.0, "")
     for task, frame in grown:
         before = time.perf_counter()

@@ -37,7 +37,11 @@ class Size:
     templates: int = 80
     retrieval: tuple[int, int] = (5000, 25010)
     association: tuple[int, int] = (3563, 4500)
+    decoded_for_gpu: int = 1024
     times_on_gpu: int = 16
+    classes_on_gpu: int = 1000
+    fed: int = 40_960
+    probed: int = 10_000
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Result:
         ratios: ours against theirs for each pair, the larger the better; empty where a ratio says nothing.
         target: the least ratio (or most `unit`, with `at_most`) to reach; None for what is only reported.
         notes: what a reader must know.
+        figures: all that was measured, where that is more than this line says.
         same: whether both sides gave the same numbers, where they have to; else no target is reached.
     """
 
@@ -63,6 +68,7 @@ class Result:
     at_most: float | None = None
     notes: list[str] = field(default_factory=list)
     same: bool | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:

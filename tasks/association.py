@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from tasks import inputs
-from tasks.base import Samples, Task
+from tasks.base import Answers, Samples, Task
 from tasks.statistics import Mean, Statistic
+from tasks.ties import CLOSE
 
 SIZES = {
     "avg_jaccard_score": (0, None),
@@ -68,6 +69,11 @@ class Association(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return Association.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         inputs.rows(images["test"], test.keys, self.key)
         instances = self.instances(test)
@@ -84,13 +90,15 @@ class Association(Task):
             truth[i, : len(names)] = np.isin(names, list(instance["associations"]))
         scores = similarities(images["test"], texts, index)
         scores[np.arange(width) >= counts[:, None]] = -np.inf
-        # The reference takes the end of a rising argsort, so of equal candidates the later.
-        order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
+        if self.ties == "first":
+            order = np.argsort(-scores, axis=1, kind="stable")
+        else:  # the reference takes the end of a rising argsort, so of equal candidates the later
+            order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
         wanted = truth.sum(axis=1)
         taken = np.arange(width) < wanted[:, None]
         correct = (np.take_along_axis(truth, order, axis=1) & taken).sum(axis=1)
         chosen = [" ".join(names[j] for j in row[:k]) for names, row, k in zip(candidates, order, wanted, strict=True)]
-        return pd.DataFrame(
+        predictions = pd.DataFrame(
             {
                 "key": [str(instance["id"]) for instance in instances],
                 "cue": [str(instance["cue"]) for instance in instances],
@@ -102,6 +110,9 @@ class Association(Task):
                 "jaccard": correct / (2 * wanted - correct),
             }
         )
+        worst, best = correct_between(scores, truth, wanted)
+        tied = int((worst != best).sum())
+        return Answers(predictions, [predictions.assign(correct=c) for c in (worst, best)] if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, ["candidates", "associations", "correct"], self.key)
@@ -113,6 +124,24 @@ class Association(Task):
             inside = (counts >= least) & (counts <= (most if most is not None else counts))
             found[name] = Mean(jaccard[inside]) if inside.any() else None
         return found
+
+
+def correct_between(scores: np.ndarray, truth: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the best candidates are associated, with all ties against them, and with all their way.
+
+    Args:
+        scores: float32 [I, K]; -inf where there is no candidate.
+        truth: bool [I, K], which are associated.
+        wanted: int64 [I], how many are taken.
+
+    Returns:
+        int64 [I] twice.
+    """
+    last = np.take_along_axis(-np.sort(-scores, axis=1), wanted[:, None] - 1, axis=1)
+    sure, maybe = scores > last + CLOSE, np.abs(scores - last) <= CLOSE
+    right, places = (sure & truth).sum(axis=1), wanted - sure.sum(axis=1)
+    worst = right + np.maximum(0, places - (maybe & ~truth).sum(axis=1))
+    return worst, right + np.minimum(places, (maybe & truth).sum(axis=1))
 
 
 def prompt(cue: str) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Samples, Task
-from tasks.classification import rank
+from tasks import inputs, ties
+from tasks.base import Answers, Samples, Task
+from tasks.classification import ROWS, class_logits, rank_logits
 from tasks.groups import by_group
 from tasks.heads import head, prompt_counts, prompts
 from tasks.statistics import Statistic
@@ -137,12 +137,20 @@ class Attributes(Task):
                     )
         return {objective: (found[0][objective], found[1][objective]) for objective in self.objectives}
 
+    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
+        return {f"of {objective}": names for objective, (names, _) in self.heads(samples["test"]).items()}
+
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [text for lines in self.heads(samples["test"]).values() for text in prompts(*lines)]
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return Attributes.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
         for name in self.columns:
@@ -151,12 +159,45 @@ class Attributes(Task):
         counts = {objective: prompt_counts(*lines) for objective, lines in self.heads(test).items()}
         if len(texts) != sum(map(sum, counts.values())):
             raise ValueError(f"{self.key}: {sum(map(sum, counts.values()))} prompts, but {len(texts)} text embeddings")
-        start = 0
+        start, equal = 0, {}
         for objective, each in counts.items():
-            best = rank(images["test"], head(texts[start : start + sum(each)], each))
+            logits = torch.cat(
+                list(class_logits(images["test"], head(texts[start : start + sum(each)], each), ROWS, self.ties))
+            )
+            best = rank_logits([logits], self.ties)
             found[f"pred_{objective}"], found[f"score_{objective}"] = best["prediction"], best["score_1"]
+            equal[objective] = (logits >= logits.amax(dim=1, keepdim=True) - 100 * ties.CLOSE).cpu().numpy()
             start += sum(each)
-        return inputs.with_metadata(found, test.metadata, n, self.key)
+        return self.otherwise(inputs.with_metadata(found, test.metadata, n, self.key), equal)
+
+    def otherwise(self, predictions: pd.DataFrame, equal: Mapping[str, np.ndarray]) -> Answers:
+        """The answers, and what each part would count had its ties gone the one way or the other.
+
+        Args:
+            predictions: as `predict` gives them.
+            equal: for each objective, bool [N, C]: the classes that score as high as the best.
+        """
+        tables, hanging = [], np.zeros(len(predictions), dtype=bool)
+        for part in self.parts:
+            classes = equal[part.objective]
+            column = f"pred_{part.objective}"
+            # hits of every class, [N, C]: few classes, and only rows in which several are equal.
+            rows = np.flatnonzero(classes.sum(axis=1) > 1)
+            each = np.tile(np.arange(classes.shape[1]), len(rows))
+            if isinstance(part, Attribute):
+                labels = predictions[part.label].to_numpy()[rows]
+                hits = part.hits(each, np.repeat(labels, classes.shape[1]))
+            else:
+                hits = part.hits(each)
+            hits = hits.reshape(len(rows), classes.shape[1])
+            some, none = (hits & classes[rows]).any(axis=1), (~hits & classes[rows]).any(axis=1)
+            moved = some & none
+            hanging[rows[moved]] = True
+            for wanted in (~hits, hits) if moved.any() else ():
+                table = predictions.copy()
+                table.loc[rows[moved], column] = (wanted & classes[rows])[moved].argmax(axis=1)
+                tables.append(table)
+        return Answers(predictions, tables, int(hanging.sum()))
 
     @property
     def columns(self) -> list[str]:

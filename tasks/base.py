@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 
 from tasks.heads import Templates
 from tasks.statistics import Statistic
+from tasks.ties import RULES, Ties, ranges
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,24 @@ class Scores:
     """Each metric, under the reference's name, as an estimator that knows its value and its uncertainty. None: undefined."""
     predictions: pd.DataFrame
     """A row for each thing predicted (an image, a query, an instance); enough to compute every metric again."""
+    ties: Ties = field(default_factory=Ties)
+    """How much of the metrics is the order of equal scores."""
 
     @property
     def metrics(self) -> dict[str, float | None]:
         """Every metric's value; None where it is undefined (a group with no sample, acc5 under five classes)."""
         return {name: None if s is None else s.value for name, s in self.statistics.items()}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answers, and what it would have answered had equal scores been ordered otherwise."""
+
+    predictions: pd.DataFrame
+    otherwise: Sequence[pd.DataFrame] = ()
+    """The same table under other orders of equal scores, those that move a metric furthest; empty where nothing ties."""
+    ties: int = 0
+    """How many answers are right or wrong by that order alone."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +103,20 @@ class Task(ABC):
     """The column of the report that the task counts in."""
     splits: tuple[str, ...] = ("test",)
     """The splits whose images `score` needs, by their names in the data; the last is the one that is scored."""
+    ties: str = "reference"
+    """How equal scores are ordered, `first` or `reference`: see `tasks.ties`."""
 
     def __post_init__(self) -> None:
         # Configs give lists; a task is hashable.
         object.__setattr__(self, "splits", tuple(self.splits))
+        if self.ties not in RULES:
+            raise ValueError(f"{self.key}: ties must be {' or '.join(RULES)}; got {self.ties!r}")
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "predict" in cls.__dict__ and "answers" not in cls.__dict__:
+            # Who predicts otherwise than the class above must not be scored by the answers of that one.
+            cls.answers = Task.answers  # type: ignore[method-assign]
 
     @property
     def roles(self) -> dict[str, str]:
@@ -110,6 +134,10 @@ class Task(ABC):
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         """The T texts to embed, in the order in which `predict` wants them. Duplicates cost nothing."""
 
+    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
+        """The lists of class names that the model is asked to tell apart, by what they are lists of; one alone by ""."""
+        return {"": samples["test"].classnames} if self.one_head else {}
+
     @abstractmethod
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -125,6 +153,12 @@ class Task(ABC):
             A DataFrame that `statistics` can be computed from, with nothing else at hand.
         """
 
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
+        """What `predict` gives, and the same under other orders of equal scores; arguments as of `predict`."""
+        return Answers(self.predict(images, texts, samples))
+
     @abstractmethod
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         """Every metric, from stored predictions alone."""
@@ -137,5 +171,7 @@ class Task(ABC):
 
     def score(self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]) -> Scores:
         """Answers and their metrics. A pure function: the same arrays give the same numbers, on any device."""
-        predictions = self.predict(images, texts, samples)
-        return Scores(self.statistics(predictions), predictions)
+        answers = self.answers(images, texts, samples)
+        scores = Scores(self.statistics(answers.predictions), answers.predictions)
+        others = [Scores(self.statistics(table), table).metrics for table in answers.otherwise]
+        return replace(scores, ties=Ties(answers.ties, ranges(scores.metrics, others)))

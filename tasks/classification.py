@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Samples, Task
+from tasks import inputs, ties
+from tasks.base import Answers, Samples, Task
 from tasks.groups import GroupMetrics
 from tasks.heads import class_vectors, head_texts
 from tasks.macro import MacroF1
@@ -25,9 +25,9 @@ ROWS = 4096
 class Classification(Task):
     """Top-1, top-5 and per-class recall; by group where `by` says so.
 
-    Predictions: key, label, prediction (the argmax), pred_1..pred_k and score_1..score_k (the k = min(5, C) best by
-    torch.topk, as clip_benchmark's accuracy ranks them: of equal scores it may put another first than argmax does; scores
-    are 100 times the cosine), then the metadata.
+    Predictions: key, label, prediction (the argmax), pred_1..pred_k and score_1..score_k (the k = min(5, C) best; scores are
+    100 times the cosine), then the metadata. With `ties=reference` the best are torch.topk's, as clip_benchmark's accuracy
+    ranks them, which may put another of equal scores first than argmax does.
     """
 
     protocol: ClassVar[str] = "classification"
@@ -48,14 +48,21 @@ class Classification(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return Classification.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
         label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
             inputs.column(test.metadata, part.field, n, self.key)
-        found = rank(images["test"], class_vectors(texts, test))
+        found, places = rank_labelled(images["test"], class_vectors(texts, test), label, self.ties)
         table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
-        return inputs.with_metadata(table, test.metadata, n, self.key)
+        predictions = inputs.with_metadata(table, test.metadata, n, self.key)
+        tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in found])
+        return Answers(predictions, ties.ranked_otherwise(predictions, places), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, ["label", "prediction", "pred_1"], self.key)
@@ -95,32 +102,63 @@ def within(predictions: pd.DataFrame, label: np.ndarray, k: int) -> np.ndarray |
     return np.asarray(np.any([predictions[f"pred_{i}"].to_numpy() == label for i in range(1, k + 1)], axis=0))
 
 
-def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS) -> dict[str, np.ndarray]:
+def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str = "reference") -> dict[str, np.ndarray]:
     """The best classes of each image.
 
     Args:
         images: float32 [N, D], L2-normalised.
         head: float32 [C, D], L2-normalised.
+        rows: images scored at once.
+        rule: how equal scores are ordered; see `tasks.ties`.
 
     Returns:
         `prediction` int64 [N], `pred_1`.. int64 [N] and `score_1`.. float32 [N].
     """
-    # As the reference multiplies, so that equal class vectors tie, and equal scores rank, as they do there.
-    classifier = head.float().T.contiguous().to(images.device)
+    return rank_logits(class_logits(images, head, rows, rule), rule)
+
+
+def rank_labelled(
+    images: torch.Tensor, head: torch.Tensor, label: np.ndarray, rule: str
+) -> tuple[dict[str, np.ndarray], ties.Labelled]:
+    """As `rank`, and where the labels int64 [N] stand."""
+    places: list[ties.Labelled] = []
+
+    def seen() -> Iterator[torch.Tensor]:
+        start = 0
+        for logits in class_logits(images, head, ROWS, rule):
+            wanted = torch.from_numpy(label[start : start + len(logits)]).to(logits.device)
+            places.append(ties.locate(logits, wanted, 100 * ties.CLOSE))
+            start += len(logits)
+            yield logits
+
+    return rank_logits(seen(), rule), ties.join(places)
+
+
+def class_logits(
+    images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str = "reference"
+) -> Iterator[torch.Tensor]:
+    """100 times the cosines, float32 [n, C] for `rows` images at a time; by the rule `first`, equal class vectors score alike."""
     if not (torch.isfinite(images).all() and torch.isfinite(head).all()):
         raise ValueError("an embedding is not finite; check the model's precision (fp16 overflows for some models)")
-    return rank_logits(100.0 * chunk.float() @ classifier for chunk in torch.split(images, rows))
+    # As the reference multiplies, so that equal class vectors tie, and equal scores rank, as they do there.
+    classifier = head.float().T.contiguous().to(images.device)
+    same = ties.same_vectors(head.to(images.device)) if rule == "first" else None
+    for chunk in torch.split(images, rows):
+        logits = 100.0 * chunk.float() @ classifier
+        yield logits if same is None else logits[:, same]
 
 
-def rank_logits(chunks: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
+def rank_logits(chunks: Iterable[torch.Tensor], rule: str = "reference") -> dict[str, np.ndarray]:
     """The best classes by logits, float32 [n, C] a chunk; see `rank`."""
     argmax, best, scores = [], [], []
     for logits in chunks:
         k = min(5, logits.shape[1])
         values, order = torch.topk(logits, k, dim=1)
-        if k < 5:
+        if rule == "first":
+            order = ties.first_of_equal(logits, order)
+        elif k < 5:
             order = lead(order, torch.topk(logits, 1, dim=1).indices)
-        argmax.append(logits.argmax(dim=1).cpu())
+        argmax.append((order[:, 0] if rule == "first" else logits.argmax(dim=1)).cpu())
         best.append(order.cpu())
         scores.append(values.cpu())
     found = {"prediction": torch.cat(argmax).numpy()}

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Samples, Task
+from tasks import inputs, ties
+from tasks.base import Answers, Samples, Task
 from tasks.heads import class_vectors, head_texts
 from tasks.precision import AveragePrecision
 from tasks.statistics import Statistic
@@ -35,6 +35,11 @@ class MultiLabel(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return MultiLabel.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
         classes = len(test.classnames)
@@ -49,11 +54,42 @@ class MultiLabel(Task):
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
         found |= {f"logit_{c}": logits[:, c] for c in range(classes)}
-        return inputs.with_metadata(found, test.metadata, n, self.key)
+        predictions = inputs.with_metadata(found, test.metadata, n, self.key)
+        levels, tied = level(logits, labels.astype(bool), 100 * ties.CLOSE)
+        otherwise = []
+        for sign in (-1, 1) if tied.any() else ():
+            table = predictions.copy()
+            # Whole numbers that order as the scores do, positives of a level behind or before the others.
+            table[[f"logit_{c}" for c in range(classes)]] = (2 * levels + sign * labels).astype(np.float32)
+            otherwise.append(table)
+        return Answers(predictions, otherwise, int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, ["label_0", "logit_0"], self.key)
         classes = sum(f"label_{c}" in predictions.columns for c in range(predictions.shape[1]))
         scores = predictions[[f"logit_{c}" for c in range(classes)]].to_numpy(dtype=np.float32)
         labels = predictions[[f"label_{c}" for c in range(classes)]].to_numpy()
-        return {"mean_average_precision": AveragePrecision(scores, labels)}
+        return {"mean_average_precision": AveragePrecision(scores, labels, stable=self.ties == "first")}
+
+
+def level(scores: np.ndarray, labels: np.ndarray, close: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores by levels of equal ones.
+
+    Args:
+        scores: float32 [N, C].
+        labels: bool [N, C].
+        close: neighbours no further apart than this are equal.
+
+    Returns:
+        int64 [N, C], from 0, the level of each score among its column; bool [N], whether a sample shares a level with one of
+        the other label.
+    """
+    levels, tied = np.zeros(scores.shape, dtype=np.int64), np.zeros(len(scores), dtype=bool)
+    for c in range(scores.shape[1]):
+        order = np.argsort(scores[:, c], kind="stable")
+        steps = np.diff(scores[order, c]) > close
+        levels[order, c] = np.concatenate([[0], np.cumsum(steps)])
+        size = np.bincount(levels[:, c])
+        positive = np.bincount(levels[:, c], labels[:, c])
+        tied |= ((positive > 0) & (positive < size))[levels[:, c]]
+    return levels, tied

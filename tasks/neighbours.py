@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
+from tasks.ties import CLOSE
+
 ROWS = 1024
 TEMPERATURE = 0.07
+
+
+CLOSE_VOTES = 1e-6
+"""Sums of votes that differ by less than this share are equal."""
 
 
 def nearest_mean(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> torch.Tensor:
@@ -21,12 +29,16 @@ def nearest_mean(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, class
     Returns:
         int64 [M].
     """
+    return torch.cat([cosines.argmax(dim=1) for cosines in mean_cosines(train, y, test, classes)])
+
+
+def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> Iterator[torch.Tensor]:
+    """Cosines with each class's mean, float32 [m, C] for some test samples at a time; arguments as of `nearest_mean`."""
     sums = torch.zeros(classes, train.shape[1], device=train.device).index_add_(0, y, train)
     means = F.normalize(sums, dim=1)
     empty = torch.bincount(y, minlength=classes) == 0
-    return torch.cat(
-        [(part @ means.T).masked_fill(empty, -torch.inf).argmax(dim=1) for part in torch.split(test, ROWS)]
-    )
+    for part in torch.split(test, ROWS):
+        yield (part @ means.T).masked_fill(empty, -torch.inf)
 
 
 def nearest_neighbours(
@@ -36,10 +48,38 @@ def nearest_neighbours(
 
     As Wu et al. (2018, section 3.4) and DINO (Caron et al. 2021) evaluate features; arguments as of `nearest_mean`.
     """
+    label = torch.zeros(len(test), dtype=torch.int64, device=test.device)
+    return torch.cat([found.argmax(dim=1) for found, _, _ in votes(train, y, test, classes, k, label)])
+
+
+def votes(
+    train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int, label: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """What the k nearest neighbours vote for.
+
+    Args:
+        label: int64 [M], the truth.
+
+    Yields:
+        Some test samples at a time, float32 [m, C] thrice: the votes; and those had all ties for the last place among the
+        neighbours gone against the label, and all its way.
+    """
     k = min(k, len(train))
-    found = []
-    for part in torch.split(test, ROWS):
-        cosines, places = (part @ train.T).topk(k, dim=1)
-        votes = torch.zeros(len(part), classes, device=train.device)
-        found.append(votes.scatter_add_(1, y[places], (cosines / TEMPERATURE).exp()).argmax(dim=1))
-    return torch.cat(found)
+    for part, truth in zip(torch.split(test, ROWS), torch.split(label, ROWS), strict=True):
+        cosines = part @ train.T
+        values, places = cosines.topk(k, dim=1)
+        found = _cast(values, y[places], classes)
+        worst, best = found, found
+        tied = ((cosines >= values[:, -1:] - CLOSE).sum(dim=1) > k).nonzero()[:, 0]
+        if len(tied):
+            given, own = cosines[tied], y[None] == truth[tied, None]
+            worst, best = found.clone(), found.clone()
+            for table, shift in ((worst, -2 * CLOSE), (best, 2 * CLOSE)):
+                order = (given + shift * own).topk(k, dim=1).indices
+                table[tied] = _cast(given.gather(1, order), y[order], classes)
+        yield found, worst, best
+
+
+def _cast(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    empty = torch.zeros(len(cosines), classes, device=cosines.device)
+    return empty.scatter_add_(1, labels, (cosines / TEMPERATURE).exp())

@@ -14,14 +14,15 @@ class AveragePrecision(Linear):
     """For each class, samples by falling score, the mean of the precision at each positive; the mean over classes.
 
     As clip_benchmark's `average_precision_per_class` (after torchnet's meter); a class without a positive counts 0 there.
-    Equal scores stay in the order in which torch.sort leaves them.
+    Equal scores stay in the order in which torch.sort leaves them, as there; with `stable` in that of the samples.
 
     Average precision is higher in small sets than in large ones, since each positive counts towards the precision at itself;
     the interval is for the value expected of other sets of this size.
     """
 
-    def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, scores: np.ndarray, labels: np.ndarray, stable: bool = False) -> None:
         """`scores`: float32 [units, C]; `labels`: [units, C] of 0 and 1."""
+        self.stable = stable
         self.scores = np.asarray(scores, dtype=np.float32)
         self.labels = np.asarray(labels).astype(bool)
         if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or not self.scores.size:
@@ -35,7 +36,9 @@ class AveragePrecision(Linear):
     def order(self) -> np.ndarray:
         """int64 [C, units]: each class's samples by falling score."""
         columns = torch.tensor(self.scores)
-        return torch.stack([torch.sort(column, 0, True)[1] for column in columns.unbind(dim=1)]).numpy()
+        return torch.stack(
+            [torch.sort(column, dim=0, descending=True, stable=self.stable)[1] for column in columns.unbind(dim=1)]
+        ).numpy()
 
     @cached_property
     def per_class(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,16 +11,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Samples, Task
+from tasks import inputs, ties
+from tasks.base import Answers, Samples, Task
 from tasks.classification import ROWS, rank_logits, within
-from tasks.neighbours import nearest_mean, nearest_neighbours
+from tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
 from tasks.seeds import SeedMean, Setting
 from tasks.solvers import Linear, adamw, bracket, few, lbfgs
 from tasks.statistics import GroupMean, Proportion, Statistic
 
 RANGES = {"adamw": (-6.0, 2.0), "lbfgs": (-6.0, 6.0)}
 """Exponents of the strengths that are searched: clip_benchmark's weight decays, the CLIP paper's C."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Columns of the predictions: as they are, with all ties against the labels, with all their way; and bool [N], whether an
+    answer hangs on that."""
+
+    columns: tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]
+    hanging: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -101,13 +110,19 @@ class LinearProbe(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return LinearProbe.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
         label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         x = {split: rows.float() for split, rows in images.items()}
         y = {split: torch.from_numpy(np.asarray(samples[split].labels)).to(x[split].device) for split in self.roles}
         classes = int(max(labels.max() for split, labels in y.items() if split != "test")) + 1
-        tables = []
+        tables: list[list[pd.DataFrame]] = [[], [], []]
+        hanging = np.zeros(n, dtype=bool)
         for seed, (chosen, aside) in zip(self.seeds, self.draws(samples), strict=True):
             fit_x, fit_y = x["train"][chosen], y["train"][chosen]
             if self.strength is not None:
@@ -120,21 +135,67 @@ class LinearProbe(Task):
                 last_x = torch.cat([fit_x, val_x]) if both else fit_x
                 last_y = torch.cat([fit_y, val_y]) if both else fit_y
             model = self.train(last_x, last_y, classes, [strength], seed)[0]
-            known = last_x, last_y, x["test"], classes
-            table = {
-                "key": np.asarray(test.keys, dtype=object),
-                "seed": np.full(n, seed),
-                "label": label,
-                **rank_logits(model(part) for part in torch.split(x["test"], ROWS)),
-                "mean_prediction": nearest_mean(*known).cpu().numpy(),
-                "knn_prediction": nearest_neighbours(*known, self.neighbours).cpu().numpy(),
-                self.strength_name: np.full(n, strength),
-                "fewshot_k": np.full(n, -1 if self.shots is None else self.shots),
-            }
-            if self.solver == "adamw":
-                table["epochs"] = np.full(n, self.epochs)
-            tables.append(inputs.with_metadata(table, test.metadata, n, self.key))
-        return pd.concat(tables, ignore_index=True)
+            answers = self.answer(model, (last_x, last_y, x["test"], classes), label)
+            hanging |= answers.hanging
+            for found, columns in zip(tables, answers.columns, strict=True):
+                table = {
+                    "key": np.asarray(test.keys, dtype=object),
+                    "seed": np.full(n, seed),
+                    "label": label,
+                    **columns,
+                    self.strength_name: np.full(n, strength),
+                    "fewshot_k": np.full(n, -1 if self.shots is None else self.shots),
+                }
+                if self.solver == "adamw":
+                    table["epochs"] = np.full(n, self.epochs)
+                found.append(inputs.with_metadata(table, test.metadata, n, self.key))
+        predictions, *otherwise = (pd.concat(found, ignore_index=True) for found in tables)
+        return Answers(predictions, otherwise if hanging.any() else (), int(hanging.sum()))
+
+    def answer(
+        self, model: Linear, known: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int], label: np.ndarray
+    ) -> _Answer:
+        """What the three classifiers answer.
+
+        Args:
+            model: the linear one.
+            known: training embeddings, their labels, test embeddings, the number of classes.
+            label: int64 [N], the test labels.
+        """
+        test = known[2]
+        truth = torch.from_numpy(label).to(test.device)
+        places: list[ties.Labelled] = []
+
+        def seen() -> Iterator[torch.Tensor]:
+            for part, wanted in zip(torch.split(test, ROWS), torch.split(truth, ROWS), strict=True):
+                logits = model(part)
+                places.append(ties.locate(logits, wanted, 0.0))
+                yield logits
+
+        columns = rank_logits(seen(), self.ties)
+        found = ties.join(places)
+        ks = [k for k in (1, 5) if f"pred_{k}" in columns]
+        hanging = ties.hanging(found, ks)
+        plain = pd.DataFrame({"label": label, **columns})
+        names = list(columns)
+        others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, found)]
+        worst, best = others or (dict(columns), dict(columns))
+        for name, scores in (
+            ("mean_prediction", ((cosines,) * 3 for cosines in mean_cosines(*known))),
+            ("knn_prediction", map(_shares, votes(*known, self.neighbours, truth))),
+        ):
+            close = ties.CLOSE if name == "mean_prediction" else CLOSE_VOTES
+            answered: list[list[np.ndarray]] = [[], [], []]
+            start = 0
+            for plainly, against, towards in scores:
+                wanted = truth[start : start + len(plainly)]
+                start += len(plainly)
+                answered[0].append(plainly.argmax(dim=1).cpu().numpy())
+                answered[1].append(ties.chosen_otherwise(against, wanted, close)[0])
+                answered[2].append(ties.chosen_otherwise(towards, wanted, close)[1])
+            columns[name], worst[name], best[name] = map(np.concatenate, answered)
+            hanging |= (worst[name] == label) != (best[name] == label)
+        return _Answer((columns, worst, best), hanging)
 
     @property
     def strength_name(self) -> str:
@@ -199,6 +260,11 @@ class LinearProbe(Task):
             }
         found |= {name: Setting(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
         return {**found, "seed": Setting(float(predictions["seed"].iloc[0])), "seeds": Setting(len(seeds))}
+
+
+def _shares(votes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Votes as shares of each row's most."""
+    return tuple(table / table.amax(dim=1, keepdim=True) for table in votes)
 
 
 def accuracy(model: Linear, x: torch.Tensor, y: torch.Tensor) -> float:

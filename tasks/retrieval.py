@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from tasks import inputs
-from tasks.base import Samples, Task
+from tasks.base import Answers, Samples, Task
 from tasks.statistics import ClusterMean, Linear, MeanOf, Proportion, Statistic
+from tasks.ties import CLOSE
 
 CELLS = 4_000_000
 """Similarities held at once: 16 MB."""
@@ -28,7 +29,8 @@ class Retrieval(Task):
     and for people to read own (the query's caption, an image's first) and answer (the best caption; empty where it is an image).
 
     rank is the number of candidates with a higher score, and of equal ones with a lower index. clip_benchmark asks torch.topk,
-    which leaves the order of equal scores open; the two differ only there (captions that occur twice, word for word).
+    which leaves the order of equal scores open; the two differ only there (captions that occur twice, word for word), and how
+    far recall may move by it is in the record (`tasks.ties`).
     """
 
     protocol: ClassVar[str] = "retrieval"
@@ -51,6 +53,11 @@ class Retrieval(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return Retrieval.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         n = inputs.rows(images["test"], test.keys, self.key)
         captions = self.captions(test)
@@ -62,7 +69,7 @@ class Retrieval(Task):
         number = np.concatenate([np.arange(count) for count in counts])
         words = np.array([caption for several in captions for caption in several], dtype=object)
         by_caption, by_image = seek(images["test"], texts, counts)
-        return pd.DataFrame(
+        predictions = pd.DataFrame(
             {
                 "direction": np.repeat(np.array(["image", "text"], dtype=object), [len(owner), n]),
                 "key": np.concatenate([keys[owner], keys]),
@@ -76,6 +83,10 @@ class Retrieval(Task):
                 "answer": np.concatenate([np.full(len(owner), "", dtype=object), words[by_image["top"]]]),
             }
         )
+        ahead, behind = (np.concatenate([by_caption[part], by_image[part]]) for part in ("ahead", "behind"))
+        tied = np.any([(ahead < k) != (behind < k) for k in {1, *self.ks}], axis=0)
+        otherwise = [predictions.assign(rank=np.where(tied, r, predictions["rank"])) for r in (behind, ahead)]
+        return Answers(predictions, otherwise if tied.any() else (), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, ["direction", "key", "rank"], self.key)
@@ -107,7 +118,7 @@ def seek(images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]) -> tu
 
     Returns:
         For captions [T], then for images [N]: `rank` int64 from 0 and `score` float32 of the best own match, `top` int64, the
-        best candidate, and `top_score` float32.
+        best candidate, and `top_score` float32; `ahead` and `behind` int64, the rank with all ties its way, and against it.
     """
     images, texts = images.float().cpu(), texts.float().cpu()
     if not (torch.isfinite(images).all() and torch.isfinite(texts).all()):
@@ -129,8 +140,13 @@ def seek(images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]) -> tu
 
     caption: dict[str, np.ndarray] = {"rank": np.zeros(t, dtype=np.int64), "score": own}
     caption |= {"top": np.zeros(t, dtype=np.int64), "top_score": np.full(t, -np.inf, dtype=np.float32)}
+    caption |= {"ahead": np.zeros(t, dtype=np.int64), "behind": np.zeros(t, dtype=np.int64)}
     image: dict[str, np.ndarray] = {"rank": np.zeros(n, dtype=np.int64), "score": best}
     image |= {"top": np.zeros(n, dtype=np.int64), "top_score": np.empty(n, dtype=np.float32)}
+    # Captions of the same image are no rivals of one another.
+    akin = np.add.reduceat((own >= (best - np.float32(CLOSE))[owner]).astype(np.int64), starts[:-1])
+    image |= {"ahead": np.zeros(n, dtype=np.int64), "behind": np.zeros(n, dtype=np.int64)}
+    above, below = own + np.float32(CLOSE), own - np.float32(CLOSE)
     for low, high in blocks:
         scores = images[low:high] @ texts.T
         table = scores.numpy()
@@ -142,11 +158,15 @@ def seek(images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]) -> tu
         image["rank"][low:high] = (table > target).sum(axis=1, dtype=np.int32)
         if np.count_nonzero(table == target) > high - low:
             image["rank"][low:high] += ((table == target) & (column < first[low:high, None])).sum(axis=1)
+        image["ahead"][low:high] = (table > target + np.float32(CLOSE)).sum(axis=1, dtype=np.int32)
+        image["behind"][low:high] = (table >= target - np.float32(CLOSE)).sum(axis=1, dtype=np.int32) - akin[low:high]
         top_score, top = scores.max(dim=1)
         image["top"][low:high], image["top_score"][low:high] = top.numpy(), top_score.numpy()
 
         # At most 255 rows, so that bytes can count them.
         caption["rank"] += (table > own).view(np.uint8).sum(axis=0, dtype=np.uint8)
+        caption["ahead"] += (table > above).view(np.uint8).sum(axis=0, dtype=np.uint8)
+        caption["behind"] += (table >= below).view(np.uint8).sum(axis=0, dtype=np.uint8)
         if np.count_nonzero(table == own) > starts[high] - starts[low]:
             row, tied = np.nonzero(table == own)
             np.add.at(caption["rank"], tied[low + row < owner[tied]], 1)
@@ -154,4 +174,5 @@ def seek(images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]) -> tu
         if len(better):
             top_score, top = scores[:, torch.from_numpy(better)].max(dim=0)
             caption["top"][better], caption["top_score"][better] = low + top.numpy(), top_score.numpy()
+    caption["behind"] -= 1  # its own image
     return caption, image

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from tasks import inputs
-from tasks.base import Samples, Task
+from tasks.base import Answers, Samples, Task
 from tasks.statistics import Proportion, Statistic
+from tasks.ties import CLOSE
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Selection(Task):
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
+        return Selection.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
+
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         test = samples["test"]
         inputs.rows(images["test"], test.keys, self.key)
         instances = self.instances(test)
@@ -71,6 +77,8 @@ class Selection(Task):
         texts = texts.float().to(vectors.device)
         captions_of: list[list[int]] = [[] for _ in instances]
         images_of: list[list[int]] = [[] for _ in instances]
+        # Whether all of an instance's images, and all of its captions, are right: with ties against them, with ties their way.
+        bounds = np.zeros((len(instances), 2, 2), dtype=bool)
         # Instances of one shape are scored together.
         for several, count in np.unique(shapes, axis=0):
             members = np.flatnonzero((shapes == (several, count)).all(axis=1))
@@ -81,9 +89,11 @@ class Selection(Task):
             best = scores.argmax(dim=2)[:, :pairs].tolist(), scores.argmax(dim=1)[:, :pairs].tolist()
             for i, of_images, of_captions in zip(members, *best, strict=True):
                 captions_of[i], images_of[i] = of_images, of_captions
+            for direction, dim in enumerate((2, 1)):
+                bounds[members, direction] = own_is_best(scores, pairs, dim).cpu().numpy()
         shown = [next((i for i, choice in enumerate(found) if choice != i), 0) for found in captions_of]
         answers = [found[i] for i, found in zip(shown, captions_of, strict=True)]
-        return pd.DataFrame(
+        predictions = pd.DataFrame(
             {
                 "key": [str(one["id"]) for one in instances],
                 "images": shapes[:, 0],
@@ -97,9 +107,29 @@ class Selection(Task):
                 "answer": [str(one["captions"][i]) for one, i in zip(instances, answers, strict=True)],
             }
         )
+        tied = int((bounds[:, :, 0] != bounds[:, :, 1]).any(axis=1).sum())
+        tables = [predictions.assign(text_correct=b[:, 0], image_correct=b[:, 1]) for b in np.moveaxis(bounds, 2, 0)]
+        return Answers(predictions, tables if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         inputs.needs(predictions, ["text_correct", "image_correct"], self.key)
         text = predictions["text_correct"].to_numpy(dtype=bool)
         image = predictions["image_correct"].to_numpy(dtype=bool)
         return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}
+
+
+def own_is_best(scores: torch.Tensor, pairs: int, dim: int) -> torch.Tensor:
+    """Whether the i-th of one side is the best for the i-th of the other, for all i below `pairs`.
+
+    Args:
+        scores: float32 [m, images, captions].
+        pairs: how many images and captions belong together.
+        dim: 2: each image's best caption; 1: each caption's best image.
+
+    Returns:
+        bool [m, 2]: with ties against it, and with ties its way.
+    """
+    table = (scores if dim == 2 else scores.transpose(1, 2))[:, :pairs]
+    own = table.diagonal(dim1=1, dim2=2)[:, :pairs, None]
+    ahead, as_good = (table > own + CLOSE).sum(dim=2), (table >= own - CLOSE).sum(dim=2)
+    return torch.stack([(as_good == 1).all(dim=1), (ahead == 0).all(dim=1)], dim=1)

@@ -27,3 +27,9 @@ def to_rows(texts: Sequence[str]) -> torch.Tensor:
 def to_texts(rows: torch.Tensor) -> list[str]:
     """The texts of `to_rows`."""
     return [bytes(row).rstrip(b"\0").decode() for row in rows.cpu().numpy().astype(np.uint8)]
+
+
+def cut(rows: torch.Tensor) -> int:
+    """How many texts of `to_rows` may have been cut: those that leave no room for another character."""
+    longest = 4  # bytes of a character
+    return int((rows[:, WIDTH - longest] != 0).sum())

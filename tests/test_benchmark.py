@@ -19,7 +19,8 @@ import pytest
 
 from scripts import benchmark
 from scripts.benchmark import line, write
-from scripts.benchmark_rows import Bench, Result, _memory, _rates, _seconds
+from scripts.benchmark_gpu import gpu
+from scripts.benchmark_rows import Bench, Result, Size, _memory, _rates, _seconds
 from scripts.benchmark_worker import Side, WorkerDied
 
 ABOUT: dict[str, Any] = {
@@ -82,6 +83,23 @@ def test_memory_that_two_processes_share_counts_once() -> None:
     finally:
         os.killpg(leader, 9)
         os.waitpid(leader, 0)
+
+
+def test_the_row_of_a_gpu_measures_every_part(tmp_path: Path) -> None:
+    size = Size(decoded_for_gpu=40, times_on_gpu=2, classes_on_gpu=4, templates=3, fed=512, probed=60)
+    bench = Bench(tmp_path, tmp_path, 1, size, None, None, lambda said: None)  # type: ignore[arg-type]
+    results = list(gpu(bench, device="cpu"))
+    assert [r.unit for r in results] == ["images/s", "min"] * 2
+    for result in results[::2]:
+        figures = result.figures
+        assert json.loads(json.dumps(figures)) == figures
+        assert figures.keys() >= {"device", "driver", "cores", "batch", "load_s", "search_s", "encoder", "scaling"}
+        whole = figures["end_to_end"]["2"]
+        assert whole["images"] == 80 and 0 < whole["first_s"] < whole["seconds"] and 0 < whole["busy"] <= 1
+        assert whole["overlap"] <= 2
+        rates = [figures["encoder"], figures["texts"], figures["decoders"]["2"], *figures["main_thread_us"].values()]
+        assert min([*rates, figures["probe"]["adamw_s"], figures["probe"]["lbfgs_s"]]) > 0
+        assert result.ratios == [whole["rate"] / min(figures["encoder"], figures["decoders"]["2"])]
 
 
 def worker(tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> Side:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from results import safe_json
 
 DECODE = 0.3
 """Decoding, resizing and moving an image, in units of a ViT-B-32's pass over it."""
@@ -39,8 +40,8 @@ def _architecture(name: str, config_dir: str | None) -> Mapping[str, Any] | None
         found: Mapping[str, Any] | None = open_clip.get_model_config(name) if name in open_clip.list_models() else None
         return found
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = safe_json.read(path)
     except (OSError, ValueError):
         return None  # the model's own reader will say so
-    inner: Mapping[str, Any] = content.get("model_cfg", content)
-    return inner
+    inner = content.get("model_cfg", content) if isinstance(content, dict) else None
+    return inner if isinstance(inner, dict) else None

@@ -177,7 +177,12 @@ class _Models:
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         batch = batch.to(self.encoders[0].device, non_blocking=True)
-        return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)
+        try:
+            return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)
+        except torch.OutOfMemoryError:
+            for encoder in self.encoders:  # those that had room for the batch too: it comes back in smaller ones
+                encoder.forget_shape()
+            raise
 
     def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
         return self.encode("embeddings", batch)
@@ -269,7 +274,8 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
     first = seats[0]
     with runner.sharing_cpu(), runner.open_stream(jobs, needs, first.session.handle, first.options) as stream:
         for seat in seats:
-            seat.outcome.texts = runner.embed_texts(seat.encoder, runner.wanted_texts(seat.cells, seat.texts), progress)
+            wanted = runner.wanted_texts(seat.cells, seat.texts)
+            seat.outcome.texts = runner.embed_texts(seat.encoder, wanted, progress, seat.cells)
             seat.desk.settle()
         if stream is not None:
             models = _Models([seat.encoder for seat in seats])

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import safe_json
 from results.canonical import write_atomically
 
 FOLDER = "status"
@@ -90,7 +91,7 @@ def markers(folder: Path) -> list[Marker]:
         if path.name.startswith("."):
             continue
         try:
-            content, touched = json.loads(path.read_text()), path.stat().st_mtime
+            content, touched = safe_json.read(path), path.stat().st_mtime
             state = content["state"]
             if state == "running" and not _lives(content, touched):
                 state = "dead"

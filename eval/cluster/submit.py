@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs.compose import compose
+from configs.compose import override
 from configs.errors import ClipevalError
 from eval.cache import CHUNK, ImageStore
 from eval.cluster import slurm
+from eval.cluster.combinations import compose_all
 from eval.cluster.cost import model_cost
 from eval.cluster.job import Job
 from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
 from eval.plan import Cell
 from eval.session import Session
+from results import safe_json
 from results.canonical import write_atomically
 
 JOBS = "jobs"
@@ -50,11 +50,11 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
         0.
 
     Raises:
-        ClipevalError: no Slurm here; a run cannot be planned; two models would share a folder.
+        ClipevalError: no Slurm here; a run cannot be planned; two runs would share a folder.
     """
     slurm.require()
-    runs = [Run(w, _open(compose(w, config_dir), console)) for w in combinations(words)]
-    _check_folders(runs)
+    _, found = compose_all(words, config_dir)
+    runs = [Run((*one.words, override("out", one.config.out)), _open(one.config, console)) for one in found]
     loads = [load for number, run in enumerate(runs) for load in _loads(number, run, console)]
     if not loads:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
@@ -85,26 +85,6 @@ def _open(config: DictConfig, console: Console) -> Session:
     if gpu:
         session.config.runtime.device = "cuda"
     return session
-
-
-def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each run's words, where some words have several values: model=a,b gives two runs.
-
-    Raises:
-        ClipevalError: a word is no override.
-    """
-    choices: list[list[str]] = []
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException as problem:
-            raise ClipevalError(f"{word}: not an override ({str(problem).splitlines()[0]}).") from None
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([word])
-    return [tuple(chosen) for chosen in itertools.product(*choices)]
 
 
 def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str, Sequence[Job]]]:
@@ -144,18 +124,6 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
         "additional_parameters": {"requeue": True, **{str(k): v for k, v in extra.items()}},
     }
     return {key: value for key, value in given.items() if value is not None}
-
-
-def _check_folders(runs: Sequence[Run]) -> None:
-    owners: dict[Path, Session] = {}
-    for run in runs:
-        session, place = run.session, run.session.folder.path.absolute()
-        other = owners.setdefault(place, session)
-        if other.handle.slug != session.handle.slug:
-            raise ClipevalError(
-                f"out={session.folder.path} would hold both {other.handle.name} and {session.handle.name} of this submission; "
-                "leave out= away, or give one for each, such as out='runs/${model.slug}'."
-            )
 
 
 def _loads(number: int, run: Run, console: Console) -> list[Load]:
@@ -201,8 +169,10 @@ def job_notes(folder: Path) -> list[dict[str, Any]]:
     notes = []
     for path in sorted((folder / JOBS).glob("[!.]*.json"), key=lambda p: p.stat().st_mtime):
         try:
-            note = json.loads(path.read_text())
-            if isinstance(note["job"], str) and isinstance(note["units"], Mapping):
+            note = safe_json.read(path)
+            lists = note["units"].values() if isinstance(note["units"], Mapping) else [None]
+            whole = all(isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists)
+            if whole and re.fullmatch(r"\w+", note["job"]):
                 notes.append(note)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a note that cannot be read says nothing; the records decide

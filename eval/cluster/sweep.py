@@ -1,9 +1,13 @@
-"""`clipeval run -m`: Hydra's own sweeps and launchers over the same runs, such as `hydra/launcher=submitit_slurm`."""
+"""`clipeval run -m`: Hydra's own sweeps and launchers over the same runs, such as `hydra/launcher=submitit_slurm`.
+
+Every combination is composed, and its folder known, before Hydra starts the first one.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,37 +15,79 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from configs.compose import CONFIG_DIR, CONFIG_NAME, finish
+from eval.cluster.combinations import OUT, Combination, Naming, compose_all, parsed
 
 COMMAND_LINE = "command-line"
 """What Hydra calls the source that --config-dir adds."""
+SWEEPER = ("hydra/sweeper", "hydra.sweeper")
+"""Keys that choose who picks the combinations: of another sweeper they are not known beforehand."""
 
 
-def run_one(config: DictConfig) -> float | None:
+def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float | None]:  # noqa: B008  (it is frozen)
     """One job of a sweep. Hydra reports what it raises, goes on with the other jobs, and ends with status 1.
 
+    Args:
+        config: as Hydra composed it.
+        naming: gives the job's run folder.
+
     Returns:
-        The mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
+        The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
     from eval.session import Session
 
-    about = HydraConfig.get().runtime
+    hydra_config = HydraConfig.get()
+    about = hydra_config.runtime
     folder = next((source.path for source in about.config_sources if source.provider == COMMAND_LINE), None)
-    session = Session.open(finish(config, about.choices, folder), Console(stderr=True))
+    done = finish(config, about.choices, folder)
+    done.out = naming.out(done, list(hydra_config.overrides.task))
+    session = Session.open(done, Console(stderr=True))
     session.console.print(f"{session.handle.name} → {session.folder.path}", markup=False, highlight=False)
     session.run()
     records = [session.folder.record(str(task)) for task in session.config.tasks]
     values = [record.value for record in records if record is not None and record.value is not None]
-    return sum(values) / len(values) if values else None
+    return str(session.folder.path), sum(values) / len(values) if values else None
 
 
 def sweep(words: Sequence[str], config_dir: str | None) -> int:
-    """Hands the words to Hydra, which composes each combination and launches it."""
+    """Hands the words to Hydra, which composes each combination and launches it; then prints one table of all.
+
+    Returns:
+        The exit status: 0 when every run is done.
+
+    Raises:
+        ClipevalError: a combination cannot be composed, or two would share a run folder; nothing has run then.
+    """
+    from results.sweep_table import print_sweep
+
+    naming, found = _before(words, config_dir)
+    begun: list[str] = []
+
+    def job(config: DictConfig) -> float | None:
+        folder, value = run_one(config, naming)
+        begun.append(folder)  # of runs in this process
+        return value
+
     argv = [sys.argv[0], *(["--config-dir", config_dir] if config_dir else []), "--multirun", *words]
     before, sys.argv = sys.argv, argv
+    status = 0
     try:
-        hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base="1.3")(run_one)()
+        hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base="1.3")(job)()
     except SystemExit as end:
-        return int(end.code or 0)
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
         sys.argv = before
-    return 0
+    rows = [(one.values, Path(str(one.config.out))) for one in found] or [({}, Path(folder)) for folder in begun]
+    missing = print_sweep(rows)
+    return status or int(missing > 0)
+
+
+def _before(words: Sequence[str], config_dir: str | None) -> tuple[Naming, list[Combination]]:
+    """What is known before Hydra runs: the combinations, unless another sweeper chooses them."""
+    if not any(word.lstrip("+~").startswith(SWEEPER) for word in words):
+        return compose_all(words, config_dir)
+    keys = {
+        str(override.get_key_element()).lstrip("+~")
+        for override in map(parsed, words)
+        if not override.is_sweep_override()
+    }
+    return Naming(frozenset(keys), fixed=OUT in keys), []

@@ -9,7 +9,6 @@ caption, or Crossmodal-3600's own captions.jsonl. It may speak of some of the pi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,8 @@ from eval.data.split import DataConfig, read_text
 from eval.data.tar_index import index_tars
 from eval.data.text_table import read_table
 from eval.data.values import Unusable, text_of, texts_of
+from results import safe_json
+from results.stamp import stamp
 from tasks.base import Samples
 
 
@@ -81,12 +82,12 @@ def _images(location: Path, split: str, cache: Path | None, account: Account) ->
     if not paths:
         raise ClipevalError(f"{location} holds no picture that Pillow opens.")
     flag_deep(deep_files(paths, [path.name for path in paths]), account)
-    return _whole(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths), location)
+    return _whole(tuple((path, *stamp(path.stat())) for path in paths), location)
 
 
 @lru_cache(maxsize=4)  # each language asks for them, and their digest reads every byte
-def _whole(files: tuple[tuple[Path, int, int], ...], location: Path) -> FileImages:
-    paths = [path for path, _, _ in files]
+def _whole(files: tuple[tuple[Path, int, int, int, int], ...], location: Path) -> FileImages:
+    paths = [path for path, *_ in files]
     return whole_files(paths, [str(path.relative_to(location)) for path in paths])
 
 
@@ -107,9 +108,9 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
     """(picture, caption, where), one each; of Crossmodal-3600 the first caption, as clip_benchmark takes it."""
     if path.suffix == ".json":
         try:
-            content = json.loads(read_text(path))
+            content = safe_json.parse(read_text(path))
             both = list(zip(content["image_paths"], content["annotations"], strict=True))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError) as problem:
             raise ClipevalError(
                 f"{path}: expected clip_benchmark's JSON, lists image_paths and annotations of one length ({problem})."
             ) from None

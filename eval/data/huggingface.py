@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from eval.data.split import DataConfig
 from eval.data.splits import choose_files, same_split
 from eval.data.values import Unusable, cell, has_column, is_null, texts_of
 from eval.hub.lock import check_lock
+from results import safe_json
 from tasks.base import Samples
 
 GROUPS = 2
@@ -62,7 +62,7 @@ class ParquetImages:
                 self._kept.popitem(last=False)
             with pq.ParquetFile(self.files[file]) as opened:
                 self._kept[file, group] = opened.read_row_group(
-                    group, columns=[_head(self.column, opened.schema_arrow)]
+                    group, columns=[_head(self.column, opened.schema_arrow.names)]
                 )
         content = self._kept[file, group].slice(row, 1).to_pylist()[0]
         return encoded_image(cell(content, self.column), Path(self.files[file]).parent)
@@ -150,7 +150,7 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
             with pq.ParquetFile(path) as opened:
                 schema = opened.schema_arrow
                 _check_columns(config, schema.names, str(path))
-                others = [name for name in schema.names if name != _head(config.image, schema)]
+                others = _beside_images(config, schema.names)
                 tables.append(opened.read(columns=others) if others else pa.table({}))
                 features = features or _features(schema)
                 for group in range(opened.num_row_groups):
@@ -190,8 +190,8 @@ def _from_hub(config: DataConfig, split: str, account: Account) -> tuple[RowImag
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(name, datasets.Image(decode=False))
-    head = config.image if config.image in rows.column_names else config.image.partition(".")[0]
-    table = rows.remove_columns(head).with_format("arrow")[:] if len(rows.column_names) > 1 else pa.table({})
+    others = _beside_images(config, rows.column_names)
+    table = rows.select_columns(others).with_format("arrow")[:] if others else pa.table({})
     images = RowImages(rows, config.image, np.arange(len(rows)), source)
     kept, images.digest = _usable(images, _cells(table, config), config, source, account)
     images.numbers = images.numbers[kept]
@@ -232,6 +232,19 @@ def parquet_files(location: Path, split: str, account: Account) -> list[Path]:
     return [found[name] for name in choose_files(list(found), split, str(location))]
 
 
+class _Alias(yaml.YAMLError):
+    """The text refers to a part of itself."""
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Plain values only, each as large as its text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _Alias
+        return super().compose_node(parent, index)
+
+
 def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
     """{split: files} as the front matter of the folder's README.md declares them; empty where it does not."""
     card = location / "README.md"
@@ -240,7 +253,7 @@ def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
     if not text.startswith("---") or len(parts) < 3:
         return {}
     try:
-        configs = (yaml.safe_load(parts[1]) or {}).get("configs") or []
+        configs = (yaml.load(parts[1], _WithoutAliases) or {}).get("configs") or []
         files = [entry["data_files"] for entry in configs if isinstance(entry.get("data_files"), list)]
         if len(configs) > 1:
             names = ", ".join(str(entry.get("config_name")) for entry in configs)
@@ -250,7 +263,12 @@ def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
         entries = {
             str(e["split"]): [e["path"]] if isinstance(e["path"], str) else list(e["path"]) for e in (files or [[]])[0]
         }
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except _Alias:
+        raise ClipevalError(
+            f"{card}: its front matter uses YAML aliases (&name, *name), which are not followed, for a few lines of them can stand "
+            "for any amount of memory. Write its `configs` out, or give one parquet file in task.data.path."
+        ) from None
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
     matched = {split: [n for n in found if any(fnmatch(n, p) for p in patterns)] for split, patterns in entries.items()}
     return {split: names for split, names in matched.items() if names}
@@ -262,14 +280,20 @@ def _check_columns(config: DataConfig, names: Sequence[str], where: str) -> None
             raise ClipevalError(f"{where}: {nearest('column', column, names)}")
 
 
-def _head(column: str, schema: Any) -> str:
-    return column if column in schema.names else column.partition(".")[0]
+def _head(column: str, names: Sequence[str]) -> str:
+    return column if column in names else column.partition(".")[0]
+
+
+def _beside_images(config: DataConfig, names: Sequence[str]) -> list[str]:
+    """All columns but the images', unless a label or a caption lies in the same structure."""
+    used = {_head(column, names) for column in (config.label, config.caption) if column is not None}
+    return [name for name in names if name != _head(config.image, names) or name in used]
 
 
 def _features(schema: Any) -> dict[str, Any]:
     """What `datasets` wrote of the columns; empty where it did not."""
     try:
-        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = safe_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -277,7 +301,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 def _cells(table: Any, config: DataConfig) -> Iterator[dict[str, Any]]:
     """The columns of labels and captions, a row at a time."""
-    used = {_head(column, table.schema) for column in (config.label, config.caption) if column is not None}
+    used = {_head(column, table.column_names) for column in (config.label, config.caption) if column is not None}
     chosen = table.select([name for name in table.column_names if name in used])
     for batch in chosen.to_batches():
         yield from batch.to_pylist()

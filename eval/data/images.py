@@ -74,6 +74,17 @@ class FileImages:
         path = self.files[int(self.file[position])]
         return f"{path}, key {self.keys[position]!r}"
 
+    def subset(self, rows: np.ndarray) -> FileImages:
+        """Some of the images, int64 [M]."""
+        return FileImages(
+            self.files,
+            self.file[rows],
+            self.offset[rows],
+            self.size[rows],
+            [self.keys[int(row)] for row in rows],
+            digest_of(self.digest, rows.tobytes()),
+        )
+
     def _descriptor(self, file: int) -> int:
         if (
             self._pid != os.getpid()

@@ -7,7 +7,6 @@ is no name: the model would be asked about "a photo of a 0". `task.data.numeric_
 from __future__ import annotations
 
 import importlib.resources
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ import numpy as np
 from configs.errors import ClipevalError, nearest
 from eval.data.account import Account
 from eval.data.text_table import decode, lines_of
+from results import safe_json
 
 if TYPE_CHECKING:
     from eval.data.split import DataConfig
@@ -92,7 +92,7 @@ def given_names(config: DataConfig, location: Path) -> list[str] | Mapping[str, 
     if path.suffix != ".json":
         return [line.strip() for line in lines_of(text)]
     try:
-        content = json.loads(text)
+        content = safe_json.parse(text)
     except ValueError as problem:
         raise ClipevalError(f"{path}: not JSON ({problem}).") from None
     if isinstance(content, list) and all(isinstance(name, str) for name in content):

@@ -43,6 +43,13 @@ def shard_paths(
     account = account or Account()
     folder = location / split
     if not folder.is_dir():
+        others = sorted(path.parent.name for path in location.glob("*/*") if path.name.lower().endswith(_NAMES))
+        if others:
+            names = list(dict.fromkeys(others))
+            raise ClipevalError(
+                f"{location} has the splits {', '.join(names)}, and none called {split!r}. Choose one with "
+                f"task.splits=[{names[-1]}], or fetch the set again with `clipeval download`."
+            )
         tars = _tars(location, account) if location.is_dir() else []
         if not tars:
             raise ClipevalError(f"{folder} is missing: the set has no split {split!r} here. {cure}")
@@ -130,9 +137,9 @@ def plain_tar(path: Path, cache: Path | None, account: Account) -> Path:
         file.seek(0)
         name = hashlib.file_digest(file, "sha256").hexdigest()
     folder = (cache.parent if cache else Path(tempfile.gettempdir(), "clipeval")) / "decompressed"
-    copy = folder / f"{name}.tar"
+    copy = folder / name / f"{_stem(path)}.tar"  # errors name the shard
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         partial = copy.with_name(f"{copy.name}.{os.getpid()}")
         try:
             with opener(path) as source, partial.open("wb") as target:

@@ -68,6 +68,8 @@ class DataConfig:
     """The encoding of tables and text files; None: UTF-8, or what a byte order mark says."""
     numeric_classnames: bool = False
     """Whether numbers are meant as class names: "a photo of a 7"."""
+    names_as_published: bool = False
+    """Whether class names that are empty or repeated are the published set's own, and no reason for a flag."""
     max_pixels: int | None = None
     """The largest image that is decoded, in pixels; None: Pillow's own limit."""
     max_text_chunk: int | None = None

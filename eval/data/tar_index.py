@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,9 +27,10 @@ from configs.errors import ClipevalError
 from eval.data.account import Account, is_litter
 from eval.data.depth import HEAD, is_deep
 from eval.data.tar_members import Member, read_members
+from results import safe_json
 from results.canonical import write_atomically
 
-VERSION = 3
+VERSION = 4
 IMAGE_EXTENSIONS = (
     *("webp", "png", "jpg", "jpeg"),  # clip_benchmark's
     *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm", "jp2"),
@@ -140,8 +142,22 @@ def _load(entry: Path) -> TarIndex | None:
     data, digest = content[:-32], content[-32:]
     if hashlib.sha256(data).digest() != digest:
         return None
+    try:
+        return _parse(data)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+    ):  # another program's, whose digest fits
+        return None
+
+
+def _parse(data: bytes) -> TarIndex:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        fields = json.loads(arrays["text"].tobytes())
+        fields = safe_json.parse(arrays["text"].tobytes())
         flat, npy, start = arrays["npy"], [], 0
         for shape in fields["shapes"]:
             count = 0 if shape is None else int(np.prod(shape))
@@ -231,9 +247,17 @@ def _keyed(
         labelled = {
             m.group(1) for m in last if m and m.group(2).lower() in kinds and m.group(2).lower() not in IMAGE_EXTENSIONS
         }
+
+    def leave_out(name: str, why: str) -> None:
+        count, examples = left_out.get(why, (0, []))
+        left_out[why] = (count + 1, [*examples, name] if count < EXAMPLES else examples)
+
     for member in members:
         if is_litter(member.name):
             ignored.append(member.name)
+            continue
+        if member.size < 0:
+            leave_out(member.name, "links and other members that hold no data")
             continue
         match = _NAME.match(member.name)
         key, extension = (match.group(1), match.group(2).lower()) if match else (member.name, "")
@@ -245,9 +269,10 @@ def _keyed(
         if match and kind in kinds and (key not in imaged or longer in labelled):
             yield member, longer, kind
             continue
-        why = f"{extension} members, which are not read" if extension else "members whose names have no ending"
-        count, examples = left_out.get(why, (0, []))
-        left_out[why] = (count + 1, [*examples, member.name] if count < EXAMPLES else examples)
+        leave_out(
+            member.name,
+            f"{extension} members, which are not read" if extension else "members whose names have no ending",
+        )
 
 
 def _add(tar: int, member: Member, key: str, extension: str, samples: dict[str, dict[str, Any]], path: Path) -> None:

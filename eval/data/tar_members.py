@@ -16,7 +16,7 @@ _HARMLESS = frozenset({b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b
 
 
 class Member(NamedTuple):
-    """A regular file of a tar: its name, its first byte and its length."""
+    """A regular file of a tar: its name, its first byte and its length; or a link, of length -1."""
 
     name: str
     offset: int
@@ -28,7 +28,7 @@ class _NotPlainError(Exception):
 
 
 def read_members(path: Path) -> list[Member]:
-    """The regular files of a tar, in its order.
+    """The regular files of a tar, and what else it has beside folders, in its order.
 
     Raises:
         tarfile.TarError, EOFError: it is no tar, or was cut short.
@@ -91,6 +91,8 @@ def _by_tarfile(path: Path) -> list[Member]:
                 raise tarfile.ReadError(f"{member.name!r} is a sparse file, of which only the parts are stored")
             if member.isfile():
                 found.append(Member(member.name, member.offset_data, member.size))
+            elif not member.isdir():
+                found.append(Member(member.name, 0, -1))
         end = tar.offset
     with path.open("rb") as file:
         file.seek(end)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from configs.errors import ClipevalError, nearest
 from eval.data.account import Account
 from eval.data.values import has_column
+from results import safe_json
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 CSV_ENDINGS, JSON_ENDINGS = (".csv", ".tsv", ".tab", ".psv"), (".jsonl", ".ndjson", ".json")
@@ -145,7 +145,7 @@ def parse_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_unique)
+            value = safe_json.parse(line, _unique)
         except ValueError as problem:
             raise ClipevalError(f"{path}, line {number}: not JSON ({problem}).") from None
         if not isinstance(value, dict):
@@ -164,7 +164,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_json(path: Path, text: str) -> TextTable:
     if text.lstrip().startswith("["):  # one list, over several lines
         try:
-            content = json.loads(text, object_pairs_hook=_unique)
+            content = safe_json.parse(text, _unique)
         except ValueError as problem:
             raise ClipevalError(f"{path}: not JSON ({problem}).") from None
         if not all(isinstance(row, dict) for row in content):

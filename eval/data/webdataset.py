@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from configs.errors import ClipevalError
+from configs.errors import ClipevalError, nearest
 from eval.data.account import Account
 from eval.data.depth import flag_deep
 from eval.data.images import FileImages, digest_of
@@ -53,18 +55,21 @@ def read(
         index.tell(path, account)
     flag_deep([key for index in indices for key in index.deep], account)
     _check_lock(location, split, paths, indices)
-    keys = _unique_keys(indices)
-    columns = _columns(location / split / TABLE, keys, config, account)
+    table = location / split / TABLE
+    unusable = _Unusable(account)
+    images, content, columns = _usable(paths, indices, table, config, kind, location, unusable)
+    keys = list(images.keys)
     classnames = _classnames(config, location, account)
-    labels, captions = _labels_and_captions(config, indices, keys, kind, location)
-    if labels is not None and config.label is None:
+    labels, captions = _labels(content, keys, config, kind, location), None
+    if labels is not None:
         labels, classnames = _named(labels, classnames, config, location, account)
     if config.label is not None:
-        values = _column(columns, config.label, location)
-        places = [f"{location / split / TABLE}, key {key!r}" for key in keys]
-        labels, classnames = classes_of(values, config, classnames, location, places, account)
+        places = [f"{table}, key {key!r}" for key in keys]
+        labels, classnames = classes_of(list(columns[config.label]), config, classnames, location, places, account)
     if config.caption is not None:
-        captions = [[str(text)] for text in _column(columns, config.caption, location)]
+        captions = [[str(text)] for text in columns[config.caption]]
+    elif kind == ["retrieval"]:
+        captions = [[line for line in lines_of(text or "") if line.strip()] for text in content["txt"]]
     used = [name for name in (config.label, config.caption) if name in columns]
     columns = columns.drop(columns=list(dict.fromkeys(used)))  # what became a label or a caption is no metadata
     instances = None
@@ -77,7 +82,7 @@ def read(
             )
         instances = read_instances(location / split / questions)
     is_vector = kind == ["multilabel"]
-    metadata = pd.DataFrame(index=range(len(keys))) if is_vector else _metadata(config, indices, keys)
+    metadata = pd.DataFrame(index=range(len(keys))) if is_vector else _metadata(config, content["npy"], keys)
     samples = Samples(
         keys=keys,
         labels=labels,
@@ -87,7 +92,59 @@ def read(
         classnames=classnames,
         templates=_optional_lines(location / TEMPLATES),
     )
-    return shard_images(paths, indices), samples
+    return images, samples
+
+
+@dataclass
+class _Unusable:
+    """Samples that cannot be scored, by their rows."""
+
+    account: Account
+    rows: set[int] = field(default_factory=set)
+
+    def __call__(self, row: int, where: str, why: str) -> None:
+        """Raises ClipevalError unless `data.on_error=skip`."""
+        if row not in self.rows:
+            self.account.unusable(where, why)
+            self.rows.add(row)
+
+
+def _usable(
+    paths: list[Path],
+    indices: list[TarIndex],
+    table: Path,
+    config: DataConfig,
+    kind: list[str],
+    location: Path,
+    unusable: _Unusable,
+) -> tuple[FileImages, dict[str, list[Any]], pd.DataFrame]:
+    """The images that can be scored; the content of their cls, txt and npy members; their rows of samples.csv."""
+    keys = _unique_keys(indices)
+    content = {name: [v for index in indices for v in getattr(index, name)] for name in ("cls", "txt", "npy")}
+    columns = _columns(table, keys, config, unusable)
+    for row, key in enumerate(keys):
+        if kind == ["retrieval"] and config.caption is None:
+            text = content["txt"][row]
+            if text is None:
+                unusable(row, f"{location}: key {key!r}", "the image has no txt member, its captions")
+            elif not text.strip():
+                unusable(row, f"{location}: key {key!r}", "the caption is empty")
+    for name, what in ((config.label, "label"), (config.caption, "caption")):
+        for row, value in enumerate(_column(columns, name, location) if name is not None else ()):
+            if row not in unusable.rows and not str(value).strip():
+                unusable(row, f"{table}, key {keys[row]!r}, column {name!r}", f"the {what} is empty")
+    if config.label is None and kind != ["multilabel"] and any(value is not None for value in content["cls"]):
+        for row, (key, value) in enumerate(zip(keys, content["cls"], strict=True)):
+            if value is None:
+                unusable(row, f"{location}: key {key!r}", "the image has no cls member, its label")
+            elif not value.strip():
+                unusable(row, f"{location}: key {key!r}", "the label is empty; an integer was expected")
+    images = shard_images(paths, indices)
+    if not unusable.rows:
+        return images, content, columns
+    kept = np.array([row for row in range(len(keys)) if row not in unusable.rows], dtype=np.int64)
+    chosen = {name: [values[row] for row in kept] for name, values in content.items()}
+    return images.subset(kept), chosen, columns.iloc[kept].reset_index(drop=True)
 
 
 def _check_lock(location: Path, split: str, paths: list[Path], indices: list[TarIndex]) -> None:
@@ -148,45 +205,23 @@ def _named(
     return labels, classnames
 
 
-def _labels_and_captions(
-    config: DataConfig, indices: list[TarIndex], keys: list[str], kind: list[str], location: Path
-) -> tuple[np.ndarray | None, list[list[str]] | None]:
-    texts = [text for index in indices for text in index.txt]
-    captions = None
-    if kind == ["retrieval"] and config.caption is None:
-        missing = [key for key, text in zip(keys, texts, strict=True) if text is None]
-        if missing:
-            raise ClipevalError(
-                f"{location}: key {missing[0]!r} has no txt member, its captions ({len(missing)} such keys)."
-            )
-        captions = [[line for line in lines_of(text) if line.strip()] for text in texts if text is not None]
+def _labels(
+    content: Mapping[str, list[Any]], keys: list[str], config: DataConfig, kind: list[str], location: Path
+) -> np.ndarray | None:
+    """Labels of the cls members, int64 [N], or of the npy members, [N, C]; None where there are none."""
     if config.label is not None:
-        return None, captions
+        return None
     if kind == ["multilabel"]:
-        return _label_vectors(indices, keys, location), captions
-    values = [value for index in indices for value in index.cls]
-    if all(value is None for value in values):
-        return None, captions
-    return _class_labels(values, keys, location), captions
+        return _label_vectors(content["npy"], keys, location)
+    if all(value is None for value in content["cls"]):
+        return None
+    for key, value in zip(keys, content["cls"], strict=True):
+        if not _INTEGER.fullmatch(value.strip()):
+            raise ClipevalError(f"{location}: key {key!r} has {value[:40]!r} for a label; an integer was expected.")
+    return np.array([int(value) for value in content["cls"]], dtype=np.int64)
 
 
-def _class_labels(values: list[str | None], keys: list[str], location: Path) -> np.ndarray:
-    labels = np.empty(len(values), dtype=np.int64)
-    for i, value in enumerate(values):
-        if value is None:
-            raise ClipevalError(
-                f"{location}: key {keys[i]!r} has an image and no cls member (its label): {values.count(None)} of "
-                f"{len(values)} images have none."
-            )
-        if _INTEGER.fullmatch(value.strip()):
-            labels[i] = int(value)
-        else:
-            raise ClipevalError(f"{location}: key {keys[i]!r} has {value[:40]!r} for a label; an integer was expected.")
-    return labels
-
-
-def _label_vectors(indices: list[TarIndex], keys: list[str], location: Path) -> np.ndarray:
-    vectors = [array for index in indices for array in index.npy]
+def _label_vectors(vectors: list[np.ndarray | None], keys: list[str], location: Path) -> np.ndarray:
     shapes = {None if v is None else v.shape for v in vectors}
     if len(shapes) != 1 or None in shapes:
         bad = next(k for k, v in zip(keys, vectors, strict=True) if v is None or v.shape != vectors[0].shape)  # type: ignore[union-attr]
@@ -199,11 +234,10 @@ def _label_vectors(indices: list[TarIndex], keys: list[str], location: Path) -> 
     return stacked
 
 
-def _metadata(config: DataConfig, indices: list[TarIndex], keys: list[str]) -> pd.DataFrame:
+def _metadata(config: DataConfig, rows: list[np.ndarray | None], keys: list[str]) -> pd.DataFrame:
     """The named fields of every sample's npy member, which may hold one value more than there are names."""
     if not config.fields:
         return pd.DataFrame(index=range(len(keys)))
-    rows = [array for index in indices for array in index.npy]
     wanted = len(config.fields)
     for key, row in zip(keys, rows, strict=True):
         if row is None or row.size < wanted:
@@ -216,8 +250,9 @@ def _metadata(config: DataConfig, indices: list[TarIndex], keys: list[str]) -> p
     return pd.DataFrame({name: table[:, i] for i, name in enumerate(config.fields)})
 
 
-def _columns(path: Path, keys: list[str], config: DataConfig, account: Account) -> pd.DataFrame:
+def _columns(path: Path, keys: list[str], config: DataConfig, unusable: _Unusable) -> pd.DataFrame:
     """samples.csv in the images' order, its `key` column dropped; no columns where there is no such file."""
+    account = unusable.account
     if not path.exists():
         return pd.DataFrame(index=range(len(keys)))
     table = read_table(path, ["key"], account, config.sep, config.encoding)
@@ -231,16 +266,16 @@ def _columns(path: Path, keys: list[str], config: DataConfig, account: Account) 
     for key, row in rows.items():
         if key not in known:
             account.leave_out(table.where(row), "a row for an image that is in no shard")
-    missing = [key for key in keys if key not in rows]
-    if missing:
-        raise ClipevalError(f"{path}: no row for the image {missing[0]!r} ({len(missing)} images have none).")
     columns = [name for name in table.columns if name != "key"]
-    return pd.DataFrame([{c: table.rows[rows[key]][c] for c in columns} for key in keys], columns=columns)
+    contents = []
+    for row, key in enumerate(keys):
+        if key not in rows:
+            unusable(row, f"{path}, key {key!r}", "no row for the image")
+        contents.append({c: table.rows[rows[key]][c] if key in rows else "" for c in columns})
+    return pd.DataFrame(contents, columns=columns)
 
 
 def _column(columns: pd.DataFrame, name: str, location: Path) -> list[object]:
-    from configs.errors import nearest
-
     if name not in columns:
         raise ClipevalError(f"{location}: {nearest('column of ' + TABLE, name, list(columns))}")
     return list(columns[name])

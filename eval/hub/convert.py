@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import ClipevalError
 from eval.hub.shards import SHARD_SIZE, ShardWriter, extension_of
+from results import safe_json
 
 ROWS = 64
 """Rows that are held in memory at once."""
@@ -298,11 +299,11 @@ def _list(value: Any, where: str) -> list[str]:
     """A list of strings: as it is, or read from its JSON or Python text."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = safe_json.parse(value)
+        except ValueError:
             try:
                 value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise ClipevalError(f"{where}: {value[:60]!r} is no list.") from None
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ClipevalError(f"{where}: {str(value)[:60]!r} is no list of strings.")

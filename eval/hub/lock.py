@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.errors import ClipevalError
+from results import safe_json
 from results.canonical import write_atomically
 
 NAME = "clipeval.lock.json"
@@ -83,10 +84,10 @@ def read_lock(folder: Path) -> Lock | None:
     """
     path = folder / NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = safe_json.read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (UnicodeDecodeError, json.JSONDecodeError) as problem:
+    except ValueError as problem:
         raise ClipevalError(f"{path} is damaged ({problem}). Delete it and run `clipeval download` again.") from None
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else "none"

@@ -16,7 +16,6 @@ The images' encoded bytes are kept as they are.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from eval.hub.cached import PARTIAL, arrow_rows
 from eval.hub.convert import Instance, Row, parquet_rows, plain_key, write_pairs, write_questions
 from eval.hub.lock import NAME, Lock, entry_of, write_lock
 from eval.hub.shards import SHARD_SIZE, ShardWriter, extension_of, install
+from results import safe_json
 
 
 def convert_sugar_crepe(images: Path, annotations: Path, folder: Path, shard_size: int = SHARD_SIZE) -> Lock:
@@ -98,8 +98,8 @@ def convert_winoground(rows: Path, folder: Path, shard_size: int = SHARD_SIZE) -
 def _questions(part: Path) -> dict[str, dict[str, str]]:
     """A part of SugarCrepe, as its file has it."""
     try:
-        content = json.loads(part.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as problem:
+        content = safe_json.read(part)
+    except ValueError as problem:
         raise ClipevalError(f"{part} is not JSON ({problem}).") from None
     form = "SugarCrepe's {number: {filename, caption, negative_caption}} was expected"
     if not isinstance(content, dict) or not content:
@@ -108,6 +108,10 @@ def _questions(part: Path) -> dict[str, dict[str, str]]:
         for key in ("filename", "caption", "negative_caption"):
             if not isinstance(item, dict) or not isinstance(item.get(key), str) or not item[key].strip():
                 raise ClipevalError(f"{part}, item {number!r} has no {key!r}; {form}.")
+        if Path(item["filename"]).name != item["filename"]:
+            raise ClipevalError(
+                f"{part}, item {number!r}: {item['filename']!r} is no name of a file in --images; {form}."
+            )
     return content
 
 

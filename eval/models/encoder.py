@@ -115,13 +115,18 @@ class Encoder:
         """Why texts are or are not trimmed, for people."""
         return self._text.reason
 
+    @property
+    def scale(self) -> Any:
+        """The model's own logit scale, as it is trained: a logarithm; None if it has none."""
+        return getattr(self.model, "logit_scale", None)
+
     def probabilities(self, cosines: torch.Tensor) -> torch.Tensor:
         """Probabilities of labels from cosines, float32 [N, C], in the way that the model was trained.
 
         A model with a logit bias (SigLIP) judges each label by itself: sigmoid(scale x cosine + bias). Any other compares
         them: softmax over labels of scale x cosine. A model without a scale takes 100, CLIP's own.
         """
-        scale, bias = getattr(self.model, "logit_scale", None), getattr(self.model, "logit_bias", None)
+        scale, bias = self.scale, getattr(self.model, "logit_bias", None)
         factor = 100.0 if scale is None else float(torch.as_tensor(scale).detach().float().exp())
         if bias is not None:
             return torch.sigmoid(factor * cosines + float(torch.as_tensor(bias).detach().float()))
@@ -153,8 +158,16 @@ class Encoder:
             if self._compiled:  # one shape: a smaller batch is filled up, so that it is not compiled again
                 self._largest = max(self._largest, rows)
                 images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self._largest - rows))
-            embeddings = _tensor(self._image(images), "encode_image")[:rows]
+            try:
+                embeddings = _tensor(self._image(images), "encode_image")[:rows]
+            except torch.OutOfMemoryError:
+                self.forget_shape()
+                raise
             return functional.normalize(embeddings.float(), dim=-1)
+
+    def forget_shape(self) -> None:
+        """Lets a compiled tower be compiled for smaller batches: it fills none up to a size that memory does not hold."""
+        self._largest = 0
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:

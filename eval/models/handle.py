@@ -8,14 +8,18 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.errors import ClipevalError
+from eval.models.cuts import Cuts
 from eval.models.encoder import Encoder
+from eval.models.texts import Tokenizer
 from eval.preprocess import Transform
+from results.stamp import settled, stamp
 
 
 class ModelHandle(ABC):
@@ -58,9 +62,36 @@ class ModelHandle(ABC):
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """Build the model and load its weights. ClipevalError names the file and what is wrong with it."""
 
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens of texts; the model is not loaded for it. ClipevalError if files are missing."""
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        """Which texts are longer than the model's context."""
+        return Cuts(self.tokenizer())
+
     def load_text(self, device: str | torch.device = "cpu", precision: str = "fp32") -> Encoder:
         """As `load`, for a run that embeds texts alone: the image tower may be left out."""
         return self.load(device, precision)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """{part of the model: its digest}, of what scores depend on beside the weights' digest, or in more detail than it."""
+        return {"tokenizer": self.tokenizer_digest}
+
+    @property
+    def unidentified(self) -> str | None:
+        """Why this model cannot be told from another of the same name; None where it can.
+
+        Of such a model nothing is kept between runs, and its digests are new ones each time.
+        """
+        return None
+
+    @property
+    def evolves(self) -> bool:
+        """Whether its name stands for what changes, such as code in the making: a run then replaces all records of the last."""
+        return self.unidentified is not None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -116,15 +147,15 @@ def path_mark(path: Path) -> str:
     return hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()[:8]
 
 
-def file_digest(path: Path, cache_root: Path) -> str:
+def file_digest(path: Path, cache_root: Path | None) -> str:
     """sha256 of a file's content, in hex.
 
-    Remembered under `cache_root` by path, size, modification time and inode, so that a checkpoint of gigabytes is read
-    once. The memory is only a short cut: where it cannot be written, the file is hashed again the next time.
+    Remembered under `cache_root` by path, size, times and inode, so that a checkpoint of gigabytes is read once. The memory
+    is only a short cut: where it cannot be written, or the file has just changed, it is hashed again the next time.
     """
     stat = path.stat()
-    identity = digest_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-    memo = cache_root / "digests" / identity
+    identity = digest_of([str(path.resolve()), *stamp(stat)])
+    memo = (cache_root or Path(os.devnull)) / "digests" / identity
     try:
         known = memo.read_text("ascii").strip()
         if re.fullmatch(r"[0-9a-f]{64}", known):
@@ -133,6 +164,8 @@ def file_digest(path: Path, cache_root: Path) -> str:
         known = ""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if cache_root is None or not settled(stat):
+        return digest
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         partial = memo.with_name(f"{memo.name}.{os.getpid()}")

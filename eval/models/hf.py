@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,14 @@ from eval.models.checkpoint import check_finite, load_into
 from eval.models.checkpoint_file import INDEX, checkpoint_in
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from eval.models.no_code import refuse_code
 from eval.preprocess import Opaque, Transform, from_open_clip
+from results import safe_json
 
 _MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Of the types that transformers knows, those whose towers take plain images and tokens. (SigLIP 2 checkpoints of a fixed
 resolution are of type siglip.)"""
+_OTHER_CONFIGS = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
 
 
@@ -49,12 +51,16 @@ class HuggingFace(ModelHandle):
         self.slug = slug_of(slug) if slug else slug_of(f"{self.name}-{path_mark(self._folder)}")
         config = self._folder / "config.json"
         try:
-            self._config: dict[str, Any] = json.loads(config.read_text("utf-8"))
+            self._config: dict[str, Any] = safe_json.read(config)
         except (OSError, ValueError) as error:
             raise ClipevalError(
                 f"model.path={path}: {config} cannot be read ({type(error).__name__});"
                 " expected a folder that transformers' save_pretrained wrote"
             ) from None
+        if not isinstance(self._config, dict):
+            raise ClipevalError(f"{config} holds a {type(self._config).__name__}, and an object was expected")
+        for name in ("config.json", *_OTHER_CONFIGS):
+            self._check(self._folder / name)
         self._type = str(self._config.get("model_type"))
         if self._type not in _MODELS:
             known = ", ".join(_MODELS)
@@ -62,6 +68,18 @@ class HuggingFace(ModelHandle):
                 f"model.path={path} is of type {self._type}, not {known}; wrap it in a class (model=custom)"
             )
         self._preprocess = self._read_processor()
+
+    def _check(self, path: Path) -> None:
+        """ClipevalError where a config of the folder asks for code that came with it."""
+        try:
+            content = safe_json.read(path)
+        except FileNotFoundError:
+            return
+        except ValueError as problem:
+            raise ClipevalError(f"{path} is not JSON ({problem})") from None
+        if not isinstance(content, dict):
+            raise ClipevalError(f"{path} holds a {type(content).__name__}, and an object was expected")
+        refuse_code(content, path)
 
     @property
     def preprocess(self) -> Transform:
@@ -89,8 +107,8 @@ class HuggingFace(ModelHandle):
 
         try:
             load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
-            processor = load(self._folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+            processor = load(self._folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise ClipevalError(f"{self._folder} has no image processor that can be read: {error}") from None
         settings = processor.to_dict()
         plain = _plain(settings)
@@ -115,6 +133,21 @@ class HuggingFace(ModelHandle):
         self.fetch()
         return digest_files(hub.tokenizer_files(str(self._folder)), self._cache, {"lower": self._type == "siglip"})
 
+    def tokenizer(self) -> _Tokenizer:
+        """See `ModelHandle.tokenizer`."""
+        from transformers import AutoConfig
+
+        self.fetch()
+        text = self._config.get("text_config") or {}
+        context = text.get("max_position_embeddings")
+        if context is None:  # the type's own default
+            load: Any = AutoConfig.from_pretrained
+            context = load(self._folder, local_files_only=True).text_config.max_position_embeddings
+        try:
+            return _Tokenizer(self._folder, int(context), lower=self._type == "siglip")
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            raise ClipevalError(f"the tokenizer in {self._folder} cannot be read: {error}") from error
+
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
         import transformers
@@ -123,22 +156,27 @@ class HuggingFace(ModelHandle):
         kind = getattr(transformers, _MODELS[self._type])
         try:
             model, info = kind.from_pretrained(
-                self._folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                self._folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                weights_only=True,
             )
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
-        left = [key for key in info["unexpected_keys"] if not str(key).endswith("position_ids")]
-        if info["missing_keys"] or left:  # below a prefix, say: found as in any checkpoint, or refused with the names
-            indices = sorted(self._folder.glob(f"*{INDEX}"))
-            weights = self._weights()
+        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
+        if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
+            indices, weights = sorted(self._folder.glob(f"*{INDEX}")), self._weights()
             path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else self._folder)
             self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
+        elif extra:
+            raise ClipevalError(
+                f"{self._folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
+                "is another model's"
+            )
         check_finite(model, str(self._folder))
-        text = self._config.get("text_config") or {}
-        context = int(text.get("max_position_embeddings") or model.config.text_config.max_position_embeddings)
-        tokenizer = _Tokenizer(self._folder, context, lower=self._type == "siglip")
-        return Encoder(_Towers(model), tokenizer, self._preprocess, device, precision, compile=compile)
+        return Encoder(_Towers(model), self.tokenizer(), self._preprocess, device, precision, compile=compile)
 
 
 class _Towers(nn.Module):
@@ -147,6 +185,14 @@ class _Towers(nn.Module):
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
+
+    @property
+    def logit_scale(self) -> Any:
+        return getattr(self.model, "logit_scale", None)
+
+    @property
+    def logit_bias(self) -> Any:
+        return getattr(self.model, "logit_bias", None)
 
     def encode_image(self, images: torch.Tensor) -> Any:
         return self.model.get_image_features(pixel_values=images)
@@ -162,15 +208,19 @@ class _Tokenizer:
     def __init__(self, folder: Path, context: int, lower: bool):
         from transformers import AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._context, self._lower = context, lower
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.context, self._lower = context, lower
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         texts = [text.lower() for text in texts] if self._lower else list(texts)
         tokens: torch.Tensor = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self._context, return_tensors="pt"
+            texts, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
         )["input_ids"]
         return tokens
+
+    def whole_length(self, text: str) -> int:
+        """Tokens of a text that is not cut, special ones included."""
+        return len(self._tokenizer(text.lower() if self._lower else text, truncation=False)["input_ids"])
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any] | str:

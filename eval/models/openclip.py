@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,11 @@ from eval.models.checkpoint import flags_of, load_into, load_text_into
 from eval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from eval.models.no_code import refuse_code, refuse_unknown_type
+from eval.models.positions import interpolated
 from eval.models.texts import Tokenizer
 from eval.preprocess import Preprocess, from_open_clip
+from results import safe_json
 from results.canonical import write_atomically
 
 RANDOM = "random"
@@ -54,11 +58,12 @@ class OpenClip(ModelHandle):
         config_dir: str | None = None,
         slug: str | None = None,
         strict_quickgelu: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
         ema: bool = False,
         state_dict: str | None = None,
         offline: bool = False,
     ):
-        self.name, self.pretrained, self.flags = name, pretrained or None, []
+        self.name, self.pretrained, self._flags = name, pretrained or None, list[str]()
         self._ema, self._state_dict = ema, state_dict
         self._of_checkpoint: tuple[str, ...] | None = None
         """What is to be said of the checkpoint; None until it was read, or that was looked up."""
@@ -81,6 +86,8 @@ class OpenClip(ModelHandle):
         else:
             self._read_architecture()
             self._read_pretrained(strict_quickgelu)
+        self._preprocess_cfg |= preprocess or {}
+        self._flag_guesses()
         self.slug = slug_of(slug) if slug else self._slug()
 
     # -- what the config names ------------------------------------------------------------------------------------
@@ -114,11 +121,14 @@ class OpenClip(ModelHandle):
     def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
         """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = safe_json.read(path)
             model: dict[str, Any] = content["model_cfg"]
             preprocess = content.get("preprocess_cfg") or {}
+            if not all(isinstance(part, dict) for part in (model, model["vision_cfg"], model["text_cfg"], preprocess)):
+                raise TypeError("model_cfg, vision_cfg, text_cfg and preprocess_cfg are objects")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
+        refuse_code(content, path)
         self._preprocess_cfg = dict(preprocess)
         if architecture:
             self._architecture = model
@@ -130,6 +140,7 @@ class OpenClip(ModelHandle):
         if name not in known:
             raise ClipevalError(nearest("model.name", self.name, known))
         self._architecture = open_clip.get_model_config(name)
+        refuse_code(self._architecture, f"the architecture {name}")
 
     def _read_pretrained(self, strict_quickgelu: bool) -> None:
         name, given = self.name.replace("/", "-"), self.pretrained
@@ -140,7 +151,7 @@ class OpenClip(ModelHandle):
                 f"model.name={self.name} needs model.pretrained, a tag ({choices}), file or hf-hub:org/repo"
             )
         if given == RANDOM:
-            self.flags.append("random weights: scores mean nothing")
+            self._flags.append("random weights: scores mean nothing")
         elif given.startswith(HUB):
             self._repository = given[len(HUB) :]
             trained = self._read_repository(architecture=False)
@@ -175,7 +186,32 @@ class OpenClip(ModelHandle):
         )
         if strict:
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
-        self.flags.append(message)
+        self._flags.append(message)
+
+    def _flag_guesses(self) -> None:
+        """What open_clip would assume without a word."""
+        absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
+        if self.pretrained == RANDOM or not absent:
+            return
+        where = "a checkpoint file" if self._file is not None and self._repository is None else f"its {_CONFIG}"
+        if self.name.startswith(LOCAL):
+            where = f"its {_CONFIG}"
+        used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
+        self._flags.append(
+            f"{where} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
+            "model.preprocess={mean: …, std: …} says what they were"
+        )
+
+    @property
+    def flags(self) -> list[str]:  # type: ignore[override]
+        """See `ModelHandle.flags`. Looks into the checkpoint, if it is on this machine."""
+        known = self._known()
+        return [*self._flags, *(self._interpolated if known is None else known)]
+
+    @cached_property
+    def _interpolated(self) -> list[str]:
+        path = self._weights()
+        return [] if path is None else interpolated(path, self._architecture or {})
 
     def _slug(self) -> str:
         if self.name.startswith(LOCAL):
@@ -283,18 +319,20 @@ class OpenClip(ModelHandle):
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
         path = self._weights()
-        if self._of_checkpoint is None and path is not None:
-            known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
-            try:
-                self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
-            except (
-                OSError,
-                ValueError,
-                TypeError,
-            ):  # features that an older version cached, or a memory that was removed
-                self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
-                self._remember()
+        if (
+            path is not None and self._known() is None
+        ):  # an older version cached the features, or this memory was removed
+            self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
+            self._remember()
         return self._of_checkpoint or ()
+
+    def _known(self) -> tuple[str, ...] | None:
+        """What a load has found, this one or an earlier one of the same weights; None where there was none."""
+        if self._of_checkpoint is None and self._weights() is not None:
+            known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
+            with suppress(OSError, ValueError, TypeError):  # not there, or damaged: it is found out again
+                self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
+        return self._of_checkpoint
 
     def _remember(self) -> None:
         known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
@@ -339,7 +377,7 @@ class OpenClip(ModelHandle):
         if path is not None and (images or self._which or not load_text_into(model, path)):
             self._of_checkpoint = load_into(model, path, ema=self._ema, name=self._state_dict)
             self._remember()
-        return Encoder(model, self._tokenizer(), self.preprocess, device, precision, compile=compile)
+        return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
 
     def _build(self, blank: bool) -> nn.Module:
         """The architecture with random weights, the same each time; or with no weights to speak of, for a checkpoint.
@@ -355,6 +393,8 @@ class OpenClip(ModelHandle):
             tower = architecture["text_cfg"].get("hf_model_name")
             if tower and not Path(tower).is_dir() and (config := hub.cached(tower, "config.json")) is not None:
                 architecture["text_cfg"]["hf_model_name"] = str(config.parent)  # so that no network is asked
+            if tower:  # open_clip does not tell transformers that no code may be run
+                refuse_unknown_type(Path(architecture["text_cfg"]["hf_model_name"], "config.json"))
             Path(folder, _CONFIG).write_text(json.dumps({"model_cfg": architecture}), "utf-8")
             try:
                 model: nn.Module = open_clip.create_model(LOCAL + folder, load_weights=False, pretrained_text=False)
@@ -362,10 +402,11 @@ class OpenClip(ModelHandle):
                 raise ClipevalError(f"open_clip cannot build {self.name}: {error}") from error
         return model
 
-    def _tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
         text, source = self._text_cfg(), self._tokenizer_source()
         context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
+        options.pop("trust_remote_code", None)
         if source is None:
             if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
                 # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
@@ -375,7 +416,13 @@ class OpenClip(ModelHandle):
         try:
             return cast(
                 Tokenizer,
-                HFTokenizer(folder, context_length=context, tokenizer_mode=text.get("tokenizer_mode"), **options),
+                HFTokenizer(
+                    folder,
+                    context_length=context,
+                    tokenizer_mode=text.get("tokenizer_mode"),
+                    trust_remote_code=False,
+                    **options,
+                ),
             )
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise ClipevalError(f"the tokenizer of {self.name} in {folder} cannot be read: {error}") from error

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from configs.errors import ClipevalError, nearest
 from eval.models.handle import ModelHandle
 from eval.models.hf import HuggingFace
@@ -14,7 +16,7 @@ from eval.models.user import UserModel
 
 _OPEN_CLIP = "eval.models.openclip.OpenClip"
 _HUGGING_FACE = "eval.models.hf.HuggingFace"
-_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "ema", "state_dict")
+_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
 
 
 def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bool = False) -> ModelHandle:
@@ -29,7 +31,9 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
     Raises:
         ClipevalError: a key, architecture, tag or file that does not exist, with the nearest names.
     """
-    values = {str(key): value for key, value in cfg_model.items()}
+    plain = OmegaConf.to_container(cfg_model, resolve=True) if isinstance(cfg_model, DictConfig) else cfg_model
+    assert isinstance(plain, Mapping)
+    values = {str(key): value for key, value in plain.items()}
     target, cache = str(values.pop("_target_", None) or _OPEN_CLIP), Path(cache_root).expanduser()
     if target == _OPEN_CLIP:
         return _open_clip(values, cache, offline)
@@ -39,7 +43,7 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
             raise ClipevalError("model.path is missing: a folder that transformers' save_pretrained wrote")
         return HuggingFace(**values, cache_root=cache)
     name, slug = values.pop("name", None), values.pop("slug", None)
-    return UserModel(target, values, name=name, slug=slug)
+    return UserModel(target, values, name=name, slug=slug, cache_root=cache)
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str]) -> None:

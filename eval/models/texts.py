@@ -36,7 +36,10 @@ _TOKENISED_AT_ONCE = 4096
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
     """int64 [T, L], on the CPU. ClipevalError if the tokenizer gives anything else."""
-    given = tokenizer(list(texts))
+    try:
+        given = tokenizer(list(texts))
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as problem:
+        raise ClipevalError(f"the tokenizer refuses {_refused(tokenizer, texts)!r}: {problem}") from problem
     if isinstance(given, Mapping):
         given = given["input_ids"]
     tokens = torch.as_tensor(given)
@@ -46,6 +49,16 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
             f" got {tokens.dtype} {list(tokens.shape)}"
         )
     return tokens.to("cpu", torch.int64)
+
+
+def _refused(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
+    """The first text that a tokenizer fails on by itself; the first of all if it fails on several together only."""
+    for text in texts:
+        try:
+            tokenizer([text])
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
+            return text
+    return texts[0] if texts else ""
 
 
 class TextEncoder:
@@ -93,7 +106,11 @@ class TextEncoder:
 
     def test_trimming(self) -> bool:
         """Find out whether texts may be trimmed. Call it while the tower computes in float32."""
-        tokens = self.tokens(PROBES)
+        try:
+            tokens = self.tokens(PROBES)
+        except ClipevalError as problem:  # a tokenizer that refuses long texts; of those to be embedded it may take all
+            self.reason = str(problem)
+            return False
         lengths = self.lengths(tokens)
         if self._call is None:
             self.reason = "the text tower is no torch module that can be cut"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,9 @@ from configs.errors import ClipevalError
 from eval.models.captions import writes_captions
 from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_of, slug_of
+from eval.models.identity import Identity, identify, own_digest
 from eval.models.texts import PROBES, Tokenizer, tokenise
+from eval.own_code import forget_changed, remember
 from eval.preprocess import Opaque, Preprocess, Transform, read_transform
 
 _PARTS = ("encode_image", "encode_text", "tokenizer", "transform")
@@ -30,20 +31,35 @@ class UserModel(ModelHandle):
         encode_text(tokens)   int64 [B, L], as `tokenizer` gives them, to [B, D]
         tokenizer(texts)      a list of texts to int64 [B, L], padded to one length
         transform(image)      a PIL image to float32 [3, h, w]; or an `eval.preprocess.Preprocess`
-    where it writes captions, generate(images) to int64 [B, L] token ids, and tokenizer.decode(ids) to text;
-    and, unless it is an nn.Module, `digest`, a string that changes with its weights. Embeddings need no particular length.
+    and, where it writes captions, generate(images) to int64 [B, L] token ids, and tokenizer.decode(ids) to text.
+    Embeddings need no particular length.
+
+    Results are reused while all of this is the same: the arguments, and the files that they name; the source of the class and
+    of what it imports from outside of installed packages; the instance's weights and attributes. An attribute `digest`, a text
+    that changes with what the instance holds, takes the place of its weights, attributes and files. Without it, an instance
+    that is no nn.Module, or whose source cannot be read, is embedded anew by each run.
 
     >>> class MyModel(nn.Module):
     ...     def __init__(self, checkpoint): ...
     """
 
-    def __init__(self, target: str, arguments: dict[str, Any], *, name: str | None = None, slug: str | None = None):
+    def __init__(
+        self,
+        target: str,
+        arguments: dict[str, Any],
+        *,
+        name: str | None = None,
+        slug: str | None = None,
+        cache_root: Path | None = None,
+    ):
         self.name, self.pretrained, self.flags = name or target, None, []
         self.slug = slug_of(slug or self.name)
-        self._class, self._arguments = _find(target), arguments
+        self._target, self._class, self._arguments, self._cache = target, _find(target), arguments, cache_root
         self._instance: Any = None
         self._preprocess: Transform | None = None
+        self._identity: Identity | None = None
         self._digest: str | None = None
+        self._tokenizer_digest: str | None = None
 
     def _made(self) -> Any:
         """The instance, made when it is first needed: what it sees is not known before."""
@@ -60,11 +76,26 @@ class UserModel(ModelHandle):
             self._instance = instance
         return self._instance
 
+    def _identified(self) -> Identity:
+        """Makes the instance, and looks at it before it is used."""
+        if self._identity is None:
+            instance = self._made()
+            digest = own_digest(instance, "model._target_")
+            arguments = {"_target_": self._target, **self._arguments}
+            found = identify(instance, self._class, arguments, digest, self._cache)
+            if digest is None and found.problem is None and not isinstance(instance, nn.Module):
+                found = Identity(
+                    found.parts, f"{type(instance).__name__} is no torch module: its weights are not known"
+                )
+            self._identity = found
+        return self._identity
+
     @property
     def preprocess(self) -> Transform:
         """See `ModelHandle.preprocess`. Makes the instance."""
         if self._preprocess is None:
-            self._preprocess = read_transform(self._made().transform, self.weights_digest)
+            digest = self.weights_digest
+            self._preprocess = read_transform(self._made().transform, digest)
         return self._preprocess
 
     @property
@@ -78,20 +109,26 @@ class UserModel(ModelHandle):
 
     @property
     def weights_digest(self) -> str:
-        """The weights' content, or the instance's `digest`, with the class's source. Makes the instance."""
-        if self._digest is not None:
-            return self._digest
-        instance = self._made()
-        weights = getattr(instance, "digest", None)
-        if weights is None and isinstance(instance, nn.Module):
-            weights = state_digest(instance)
-        if weights is None:
-            raise ClipevalError(
-                f"model._target_: {type(instance).__name__} is no torch module, so its weights cannot be told apart;"
-                " give it an attribute `digest`, a string that changes with its weights"
-            )
-        self._digest = digest_of([str(weights), _source(type(instance))])
+        """Of all that is in `identity`; a new one for each handle where the model cannot be told from another."""
+        if self._digest is None:
+            found = self._identified()
+            self._digest = digest_of(dict(found.parts)) if found.problem is None else uuid.uuid4().hex[:16]
         return self._digest
+
+    @property
+    def unidentified(self) -> str | None:
+        """See `ModelHandle.unidentified`. Makes the instance."""
+        return self._identified().problem
+
+    @property
+    def evolves(self) -> bool:
+        """Yes: its code may have changed since, and its checkpoint."""
+        return True
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """See `ModelHandle.identity`. Makes the instance."""
+        return {**self._identified().parts, "tokenizer": self.tokenizer_digest}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -100,8 +137,16 @@ class UserModel(ModelHandle):
 
     @property
     def tokenizer_digest(self) -> str:
-        """What the tokenizer makes of probe texts. Makes the instance."""
-        return tokens_digest(self._made().tokenizer)
+        """What the tokenizer makes of probe texts, and what it holds. Makes the instance."""
+        if self._tokenizer_digest is None:
+            self._identified()  # before the tokenizer is used
+            self._tokenizer_digest = tokens_digest(self._made().tokenizer)
+        return self._tokenizer_digest
+
+    def tokenizer(self) -> Tokenizer:
+        """See `ModelHandle.tokenizer`. Makes the instance."""
+        found: Tokenizer = self._made().tokenizer
+        return found
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`. Half precision is autocast: a class of one's own may not survive a cast."""
@@ -118,7 +163,14 @@ class MemoryModel(ModelHandle):
         for part in _PARTS[:2]:
             if not callable(getattr(model, part, None)):
                 raise ClipevalError(f"the model ({type(model).__name__}) has no method {part}")
-        self._preprocess = read_transform(transform, digest_of([name, digest or uuid.uuid4().hex]))
+        seen = Identity({}) if _is_of(transform, model) else _seen(transform)
+        self._problem = seen.problem if digest is None else None
+        parts = [name, digest or "", dict(seen.parts)] if self._problem is None else [uuid.uuid4().hex]
+        self._preprocess = read_transform(transform, digest_of(parts))
+        if not isinstance(self._preprocess, Opaque):
+            self._problem = None  # it was read: its pixels are known
+        self._weights: str | None = None
+        self._tokens: str | None = None
 
     @property
     def preprocess(self) -> Transform:
@@ -135,12 +187,20 @@ class MemoryModel(ModelHandle):
 
     @property
     def weights_digest(self) -> str:
-        """The weights as they are at the first call: make a new handle for a model that has trained on."""
-        if self._given is None and isinstance(self._model, nn.Module):
-            self._given = f"{type(self._model).__qualname__} {state_digest(self._model)}"
-        elif self._given is None:
-            self._given = uuid.uuid4().hex  # cannot be told apart from another, so nothing of it is ever reused
-        return digest_of(self._given)
+        """The model as it is at the first call: make a new handle for one that has trained on."""
+        if self._weights is None:
+            found = identify(self._model, type(self._model), {}, self._given, None)
+            if found.problem is None and self._given is None and not isinstance(self._model, nn.Module):
+                found = Identity({}, f"{type(self._model).__name__} is no torch module: its weights are not known")
+            self._problem = self._problem or found.problem
+            self._weights = digest_of(dict(found.parts)) if found.problem is None else uuid.uuid4().hex[:16]
+        return self._weights
+
+    @property
+    def unidentified(self) -> str | None:
+        """See `ModelHandle.unidentified`."""
+        digests = self.weights_digest, self.tokenizer_digest
+        return self._problem if all(digests) else None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -149,12 +209,31 @@ class MemoryModel(ModelHandle):
 
     @property
     def tokenizer_digest(self) -> str:
-        """What the tokenizer makes of probe texts."""
-        return tokens_digest(self._tokenizer)
+        """What the tokenizer makes of probe texts, and what it holds."""
+        if self._tokens is None:
+            found = Identity({}) if _is_of(self._tokenizer, self._model) else _seen(self._tokenizer)
+            if found.problem is not None and self._given is None:
+                self._problem = self._problem or found.problem
+                found = Identity({"": uuid.uuid4().hex})
+            self._tokens = digest_of([tokens_digest(self._tokenizer), dict(found.parts)])
+        return self._tokens
+
+    def tokenizer(self) -> Tokenizer:
+        """See `ModelHandle.tokenizer`."""
+        return self._tokenizer
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """An encoder around the model where it is: `device` only counts for a model without parameters."""
         return Encoder(self._model, self._tokenizer, self._preprocess, device, precision, compile=compile, owned=False)
+
+
+def _seen(value: Any) -> Identity:
+    return identify(value, value, {}, None, None)
+
+
+def _is_of(function: Any, model: Any) -> bool:
+    """Whether a function is a method of the model, which has a digest already."""
+    return getattr(function, "__self__", None) is model
 
 
 def from_memory(
@@ -175,27 +254,25 @@ def from_memory(
     return MemoryModel(model, tokenizer, transform, name, digest)
 
 
-def state_digest(module: nn.Module) -> str:
-    """16 hex digits of every parameter and buffer, by name, dtype, shape and content; wherever they lie."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            digest.update(repr((name, tensor)).encode())
-            continue
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        if tensor.numel():
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def tokens_digest(tokenizer: Tokenizer) -> str:
     """16 hex digits of what a tokenizer makes of probe texts of several lengths, scripts and cases."""
     probes = [*PROBES, "A Photo of 12 CATS!", "naïve café, 東京, Привет", "word " * 300]
-    return digest_of(tokenise(tokenizer, probes).tolist())
+    try:
+        return digest_of(tokenise(tokenizer, probes).tolist())
+    except ClipevalError:  # one that refuses long texts
+        return digest_of([_answer(tokenizer, probe) for probe in probes])
+
+
+def _answer(tokenizer: Tokenizer, text: str) -> Any:
+    try:
+        return tokenise(tokenizer, [text]).tolist()
+    except ClipevalError as problem:
+        return str(problem)
 
 
 def _find(target: str) -> Callable[..., Any]:
     module, _, name = target.rpartition(".")
+    forget_changed(target)
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -205,17 +282,10 @@ def _find(target: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ClipevalError(f"model._target_={target} is no class")
+    remember(module)
     return found  # type: ignore[no-any-return]
 
 
 def _has(instance: Any, part: str) -> bool:
     value = getattr(instance, part, None)
     return callable(value) or (part == "transform" and isinstance(value, Preprocess | Opaque))
-
-
-def _source(kind: type) -> str:
-    """The class's source, or its name where there is none (a notebook, an extension)."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return f"{kind.__module__}.{kind.__qualname__}"

@@ -96,6 +96,19 @@ def mistakes(run: Run, record: Record, pictures: Pictures | None) -> Mistakes:
         frame = run.folder.predictions(record)
     except ValueError as error:
         return Mistakes(remark=str(error))
+    try:
+        return _of_frame(run, record, frame, pictures)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ) as problem:  # another program's, or tampered with
+        return Mistakes(remark=f"its predictions are not those of its protocol ({type(problem).__name__}: {problem})")
+
+
+def _of_frame(run: Run, record: Record, frame: pd.DataFrame, pictures: Pictures | None) -> Mistakes:
     names = [str(name) for name in record.prompts.get("classnames") or []]
     columns = set(frame.columns)
     legend = ""

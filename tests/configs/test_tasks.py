@@ -89,7 +89,16 @@ PLAIN = [row for row in facts() if row["protocol"] == "classification" and not r
 def test_a_plain_task_is_at_most_12_lines(row: dict[str, str], by_key: dict[str, tuple[str, DictConfig]]) -> None:
     text = (CONFIG_DIR / "task" / f"{by_key[row['key']][0]}.yaml").read_text()
     assert len(text.splitlines()) <= 12
-    assert yaml.safe_load(text)["defaults"] == ["_classification"]
+    assert yaml.safe_load(text)["defaults"] == ["_classification", "_published"]
+
+
+def test_published_sets_keep_the_references_order_of_ties_and_ones_own_do_not(
+    by_key: dict[str, tuple[str, DictConfig]],
+) -> None:
+    for key in (row["key"] for row in facts()):
+        assert by_key[key][1].ties == "reference", key
+    for task in ("folder", "webdataset", "hf_dataset", "captions"):
+        assert compose([f"task={task}", "task.data.path=/nowhere"]).tasks[task].ties == "first"
 
 
 def test_group_metrics_are_declared(by_key: dict[str, tuple[str, DictConfig]]) -> None:

@@ -6,8 +6,9 @@ import importlib
 import io
 import json
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -35,14 +36,16 @@ def try_case(case: Case, place: Path) -> str:
     place.mkdir(parents=True, exist_ok=True)
     words = list(case.make(place))
     if case.change is not None:
-        first, _ = run(words, place)
+        first, _ = run(words, place, model=case.model)
         assert not isinstance(first, str), f"the run before the change: {first}"
         case.change(place)
-    result, said = run(words, place, case.outcome.task if isinstance(case.outcome, Scored) else None)
+    result, said = run(words, place, case.outcome.task if isinstance(case.outcome, Scored) else None, case.model)
     return check(case.outcome, result, said)
 
 
-def run(words: Sequence[str], place: Path, task: str | None = None) -> tuple[dict[str, object] | str, str]:
+def run(
+    words: Sequence[str], place: Path, task: str | None = None, model: Callable[[], Any] | None = None
+) -> tuple[dict[str, object] | str, str]:
     """One run in this process: (the record's JSON or the error's text, what was said).
 
     Errors other than ClipevalError, which the command line would show as a traceback, are raised.
@@ -58,8 +61,8 @@ def run(words: Sequence[str], place: Path, task: str | None = None) -> tuple[dic
     }
     said = io.StringIO()
     console = Console(file=said, width=500)
-    model = ColourModel()
-    handle = from_memory(model, model.tokenizer, model.transform, name="colours")
+    made = (model or ColourModel)()
+    handle = from_memory(made, made.tokenizer, made.transform, name="colours")
     try:
         config = compose([*(f"{key}={value}" for key, value in common.items() if key not in given), *words])
         session = Session.open(config, console, handle)

@@ -153,7 +153,7 @@ def test_digest_covers_pixels_labels_and_class_names(tmp_path: Path) -> None:
             "two members of the kind image",
         ),
         (lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x"), ("a.cls", b"one")]), "'one' for a label"),
-        (lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x")]), "'a' has an image and no cls member"),
+        (lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x")]), "'a': the image has no cls member"),
         (lambda f: write_tar(f / "test" / "0.tar", [("a.png", b"x"), ("a.npy", b"junk")]), "npy member is not a plain"),
     ],
 )
@@ -198,7 +198,7 @@ def test_captions_multilabel_and_instances(tmp_path: Path) -> None:
     (folder / "dataset_type.txt").write_text("retrieval\n")
     assert open_split(config(), str(tmp_path), "test", None).samples.captions == [["one", "two"], ["three"]]
     write_tar(folder / "test" / "0.tar", [("a.webp", image), ("a.txt", b"one"), ("b.webp", image)])
-    with pytest.raises(ClipevalError, match="'b' has no txt member"):
+    with pytest.raises(ClipevalError, match="'b': the image has no txt member"):
         open_split(config(), str(tmp_path), "test", None)
 
     (folder / "dataset_type.txt").write_text("multilabel")
@@ -228,7 +228,7 @@ def test_table_beside_the_shards(tmp_path: Path) -> None:
     with pytest.raises(ClipevalError, match=r"'kinds'\. Did you mean: kind"):
         open_split(config(label="kinds"), str(tmp_path), "test", None)
     (folder / "test" / "samples.csv").write_text("key,kind\ns0002,b\n")
-    with pytest.raises(ClipevalError, match="no row for the image 's0000'"):
+    with pytest.raises(ClipevalError, match="key 's0000': no row for the image"):
         open_split(config(label="kind"), str(tmp_path), "test", None)
 
 

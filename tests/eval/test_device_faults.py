@@ -180,7 +180,9 @@ def test_many_models_are_uncompiled_together_and_compiled_again(tmp_path: Path) 
 def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(monkeypatch)
     seen: list[int] = []
-    task = SimpleNamespace(on_device=False, score=lambda images, texts, samples: seen.append(cuda.current))
+    task = SimpleNamespace(
+        on_device=False, output="captions", score=lambda images, texts, samples: seen.append(cuda.current)
+    )
     cell = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
     desk: Any = SimpleNamespace(
         device=torch.device("cuda:1"),
@@ -190,3 +192,41 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     )
     runner.Desk._score(desk, cell, {}, 0.0)  # type: ignore[arg-type]
     assert seen == [1] and cuda.current == 0
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("most", [1, 11, 40])
+def test_a_compiled_tower_that_runs_out_of_memory_goes_on_with_smaller_batches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, many: bool, most: int
+) -> None:
+    """torch.compile without its compiler; of several models, the last one is the one that does not fit."""
+    compiled: list[list[int]] = []
+
+    def compile_(function: Callable[[torch.Tensor], torch.Tensor], dynamic: bool) -> Any:
+        sizes: list[int] = []
+        compiled.append(sizes)
+        number = len(compiled)
+
+        def call(images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            if len(images) > (most if number == 1 + many else 64):
+                raise torch.OutOfMemoryError
+            return function(images)
+
+        return call
+
+    handle = resolve({"name": write_tiny_model(tmp_path / "model")}, tmp_path / "cache")
+    plain = handle.load()
+    monkeypatch.setattr(torch, "compile", compile_)
+    encoders = [handle.load(compile=True) for _ in range(1 + many)]
+    job = ImageJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
+    stream = ImageStream([job], plain.preprocess, StreamOptions(0, 64), torch.device("cpu"))
+    rows = torch.zeros(COUNT, plain.embed_dim)
+    for piece in stream.embed(_Models(encoders) if many else encoders[0]):  # type: ignore[arg-type]
+        rows[piece.positions] = piece.rows[:, -plain.embed_dim :]
+    pixels = torch.stack([plain.preprocess.pixels(Squares().read(place)) for place in range(COUNT)])
+    torch.testing.assert_close(rows, plain.encode_images(pixels), rtol=0, atol=1e-6)
+    fits = {1: 1, 11: 8, 40: 32}[most]
+    tried = [64 >> step for step in range(7) if 64 >> step >= fits]
+    for sizes in compiled:
+        assert list(dict.fromkeys(sizes)) == tried, "each size is compiled once, and none after the one that fits"

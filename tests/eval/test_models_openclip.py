@@ -18,6 +18,7 @@ from configs.errors import ClipevalError
 from eval.models import ModelHandle, hub, resolve
 from eval.models.handle import file_digest
 from eval.preprocess import Preprocess
+from results import stamp
 from tests.eval.tiny_model import config_of, write_tiny_model
 
 
@@ -284,10 +285,13 @@ def test_digests_follow_content(exported: Path, weights: Any, tmp_path: Path) ->
     assert digests(other)[0] != before[0]
 
 
-def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = tmp_path / "w.pt", tmp_path / "cache"
     path.write_bytes(b"abc")
     sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", from FIPS 180-2
+    assert file_digest(path, cache) == sha
+    assert not cache.exists(), "another content could still have the same times"
+    monkeypatch.setattr(stamp, "SETTLED", -1.0)
     assert file_digest(path, cache) == sha
     (memo,) = (cache / "digests").iterdir()
     memo.write_text("0" * 64)
@@ -299,6 +303,24 @@ def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> Non
     path.write_bytes(b"abc")
     assert file_digest(path, cache) == sha
     assert file_digest(path, tmp_path / "w.pt" / "no-folder") == sha  # a cache that cannot be written
+
+
+def test_a_file_of_the_same_size_and_modification_time_is_read_again(tmp_path: Path) -> None:
+    """As `cp -p` or `rsync -t` restore it, over the old file (the same inode) or in its place."""
+    path, cache = tmp_path / "w.pt", tmp_path / "cache"
+    path.write_bytes(b"abc")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    before, inode = file_digest(path, cache), path.stat().st_ino
+    path.write_bytes(b"abd")
+    os.utime(path, ns=times)
+    assert (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) == (3, times[1], inode)
+    assert file_digest(path, cache) != before
+    written = stamp.stamp(path.stat())
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"abe")
+    os.utime(other, ns=times)
+    other.replace(path)
+    assert stamp.stamp(path.stat()) != written
 
 
 # -- checkpoints that must not load -------------------------------------------------------------------------------------

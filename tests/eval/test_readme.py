@@ -41,7 +41,7 @@ def test_a_task_and_a_protocol_of_ones_own_run_and_verify(mine, tmp_path, task):
     assert low <= record["metrics"][record["metric"]] <= high
     assert low < high
     assert record["flags"] == []
-    assert main(["verify", str(tmp_path / "run")]) == 0
+    assert main(["verify", str(tmp_path / "run"), "--config-dir", str(mine)]) == 0
 
 
 def test_a_model_of_ones_own_is_a_preset(mine, tmp_path, capsys):

@@ -18,6 +18,7 @@ _CLIP: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+_CONSTANTS = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
 KINDS: dict[str, dict[str, Any]] = {
     "clip": {},
     "custom": {"custom_text": True},
@@ -64,7 +65,7 @@ def write_tiny_model(
     """Write a model of random weights and return its `model.name`, `local-dir:<folder>`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"model_cfg": config_of(kind, size), "preprocess_cfg": preprocess or {}}
+    content = {"model_cfg": config_of(kind, size), "preprocess_cfg": {**_CONSTANTS, **(preprocess or {})}}
     (folder / "open_clip_config.json").write_text(json.dumps(content), "utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -262,9 +262,22 @@ def test_provenance_is_quick_and_serialisable():
     assert set(found["code"]) == {"version", "commit", "dirty"}
 
 
+def test_ties_are_kept_as_they_were_scored(folder):
+    import dataclasses
+
+    ties = {"rule": "first", "count": 3, "ranges": {"acc1": [0.25, 0.5]}}
+    record = folder.record("mnist")
+    assert record.ties is None
+    folder.amend(dataclasses.replace(record, ties=ties))
+    assert folder.record("mnist").ties == ties
+
+
 def test_a_records_fields_are_the_files_fields(folder):
     import dataclasses
 
     data = json.loads((folder.path / "records" / "mnist.json").read_text())
-    # `imported` is written for what was imported alone.
-    assert set(data) == {field.name for field in dataclasses.fields(Record)} - {"imported"} | {"schema", "digest"}
+    # `imported` is written for what was imported alone, `ties` for what a run scored.
+    assert set(data) == {field.name for field in dataclasses.fields(Record)} - {"imported", "ties"} | {
+        "schema",
+        "digest",
+    }

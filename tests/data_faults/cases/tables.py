@@ -225,7 +225,7 @@ CASES = [
     ),
     *(
         Case(
-            f"table: {path} of structures",
+            f"table: {path} of {red}",
             file(
                 f'{{"image":"a.png","c":{red}}}\n{{"image":"b.png","c":{blue}}}\n',
                 "c.jsonl",

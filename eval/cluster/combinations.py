@@ -1,0 +1,157 @@
+"""The runs that words with several values stand for, each in a folder of its own: `runtime.precision=fp32,bf16`.
+
+A folder's name says what is special to its run: `runs/ViT-B-32__openai__precision-bf16`. A key whose values give folders of
+their own as it is (`model=a,b`) is not repeated.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from configs.compose import compose
+from configs.errors import ClipevalError
+from configs.naming import folder_name, short_keys, suffix
+
+OUT = "out"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How the folder of a run follows from its words.
+
+    Attributes:
+        plain: keys that have one value in all runs.
+        told: keys with several values, which `out` tells apart by itself.
+        shown: {key: what a folder's name calls it}.
+        fixed: whether the user has given `out`, which then stands as it is.
+    """
+
+    plain: frozenset[str] = frozenset()
+    told: frozenset[str] = frozenset()
+    shown: Mapping[str, str] = field(default_factory=dict)
+    fixed: bool = False
+
+    def values(self, words: Sequence[str]) -> dict[str, str]:
+        """{key: value} of the words in which a run differs from others."""
+        found = {_key(override): _value(override) for override in map(parsed, words)}
+        return {key: value for key, value in found.items() if key not in self.plain}
+
+    def out(self, config: DictConfig, words: Sequence[str]) -> str:
+        """The run folder of a config that was composed of some words."""
+        if self.fixed:
+            return str(config.out)
+        values = {key: value for key, value in self.values(words).items() if key not in self.told}
+        shown = self.shown if self.shown.keys() >= values.keys() else short_keys(values)
+        path = Path(str(config.out))
+        return str(path.with_name(folder_name(path.name + suffix(values, shown))))
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run: its words, its config with its own `out`, and the values in which it differs from the others."""
+
+    words: tuple[str, ...]
+    config: DictConfig
+    values: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Its values, as the user wrote them."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def parsed(word: str) -> Override:
+    """A word as Hydra reads it.
+
+    Raises:
+        ClipevalError: it is no override.
+    """
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as problem:
+        raise ClipevalError(f"{word}: not an override ({str(problem).splitlines()[0]}).") from None
+
+
+def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each run's words, where some words have several values: model=a,b gives two runs.
+
+    Raises:
+        ClipevalError: a word is no override, or its values cannot be listed.
+    """
+    choices: list[list[str]] = []
+    for word in words:
+        override = parsed(word)
+        if not override.is_sweep_override():
+            choices.append([word])
+            continue
+        if not override.is_discrete_sweep():
+            raise ClipevalError(
+                f"{word}: an interval has no list of values, which only another hydra/sweeper chooses from."
+            )
+        key = override.get_key_element()
+        choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    return [tuple(chosen) for chosen in itertools.product(*choices)]
+
+
+def compose_all(words: Sequence[str], config_dir: str | Path | None) -> tuple[Naming, list[Combination]]:
+    """Composes every run of some words. Writes nothing.
+
+    Raises:
+        ClipevalError: a run cannot be composed, or two runs would share a folder.
+    """
+    runs = combinations(words)
+    configs = [compose(run, config_dir) for run in runs]
+    overrides = [parsed(word) for word in words]
+    several = [_key(override) for override in overrides if override.is_sweep_override()]
+    plain = frozenset(_key(override) for override in overrides) - set(several)
+    bare = Naming(plain)
+    values = [bare.values(run) for run in runs]
+    outs = [str(config.out) for config in configs]
+    told = frozenset(key for key in several if _tells(key, values, outs))
+    naming = Naming(plain, told, short_keys(several), fixed=OUT in plain)
+    found = []
+    for run, config, its in zip(runs, configs, values, strict=True):
+        config.out = naming.out(config, run)
+        found.append(Combination(run, config, its))
+    _check_folders(found)
+    return naming, found
+
+
+def _key(override: Override) -> str:
+    return str(override.get_key_element()).lstrip("+~")
+
+
+def _value(override: Override) -> str:
+    return str(override.get_value_element_as_str()) if override.value() is not None else "null"
+
+
+def _tells(key: str, values: Sequence[Mapping[str, str]], outs: Sequence[str]) -> bool:
+    """Whether runs that differ in this key alone have different folders as it is."""
+    groups: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    for its, out in zip(values, outs, strict=True):
+        others = tuple(f"{k}={v}" for k, v in its.items() if k != key)
+        groups.setdefault(others, {}).setdefault(its[key], set()).add(out)
+    return all(
+        len(set().union(*folders.values())) == sum(len(one) for one in folders.values()) for folders in groups.values()
+    )
+
+
+def _check_folders(found: Sequence[Combination]) -> None:
+    owners: dict[Path, Combination] = {}
+    for one in found:
+        place = Path(str(one.config.out)).expanduser().resolve()
+        other = owners.setdefault(place, one)
+        if other is not one:
+            both = f"{other.name} and {one.name}" if other.name != one.name else f"{one.name} twice"
+            raise ClipevalError(
+                f"out={one.config.out} would hold the results of {both}, and each run needs a folder of its own: leave out= away, "
+                "write one that tells them apart, such as out='runs/${model.slug}-${runtime.precision}', or give each value once."
+            )

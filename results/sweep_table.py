@@ -1,0 +1,73 @@
+"""The table that a sweep ends with: a row for each run, with the values in which it differs from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from results import runs, sheet, words
+from results.folder import RunFolder
+
+MOST_TASKS = 6
+"""Tasks that have a column each; of more, the averages are shown."""
+
+
+def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console | None = None) -> int:
+    """Prints the table.
+
+    Args:
+        rows: ({key: value}, run folder) of each run, in order.
+        console: where to; None: standard output.
+
+    Returns:
+        How many runs have no result.
+    """
+    console = console or Console(highlight=False)
+    done = [folder for _, folder in rows if folder.is_dir() and RunFolder(folder).tasks()]
+    built = sheet.build(runs.load(done, slim=True)) if done else sheet.Sheet((), ())
+    tasks = [row for row in built.rows if row.kind in ("task", "single")]
+    averages = [row for row in built.rows if row.kind in ("average", "common")]
+    groups = [row for row in built.rows if row.kind == "group"] if len(tasks) > MOST_TASKS else []
+    shown = [*averages, *groups, *(tasks if len(tasks) <= MOST_TASKS or not averages else [])]
+    keys = list(dict.fromkeys(key for values, _ in rows for key in values))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold")
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    for row in shown:
+        marks = f" [{','.join(map(str, row.marks))}]" if row.marks else ""
+        table.add_column(Text(f"{row.label}{marks}"), justify="right", overflow="fold")
+    table.add_column("run folder", overflow="fold", style="dim")
+    for values, folder in rows:
+        place = done.index(folder) if folder in done else None
+        cells = [Text(words.DASH) if place is None else _cell(row.cells[place]) for row in shown]
+        table.add_row(*(values.get(key, "") for key in keys), *cells, str(folder))
+    console.print(table)
+    lines = [Text(f"! {text}", style="bold yellow") for text in built.warnings]
+    for note in built.footnotes:
+        mark = "! " if note.flag else ""
+        lines.append(Text(f"[{note.number}] {mark}{note.text}", style="yellow" if note.flag else "dim"))
+    if len(tasks) > MOST_TASKS and averages:
+        lines.append(Text("Each task: clipeval report RUN FOLDER…", style="dim"))
+    missing = len(rows) - len(done)
+    if missing:
+        lines.append(Text(f"! {missing} of {len(rows)} runs have no result", style="bold yellow"))
+    for line in lines:
+        console.print(Padding(line, (0, 1)))
+    return missing
+
+
+def _cell(cell: sheet.Cell) -> Text:
+    if cell.absent:
+        return Text("" if cell.absent == "not planned" else cell.absent, style="yellow")
+    text = Text(words.score(cell.value))
+    if cell.flagged:
+        text.append(" !", style="bold yellow")
+    if cell.partial:
+        text.append(f"\n{words.tally(cell)}", style="bold yellow")
+    return text

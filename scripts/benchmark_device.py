@@ -1,0 +1,255 @@
+"""The functions that the row `gpu` calls in a process of its own: one model on one device, each part alone and all together.
+
+Every function takes and gives what JSON can hold. Rates are images (texts) a second. What is measured alone is measured with
+the very code of a run: the stream without a model, the model without a stream.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+
+from eval.cache import ImageStore
+from eval.data.split import DataConfig, open_split
+from eval.decoders import ImageJob
+from eval.memory import keep_freed_memory
+from eval.models import Encoder, resolve
+from eval.models.precision import current
+from eval.preprocess import Preprocess
+from eval.runner import take_in
+from eval.stream import Embedded, ImageStream, StreamOptions, default_batch
+from tasks.heads import head, prompts
+from tasks.solvers import adamw, lbfgs
+
+AT_LEAST = 2.0
+"""Seconds that the encoder alone is measured for."""
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The device, its driver, and what feeds it."""
+    kind = torch.device(device)
+    cuda = kind.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(kind) if cuda else device,
+        "devices": torch.cuda.device_count() if cuda else 1,
+        "driver": _driver() if cuda else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def load(model: str, precision: str, device: str) -> dict[str, Any]:
+    """Loads a model, in place of the one before, and finds its batch size."""
+    _encoder.cache_clear()
+    started = time.perf_counter()
+    encoder = _encoder(model, precision, device)
+    loaded = time.perf_counter()
+    if encoder.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(encoder.device)
+    size = default_batch(encoder, encoder.device)
+    return {"load_s": loaded - started, "batch": size, "search_s": time.perf_counter() - loaded}
+
+
+def bare(model: str, precision: str, device: str, batch: int) -> dict[str, Any]:
+    """The encoder alone, on one batch of pixels that is on the device already."""
+    encoder = _encoder(model, precision, device)
+    height, width = encoder.preprocess.size  # type: ignore[misc, union-attr]
+    pixels = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=encoder.device)
+    encoder.encode_images(pixels).cpu()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < AT_LEAST:
+        for _ in range(4):
+            rows = encoder.encode_images(pixels)
+        rows.cpu()  # a GPU is done when its last answer is here
+        count += 4 * batch
+    return {"images": count, "seconds": time.perf_counter() - started}
+
+
+def decoders(model: str, root: str, device: str, workers: int, times: int) -> dict[str, Any]:
+    """The stream without a model: one shard, `times` times over."""
+    transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
+    keep_freed_memory()
+    stream = _stream(root, transform, StreamOptions(workers, 256), device, times)
+    started = time.perf_counter()
+    count = sum(len(piece.positions) for piece in _embed(stream, _Nothing(transform, torch.device(device))))
+    return {"images": count, "seconds": time.perf_counter() - started}
+
+
+def end_to_end(
+    model: str, precision: str, device: str, root: str, workers: int, batch: int, times: int
+) -> dict[str, Any]:
+    """Decoders and encoder together.
+
+    Returns:
+        `images`, `seconds`; `first_s`: from the start of the decoders to the first embedding; `busy`: the share of the time that
+        the device spent in the encoder; `peak_gb` of the device's memory, allocated and reserved.
+    """
+    encoder = _Timed(_encoder(model, precision, device))
+    cuda = encoder.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(encoder.device)
+    started = time.perf_counter()
+    count, first = 0, 0.0
+    for piece in _embed(_stream(root, encoder.preprocess, StreamOptions(workers, batch), device, times), encoder):
+        first = first or time.perf_counter() - started
+        count += len(piece.rows)
+    seconds = time.perf_counter() - started
+    return {
+        "images": count,
+        "seconds": seconds,
+        "first_s": first,
+        "busy": encoder.seconds() / seconds,
+        "peak_gb": torch.cuda.max_memory_allocated(encoder.device) / 2**30 if cuda else None,
+        "reserved_gb": torch.cuda.max_memory_reserved(encoder.device) / 2**30 if cuda else None,
+        "host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main_thread(device: str, workers: int, batch: int, images: int) -> dict[str, Any]:
+    """Processor time that the main thread needs for an image of 224 px where decoding and the model cost nothing."""
+    job = ImageJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
+    transform, store = _Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
+    stream = ImageStream([job], transform, StreamOptions(workers, batch), torch.device(device))
+    failures: list[tuple[int, str]] = []
+    started = time.thread_time()
+    for piece in _embed(stream, _Nothing(transform, torch.device(device), 512)):
+        take_in(piece, job, store, failures)
+    return {"us": (time.thread_time() - started) / images * 1e6}
+
+
+def texts(model: str, precision: str, device: str, classes: int, templates: int) -> dict[str, Any]:
+    """Prompts of ImageNet's head."""
+    encoder = _encoder(model, precision, device)
+    written = [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]]
+    asked = prompts(open_clip.IMAGENET_CLASSNAMES[:classes], written)
+    encoder.encode_texts(asked[:64])
+    started = time.perf_counter()
+    head(encoder.encode_texts(asked), [templates] * classes)
+    return {"texts": len(asked), "seconds": time.perf_counter() - started}
+
+
+def probe(device: str, samples: int, classes: int, width: int = 512) -> dict[str, Any]:
+    """Both recipes of a linear probe on embeddings that are on the device."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(samples) % classes
+    means = torch.randn(classes, width, generator=generator)
+    x = torch.nn.functional.normalize(means[y] + 3 * torch.randn(samples, width, generator=generator), dim=-1)
+    x, y = x.to(device), y.to(device)
+    recipes: dict[str, Callable[[], Any]] = {
+        "adamw_s": lambda: adamw(x, y, classes, [0.0, 1e-4, 1e-2], seed=0),
+        "lbfgs_s": lambda: lbfgs(x, y, classes, 1.0),
+    }
+    found = {}
+    with current(torch.device(device)):
+        for name, train in recipes.items():
+            started = time.perf_counter()
+            result = train()
+            (result[-1] if isinstance(result, list) else result).weight.cpu()
+            found[name] = time.perf_counter() - started
+    return {"samples": samples, "classes": classes, "width": width, **found}
+
+
+@cache
+def _encoder(model: str, precision: str, device: str) -> Encoder:
+    return resolve({"name": model}, tempfile.gettempdir()).load(device, precision)
+
+
+class _Nothing:
+    """Takes batches as an encoder does, and leaves the model out."""
+
+    def __init__(self, preprocess: Any, device: torch.device, width: int = 1) -> None:
+        # Of unit length: an embedding of zeros is refused.
+        self.preprocess, self.rows = preprocess, torch.full((8192, width), width**-0.5, device=device)
+
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        return self.rows[: len(batch)]
+
+
+class _Timed:
+    """An encoder, and how long its device was at each batch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.preprocess, self.device = encoder, encoder.preprocess, encoder.device
+        self._events: list[tuple[Any, Any]] = []
+        self._seconds = 0.0
+
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            rows = self.encoder.encode(output, batch, mixed)
+            self._seconds += time.perf_counter() - started
+            return rows
+        with current(self.device):
+            # Both lie behind the batch's copy in the device's queue: what is between them is the encoder.
+            pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+            pair[0].record()
+            rows = self.encoder.encode(output, batch, mixed)
+            pair[1].record()
+            self._events.append((pair[0], pair[1]))
+        return rows
+
+    def seconds(self) -> float:
+        for first, last in self._events:
+            last.synchronize()
+            self._seconds += first.elapsed_time(last) / 1000
+        self._events.clear()
+        return self._seconds
+
+
+class _Blank:
+    """Images of no bytes."""
+
+    digest = "blank"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, place: int) -> bytes:
+        return b""
+
+    def where(self, place: int) -> str:
+        return str(place)
+
+
+class _Undecoded(Preprocess):
+    """Leaves the memory for pixels as it is."""
+
+    def pixels(self, data: bytes, convert: Any = "rgb_first", fast: bool = False, out: Any = None) -> torch.Tensor:
+        return torch.zeros(self.shape, dtype=torch.uint8) if out is None else out
+
+
+def _stream(root: str, transform: Any, options: StreamOptions, device: str, times: int) -> ImageStream:
+    split = open_split(DataConfig(folder="photos"), root, "test", None)
+    places = np.tile(np.arange(len(split.images)), times)
+    return ImageStream(
+        [ImageJob("photos", split.images, places, "rgb_first", False)], transform, options, torch.device(device)
+    )
+
+
+def _embed(stream: ImageStream, encoder: Any) -> Iterator[Embedded]:
+    try:
+        yield from stream.embed(encoder)
+    finally:
+        stream.close()
+
+
+def _driver() -> str | None:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None

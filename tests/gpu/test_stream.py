@@ -1,0 +1,127 @@
+"""The stream against batch by batch, on a device that is slow to answer: what waits for too little gives other images' rows."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval.decoders import ImageJob
+from eval.models import resolve
+from eval.preprocess import Preprocess
+from eval.stream import ImageStream, StreamOptions, default_batch
+from tests.gpu.towers import SIZE, write_tower
+
+COUNT, BATCH = 500, 24
+"""Of the last batch, a part."""
+
+
+class Noise:
+    """Pictures of noise, each another."""
+
+    digest = "noise"
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def pixels(self, place: int) -> np.ndarray:
+        rng = np.random.default_rng(place)
+        return np.clip(rng.integers(0, 256, 3) + rng.integers(-60, 60, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+    def read(self, place: int) -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(self.pixels(place)).save(data, "PNG", compress_level=1)
+        return data.getvalue()
+
+    def where(self, place: int) -> str:
+        return str(place)
+
+
+class Slow:
+    """Gives the sums of the images it was sent, once the device has slept: a copy that is not waited for is late or early."""
+
+    preprocess = Preprocess((SIZE, SIZE))
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else torch.no_grad():
+            if self.device.type == "cuda":
+                torch.cuda._sleep(20_000_000)  # about 10 ms
+            images = batch if batch.dtype == torch.uint8 else (batch * 255).round()
+            return images.double().sum(dim=(2, 3)).float()
+
+
+@pytest.fixture(scope="module")
+def name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tower(tmp_path_factory.mktemp("ViT"), "ViT")
+
+
+def through(encoder: Any, device: torch.device, workers: int, size: int | None = BATCH) -> torch.Tensor:
+    """Every picture's row, by the stream, in the pictures' order; two jobs, so that a batch crosses their border."""
+    half = np.arange(0, COUNT, 2), np.arange(1, COUNT, 2)
+    jobs = [ImageJob(f"job {i}", Noise(), places, "rgb_first", False) for i, places in enumerate(half)]
+    stream = ImageStream(jobs, encoder.preprocess, StreamOptions(workers, size), device)
+    rows: dict[int, torch.Tensor] = {}
+    try:
+        for piece in stream.embed(encoder):
+            rows.update(zip(piece.positions.tolist(), piece.rows, strict=True))
+    finally:
+        stream.close()
+    assert len(rows) == COUNT
+    return torch.stack([rows[place] for place in range(COUNT)])
+
+
+def all_pixels() -> torch.Tensor:
+    return torch.stack([torch.from_numpy(Noise().pixels(place)).permute(2, 0, 1) for place in range(COUNT)])
+
+
+def check(name: str, device: torch.device, folder: Path, workers: int) -> None:
+    with resolve({"name": name}, folder).load(device) as encoder:
+        assert encoder.device == device
+        pixels = all_pixels()
+        order = np.concatenate([np.arange(0, COUNT, 2), np.arange(1, COUNT, 2)])
+        alone = torch.cat([encoder.encode_images(part).cpu() for part in pixels[order].split(BATCH)])
+        wanted = torch.empty_like(alone)
+        wanted[order] = alone
+        assert float(torch.pdist(wanted).min()) > 1e-4, "two images that look alike to this model"
+        torch.testing.assert_close(through(encoder, device, workers), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_is_batch_by_batch(name: str, device: torch.device, tmp_path: Path, workers: int) -> None:
+    check(name, device, tmp_path, workers)
+
+
+def test_the_stream_on_a_device_that_is_not_the_current_one(name: str, second: torch.device, tmp_path: Path) -> None:
+    check(name, second, tmp_path, 2)
+
+
+def expected_sums(device: torch.device) -> torch.Tensor:
+    pixels = all_pixels()
+    if device.type == "cpu":  # the stream normalises on the CPU
+        return (Slow.preprocess.normalise(pixels) * 255).round().double().sum(dim=(2, 3)).float()
+    return pixels.double().sum(dim=(2, 3)).float()
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_a_slow_device_gets_every_image_once_and_whole(device: torch.device, workers: int) -> None:
+    assert torch.equal(through(Slow(device), device, workers), expected_sums(device))
+
+
+def test_a_slow_second_device_gets_every_image_once_and_whole(second: torch.device) -> None:
+    assert torch.equal(through(Slow(second), second, 4), expected_sums(second))
+
+
+def test_the_batch_size_that_is_found_serves(name: str, device: torch.device, tmp_path: Path) -> None:
+    with resolve({"name": name}, tmp_path).load(device) as encoder:
+        size = default_batch(encoder, device)
+        assert size in {2**power for power in range(13)}
+        found = through(encoder, device, 2, None)
+        torch.testing.assert_close(found, through(encoder, device, 2), rtol=0, atol=1e-5)
