@@ -325,8 +325,9 @@ class TestFiles:
         model = open_clip.create_model(f"local-dir:{tmp_path / 'quick'}").eval()
         examples = {"encode_image": torch.zeros(1, 3, 32, 32), "encode_text": torch.zeros(1, 77, dtype=torch.long)}
         torch.jit.trace_module(model, examples, check_trace=False).save(str(tmp_path / "quick.pt"))
-        assert "QuickGELU mismatch" in handle_of(shared, tmp_path / "quick.pt").flags[0]
-        assert handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags == []
+        mismatch = [flag for flag in handle_of(shared, tmp_path / "quick.pt").flags if "QuickGELU mismatch" in flag]
+        assert len(mismatch) == 1
+        assert not any("QuickGELU" in flag for flag in handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags)
 
 
 class Evil:
@@ -441,8 +442,8 @@ def test_positions_that_are_interpolated_are_said(shared: Path, tmp_path: Path) 
     reference = open_clip.create_model(f"local-dir:{shared / 'one'}", load_weights=False)
     load_checkpoint(reference, str(tmp_path / "large" / "open_clip_model.safetensors"))
     assert holds(loaded(handle), reference.state_dict())
-    assert handle.checkpoint_flags() == tuple(handle.flags)
-    assert "was interpolated from 4x4 to 2x2 patches" in handle.flags[0]
+    said = [flag for flag in handle.flags if "was interpolated from 4x4 to 2x2 patches" in flag]
+    assert said == list(handle.checkpoint_flags()), "once, whoever found it"
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
