@@ -252,6 +252,8 @@ class Session:
         known = intervals(scores.statistics)
         cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
         tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
+        checked = self.handle.checkpoint_flags()
+        of_model = dict.fromkeys((*self.handle.flags, *checked))
         record = Record(
             task=cell.id,
             key=task.key,
@@ -266,7 +268,7 @@ class Session:
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
             fingerprint=cell.fingerprint,
-            flags=(*self.handle.flags, *self.handle.checkpoint_flags(), *cell.flags, *flags, *cut, *tied),
+            flags=(*of_model, *cell.flags, *flags, *cut, *tied),
             notes=cell.notes,
             prompts=cell.prompts,
             timings=timings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from configs.errors import ClipevalError
 from eval.models.checkpoint_file import is_torchscript, read_checkpoint
+from eval.models.positions import of_images, of_texts
 from eval.models.state_dicts import Choice, choose
 
 
@@ -64,11 +66,12 @@ def _resize(weights: dict[str, Any], model: Any) -> list[str]:
     resize_pos_embed(weights, model)
     if before.keys() & {"positional_embedding", "text.positional_embedding"}:
         resize_text_pos_embed(weights, model)
+    changed = {name: length for name, length in before.items() if weights[name].shape[0] != length}
     return [
-        f"{name} was interpolated from {length} to {weights[name].shape[0]} positions: the checkpoint is of another "
-        f"{'image size' if name.startswith('visual') else 'context length'}"
-        for name, length in before.items()
-        if weights[name].shape[0] != length
+        of_images((isqrt(length - 1), isqrt(length - 1)), tuple(model.visual.grid_size))
+        if name.startswith("visual.")
+        else of_texts(length, weights[name].shape[0])
+        for name, length in changed.items()
     ]
 
 

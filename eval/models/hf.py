@@ -165,12 +165,16 @@ class HuggingFace(ModelHandle):
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
-        left = [key for key in info["unexpected_keys"] if not str(key).endswith("position_ids")]
-        if info["missing_keys"] or left:  # below a prefix, say: found as in any checkpoint, or refused with the names
-            indices = sorted(self._folder.glob(f"*{INDEX}"))
-            weights = self._weights()
+        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
+        if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
+            indices, weights = sorted(self._folder.glob(f"*{INDEX}")), self._weights()
             path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else self._folder)
             self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
+        elif extra:
+            raise ClipevalError(
+                f"{self._folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
+                "is another model's"
+            )
         check_finite(model, str(self._folder))
         return Encoder(_Towers(model), self.tokenizer(), self._preprocess, device, precision, compile=compile)
 

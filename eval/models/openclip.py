@@ -205,7 +205,8 @@ class OpenClip(ModelHandle):
     @property
     def flags(self) -> list[str]:  # type: ignore[override]
         """See `ModelHandle.flags`. Looks into the checkpoint, if it is on this machine."""
-        return [*self._flags, *self._interpolated]
+        known = self._known()
+        return [*self._flags, *(self._interpolated if known is None else known)]
 
     @cached_property
     def _interpolated(self) -> list[str]:
@@ -318,18 +319,20 @@ class OpenClip(ModelHandle):
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
         path = self._weights()
-        if self._of_checkpoint is None and path is not None:
-            known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
-            try:
-                self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
-            except (
-                OSError,
-                ValueError,
-                TypeError,
-            ):  # features that an older version cached, or a memory that was removed
-                self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
-                self._remember()
+        if (
+            path is not None and self._known() is None
+        ):  # an older version cached the features, or this memory was removed
+            self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
+            self._remember()
         return self._of_checkpoint or ()
+
+    def _known(self) -> tuple[str, ...] | None:
+        """What a load has found, this one or an earlier one of the same weights; None where there was none."""
+        if self._of_checkpoint is None and self._weights() is not None:
+            known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
+            with suppress(OSError, ValueError, TypeError):  # not there, or damaged: it is found out again
+                self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
+        return self._of_checkpoint
 
     def _remember(self) -> None:
         known = self._cache / "checkpoints" / f"{self.weights_digest}.json"

@@ -33,18 +33,28 @@ def interpolated(path: Path, architecture: Mapping[str, Any]) -> list[str]:
             wanted = _grid(architecture.get("vision_cfg") or {})
             given = isqrt(shape[0] - 1), isqrt(shape[0] - 1)
             if wanted is not None and shape[0] != wanted[0] * wanted[1] + 1:
-                found.append(
-                    f"the image tower's positional embedding was interpolated from {given[0]}x{given[1]} to "
-                    f"{wanted[0]}x{wanted[1]} patches: the checkpoint was trained at another image size than model.name has"
-                )
+                found.append(of_images(given, wanted))
         elif "visual." not in prefix and "decoder" not in prefix:
             length = _length(architecture)
             if length is not None and shape[0] != length:
-                found.append(
-                    f"the text tower's positional embedding was interpolated from {shape[0]} to {length} tokens: the checkpoint "
-                    "was trained with another context length than model.name has"
-                )
+                found.append(of_texts(shape[0], length))
     return list(dict.fromkeys(found))
+
+
+def of_images(given: tuple[int, int], wanted: tuple[int, int]) -> str:
+    """The flag of an image tower, from patches by patches to patches by patches."""
+    return (
+        f"the image tower's positional embedding was interpolated from {given[0]}x{given[1]} to {wanted[0]}x{wanted[1]} "
+        "patches: the checkpoint was trained at another image size than model.name has"
+    )
+
+
+def of_texts(given: int, wanted: int) -> str:
+    """The flag of a text tower, from tokens to tokens."""
+    return (
+        f"the text tower's positional embedding was interpolated from {given} to {wanted} tokens: the checkpoint was trained "
+        "with another context length than model.name has"
+    )
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -325,8 +325,9 @@ class TestFiles:
         model = open_clip.create_model(f"local-dir:{tmp_path / 'quick'}").eval()
         examples = {"encode_image": torch.zeros(1, 3, 32, 32), "encode_text": torch.zeros(1, 77, dtype=torch.long)}
         torch.jit.trace_module(model, examples, check_trace=False).save(str(tmp_path / "quick.pt"))
-        assert "QuickGELU mismatch" in str(handle_of(shared, tmp_path / "quick.pt").flags)
-        assert "QuickGELU" not in str(handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags)
+        mismatch = [flag for flag in handle_of(shared, tmp_path / "quick.pt").flags if "QuickGELU mismatch" in flag]
+        assert len(mismatch) == 1
+        assert not any("QuickGELU" in flag for flag in handle_of(shared, tmp_path / "quick.pt", "quickgelu").flags)
 
 
 class Evil:
@@ -441,7 +442,8 @@ def test_positions_that_are_interpolated_are_said(shared: Path, tmp_path: Path) 
     reference = open_clip.create_model(f"local-dir:{shared / 'one'}", load_weights=False)
     load_checkpoint(reference, str(tmp_path / "large" / "open_clip_model.safetensors"))
     assert holds(loaded(handle), reference.state_dict())
-    assert "visual.positional_embedding was interpolated from 17 to 5 positions" in handle.checkpoint_flags()[0]
+    said = [flag for flag in handle.flags if "was interpolated from 4x4 to 2x2 patches" in flag]
+    assert said == list(handle.checkpoint_flags()), "once, whoever found it"
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -465,7 +467,7 @@ def test_a_transformers_folder_is_held_to_the_same(kind: str, tmp_path: Path) ->
         embedding()
     assert "another architecture" not in str(caught.value) and "hf_transformers" not in str(caught.value)
     save_file({**state, "classifier.weight": torch.zeros(2)}, file, {"format": "pt"})
-    with pytest.raises(ClipevalError, match=r"1 unexpected \(such as 'classifier\.weight'\)"):
+    with pytest.raises(ClipevalError, match=r"1 weights that a \w+ has not \(such as 'classifier\.weight'\)"):
         embedding()
     save_file({**state, "text_model.embeddings.position_ids": torch.arange(12)[None]}, file, {"format": "pt"})
     assert torch.allclose(embedding(), wanted, atol=1e-6), "older versions of transformers kept these numbers too"

@@ -14,7 +14,9 @@ from eval.api import evaluate
 from eval.cli import main
 from eval.cluster.job import Job
 from eval.cluster.share import Unit
+from eval.replay import StoredRun
 from results.compare import compare
+from results.folder import RunFolder
 from results.tables import FORMATS
 from scripts.make_miniature import facts
 from tests.eval.test_run import TASKS, model, records, root, words
@@ -119,16 +121,9 @@ def test_compare(root: Path, model: str, capsys: pytest.CaptureFixture[str]) -> 
         said = squeezed(capsys.readouterr().out)
         assert "skipped it" in said, form
         assert form == "csv" or "On 2 of 3 tasks" in said
-    found = compare(root / "run", root / "other", lambda record, frame: _statistics(root / "run", record, frame))
+    found = compare(root / "run", root / "other", StoredRun.read(RunFolder(root / "run")).statistics)
     table = found.table().set_index("task")
     assert len(table) == 3 and pd.isna(table.difference[GONE]) and found.of == 3
-
-
-def _statistics(path: Path, record, frame):  # type: ignore[no-untyped-def]
-    from eval.replay import statistics, stored_config
-    from results.folder import RunFolder
-
-    return statistics(record, frame, stored_config(RunFolder(path)))
 
 
 def test_status_plan_verify_rerun(short: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
