@@ -17,7 +17,7 @@ from eval.cli import main
 from eval.cluster.cost import model_cost
 from eval.cluster.markers import markers, working
 from eval.cluster.share import Load, Part, parse_share, share_out
-from eval.cluster.combinations import combinations
+from eval.cluster.submit import combinations
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(
