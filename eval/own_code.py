@@ -7,6 +7,7 @@ Imports are read from the source, those inside of functions too, so that the ans
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -64,47 +65,50 @@ def own_code(modules: Iterable[str]) -> OwnCode:
         modules: names. Of one that is installed, its own source is read, and its distribution's list of files stands for the rest.
     """
     roots = list(dict.fromkeys(modules))
-    found, open_, seen = OwnCode(), list(roots), set(roots)
-    dynamic = False
+    found, seen, dynamic = OwnCode(), set(roots), False
+    open_ = list(roots)
     while open_:
         name = open_.pop()
-        spec = _spec(name)
-        if spec is None:
-            if name in roots:
-                found.problem = _unreadable(name)
-            continue
-        path = _origin(spec)
-        if path is None:
-            if name in roots and spec.origin not in ("built-in", "frozen") and not spec.submodule_search_locations:
-                found.problem = _unreadable(name)
-            continue
-        installed = not _is_own(path)
-        if installed and (name not in roots or _is_product(path)):
-            continue
-        content = _content(spec, path)
-        if content is None:
-            found.problem = _unreadable(name)
-            continue
-        found.sources[name] = hashlib.sha256(content).hexdigest()
-        if installed:
-            found.sources |= _distributions(name.partition(".")[0])
-            continue
-        if path.suffix != ".py":
-            continue  # an extension, or bytecode alone: its bytes say all there is
-        if _differs(name, content, path):
-            found.problem = f"{path} has changed since this process imported it"
-        tree = _parsed(content, path)
-        dynamic = dynamic or any(_is_dynamic(node) for node in ast.walk(tree))
-        found.files.update(_named_files(tree, path.parent))
-        for other in _imports(tree, name, spec.submodule_search_locations is not None):
-            if other not in seen:
-                seen.add(other)
-                open_.append(other)
-        if dynamic and not open_:  # then whatever is loaded may be what it imports
-            more = [other for other in list(sys.modules) if other not in seen and _is_loaded_own(other)]
-            seen.update(more)
-            open_.extend(more)
+        tree = _read(name, name in roots, found)
+        if tree is not None:
+            dynamic = dynamic or any(map(_is_dynamic, ast.walk(tree)))
+            package = _spec(name)
+            new = _imports(tree, name, package is not None and package.submodule_search_locations is not None)
+            open_ += [other for other in dict.fromkeys(new) if other not in seen]
+            seen.update(open_)
+        if dynamic and not open_:  # whatever is loaded may be what it imports
+            open_ = [other for other in list(sys.modules) if other not in seen and _is_loaded_own(other)]
+            seen.update(open_)
     return found
+
+
+def _read(name: str, is_root: bool, found: OwnCode) -> ast.Module | None:
+    """Takes in a module's source; what it consists of, where its imports are to be followed."""
+    spec = _spec(name)
+    path = None if spec is None else _origin(spec)
+    if spec is None or path is None:
+        is_known = spec is not None and (spec.origin in ("built-in", "frozen") or spec.submodule_search_locations)
+        if is_root and not is_known:
+            found.problem = _unreadable(name)
+        return None
+    installed = not _is_own(path)
+    if installed and (not is_root or _is_product(path)):
+        return None
+    content = _content(spec, path)
+    if content is None:
+        found.problem = _unreadable(name)
+        return None
+    found.sources[name] = hashlib.sha256(content).hexdigest()
+    if installed:
+        found.sources |= _distributions(name.partition(".")[0])
+        return None
+    if path.suffix != ".py":
+        return None  # an extension, or bytecode alone: its bytes say all there is
+    if _differs(name, content, path):
+        found.problem = f"{path} has changed since this process imported it"
+    tree = _parsed(content, path)
+    found.files.update(_named_files(tree, path.parent))
+    return tree
 
 
 def is_own(module: str) -> bool:
@@ -119,7 +123,9 @@ def is_own(module: str) -> bool:
 
 
 def forget_changed(target: str) -> None:
-    """Has Python import anew what of a class's own code has changed since this process imported it.
+    """Has Python import anew what of a class's own code is not what the files now hold.
+
+    Bytecode that Python keeps is told by the second and the size of its source, and may be of another one: it is removed.
 
     Args:
         target: `package.module.Class`.
@@ -130,14 +136,30 @@ def forget_changed(target: str) -> None:
     names = [name for name in own_code([module]).sources if name in sys.modules and name != "__main__"]
     if any(_has_changed(name) for name in names):
         for name in names:
-            del sys.modules[name]
+            _forget_bytecode(sys.modules.pop(name))
             _loaded.pop(name, None)
         importlib.invalidate_caches()
 
 
-def remember(module: str) -> None:
-    """Notes what the source of a module and its imports is at the time at which they are imported."""
-    own_code([module])
+def import_fresh(target: str) -> ModuleType:
+    """The module of `package.module.Class`, made of the sources as they are.
+
+    Raises:
+        ImportError, ValueError: as `importlib.import_module`.
+    """
+    name = target.rpartition(".")[0]
+    forget_changed(target)
+    importlib.import_module(name)
+    forget_changed(target)  # where bytecode was stale
+    module = importlib.import_module(name)
+    own_code([name])  # notes what it was made of
+    return module
+
+
+def _forget_bytecode(module: ModuleType) -> None:
+    cached = getattr(module, "__cached__", None)
+    with contextlib.suppress(OSError):  # a folder that cannot be written has none of ours
+        Path(cached).unlink(missing_ok=True) if cached else None
 
 
 def _unreadable(name: str) -> str:

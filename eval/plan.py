@@ -6,6 +6,7 @@ but the caches of indices and digests.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from eval.languages import translate
 from eval.models import ModelHandle, image_precision, text_precision
 from eval.models.identity import code_digest
 from eval.models.state import Walk, modules_of
-from eval.own_code import OwnCode, forget_changed, own_code
+from eval.own_code import OwnCode, import_fresh, is_own, own_code
 from eval.preprocess import Convert
 from eval.prompts import prompt_set, prompts_digest
 from eval.trust import NOT_TASK
@@ -312,7 +313,7 @@ def make_task(name: str, node: DictConfig) -> Task:
         ClipevalError: an argument is missing, unknown or impossible.
     """
     arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
-    forget_changed(str(arguments.get("_target_")))
+    _import_own(str(arguments.get("_target_")))
     try:
         task = instantiate(arguments, _convert_="all")
     except Exception as problem:
@@ -321,6 +322,13 @@ def make_task(name: str, node: DictConfig) -> Task:
     if not isinstance(task, Task):
         raise ClipevalError(f"the config of the task {name!r} names {arguments.get('_target_')}, which is not a Task.")
     return task
+
+
+def _import_own(target: str) -> None:
+    """Has a class of the user's own be what its source now says; Hydra says what is wrong with a name."""
+    if is_own(target.rpartition(".")[0]):
+        with contextlib.suppress(ImportError, ValueError):
+            import_fresh(target)
 
 
 OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")

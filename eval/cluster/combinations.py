@@ -130,7 +130,11 @@ def _key(override: Override) -> str:
 
 
 def _value(override: Override) -> str:
-    return str(override.get_value_element_as_str()) if override.value() is not None else "null"
+    """A word's value as the user would write it; Hydra spells true as True."""
+    value = override.value()
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(override.get_value_element_as_str())
 
 
 def _tells(key: str, values: Sequence[Mapping[str, str]], outs: Sequence[str]) -> bool:

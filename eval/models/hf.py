@@ -67,6 +67,12 @@ class HuggingFace(ModelHandle):
             raise ClipevalError(
                 f"model.path={path} is of type {self._type}, not {known}; wrap it in a class (model=custom)"
             )
+        adapter = self._folder / "adapter_config.json"
+        if adapter.exists():  # transformers applies it where peft is installed, and else says nothing
+            raise ClipevalError(
+                f"model.path={path} holds an adapter ({adapter.name}), which is not applied: merge it into the weights (peft's "
+                "merge_and_unload, then save_pretrained) and give that folder, or move the adapter's files away"
+            )
         self._preprocess = self._read_processor()
 
     def _check(self, path: Path) -> None:

@@ -23,6 +23,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 
+TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken")
+"""Further files that a tokenizer's config can name."""
+
 
 def cached(repository: str, filename: str) -> Path | None:
     """The file in the hub's cache, at the revision `main` pointed to when it was fetched; None if it is not there."""
@@ -50,7 +53,9 @@ def tokenizer_files(source: str) -> list[Path]:
     """The files of a tokenizer, of a folder or of a cached repository, in a fixed order; none if there are none."""
     folder = Path(source)
     if folder.is_dir():
-        return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+        found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+        more = {path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern) if path.is_file()}
+        return found + sorted(more - set(found)) if found else []
     return [path for name in TOKENIZER_FILES if (path := cached(source, name)) is not None]
 
 

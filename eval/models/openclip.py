@@ -355,6 +355,26 @@ class OpenClip(ModelHandle):
             raise ClipevalError(f"{self.name}: there are no tokenizer files in {source}")
         return digest_files(files, self._cache, settings)
 
+    def _tower_digest(self) -> str | None:
+        """Of the config of a text tower that transformers builds; None for open_clip's own."""
+        tower = self._text_cfg().get("hf_model_name")
+        if not tower:
+            return None
+        path = Path(tower, "config.json") if Path(tower).is_dir() else hub.cached(tower, "config.json")
+        return None if path is None or not path.is_file() else digest_files([path], self._cache, {}, names=False)
+
+    @property
+    def text_digest(self) -> str:
+        """See `ModelHandle.text_digest`."""
+        tower = self._tower_digest()
+        return super().text_digest if tower is None else digest_of([super().text_digest, tower])
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """See `ModelHandle.identity`."""
+        tower = self._tower_digest()
+        return {**super().identity, **({} if tower is None else {"config of the text tower": tower})}
+
     # -- loading --------------------------------------------------------------------------------------------------
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from eval.models.encoder import Encoder
 from eval.models.handle import ModelHandle, digest_of, slug_of
 from eval.models.identity import Identity, identify, own_digest
 from eval.models.texts import PROBES, Tokenizer, tokenise
-from eval.own_code import forget_changed, remember
+from eval.own_code import import_fresh
 from eval.preprocess import Opaque, Preprocess, Transform, read_transform
 
 _PARTS = ("encode_image", "encode_text", "tokenizer", "transform")
@@ -271,10 +270,8 @@ def _answer(tokenizer: Tokenizer, text: str) -> Any:
 
 
 def _find(target: str) -> Callable[..., Any]:
-    module, _, name = target.rpartition(".")
-    forget_changed(target)
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(import_fresh(target), target.rpartition(".")[2])
     except (ImportError, AttributeError, ValueError) as error:
         raise ClipevalError(
             f"model._target_={target} cannot be imported ({error}); it must be package.module.Class,"
@@ -282,7 +279,6 @@ def _find(target: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ClipevalError(f"model._target_={target} is no class")
-    remember(module)
     return found  # type: ignore[no-any-return]
 
 
