@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +52,11 @@ def words(data: Path, *more: str) -> list[str]:
     """The words of a run over all four tasks."""
     tasks = [f"+task@tasks.{task}={task}" for task in (*SMALL, LARGE)]
     return ["suite=none", *tasks, "model=open_clip", f"data.root={data}", "runtime.workers=1", *more]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Hydra's `-m` gives the root logger a handler of the stream of that moment, which pytest closes after the test."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before
