@@ -39,7 +39,9 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
         removed = prune(root, parse_size(arguments.keep))
         freed, left = sum(entry.bytes for entry in removed), sum(entry.bytes for entry in list_entries(root))
         console.print(
-            f"{root}: {len(removed)} removed, {human_size(freed)} freed, {human_size(left)} kept", markup=False
+            f"{root}: {len(removed)} removed, {human_size(freed)} freed, {human_size(left)} kept",
+            markup=False,
+            soft_wrap=True,
         )
         return 0
     entries = list_entries(root)
@@ -51,7 +53,11 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
         table.add_row(entry.kind, label, human_size(entry.bytes), used, precision, entry.key[:12])
     if entries:
         console.print(table)
-    console.print(f"{root}: {len(entries)} entries, {human_size(sum(entry.bytes for entry in entries))}", markup=False)
+    console.print(
+        f"{root}: {len(entries)} entries, {human_size(sum(entry.bytes for entry in entries))}",
+        markup=False,
+        soft_wrap=True,
+    )
     return 0
 
 
