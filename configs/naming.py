@@ -15,14 +15,18 @@ VAGUE = frozenset({"path", "name", "folder", "root", "save", "load", "key", "pro
 _PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
 
 
+def spelled(value: Any) -> str:
+    """null, true and false as YAML has them; empty for any other value."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else ""
+
+
 def value_name(value: Any) -> str:
     """A value in letters, digits, dots, dashes and underscores; with 8 digits of its digest where that is not all of it.
 
     >>> value_name("bf16"), value_name("[en, de]"), value_name("/a/prompts.txt")
     ('bf16', 'en-de-b5460218', 'prompts-98a9462a')
     """
-    text = {True: "true", False: "false", None: "null"}.get(value) if value is None or isinstance(value, bool) else None
-    text = str(value) if text is None else text
+    text = spelled(value) or str(value)
     text = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     shown = Path(text).stem if _PATH.search(text) else text
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", shown).strip("-.")[:LONGEST_VALUE]

@@ -195,19 +195,10 @@ def _say(findings: Iterable[Any], good: str) -> int:
         unchecked += finding.unchecked
         skipped += finding.skipped
         told = visible(finding.problem or finding.remark)
-        word = f"[red]{'not ' + good}[/red]" if finding.problem else f"[green]{good}[/green]"
-        state = (
-            "[yellow]unchecked[/yellow]"
-            if finding.unchecked
-            else "[yellow]skipped[/yellow]"
-            if finding.skipped
-            else word
-        )
-        table.add_row(
-            escape(visible(finding.task)),
-            state,
-            Text(told),
-        )
+        word, style = (f"not {good}", "red") if finding.problem else (good, "green")
+        if finding.unchecked or finding.skipped:
+            word, style = "unchecked" if finding.unchecked else "skipped", "yellow"
+        table.add_row(escape(visible(finding.task)), Text(word, style), Text(told))
     console = Console(highlight=False)
     console.print(table)
     rest = [f"{wrong} not"] * bool(wrong) + [f"{unchecked} imported, which nothing here can check"] * bool(unchecked)

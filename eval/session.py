@@ -252,8 +252,7 @@ class Session:
         known = intervals(scores.statistics)
         cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
         tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
-        checked = self.handle.checkpoint_flags()
-        of_model = dict.fromkeys((*self.handle.flags, *checked))
+        of_model = dict.fromkeys((*self.handle.flags, *self.handle.checkpoint_flags()))
         record = Record(
             task=cell.id,
             key=task.key,

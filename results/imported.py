@@ -99,25 +99,21 @@ def _read(file: Path) -> Iterator[Result]:
     if not text.strip():
         raise ClipevalError(f"{file} is empty: {FORMS}")
     for line, part in parts:
-        if line is None or not _is_skipped(part):
-            yield _result(part, file, line, sha256)
+        where = str(file) if line is None else f"{file}, line {line}"
+        try:
+            data = safe_json.parse(part)
+        except ValueError as problem:
+            raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
+        if line is None or not _is_skipped(data):
+            yield _result(data, where, file, line, sha256)
 
 
-def _is_skipped(text: str) -> bool:
+def _is_skipped(data: Any) -> bool:
     """Whether a line says that clipeval skipped a task (`results.folder.skipped_results`): it holds no result."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return False  # `_result` says what is wrong with it
     return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 
-def _result(text: str, file: Path, line: int | None, sha256: str) -> Result:
-    where = str(file) if line is None else f"{file}, line {line}"
-    try:
-        data = safe_json.parse(text)
-    except ValueError as problem:
-        raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
+def _result(data: Any, where: str, file: Path, line: int | None, sha256: str) -> Result:
     if not isinstance(data, dict) or not isinstance(data.get("metrics"), dict):
         raise ClipevalError(f"{where}: it holds no result; {FORMS}")
     theirs = "key" in data

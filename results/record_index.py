@@ -21,7 +21,7 @@ from typing import Any
 from results import safe_json
 from results.inside import inside
 from results.records import SCHEMA, DamagedRecord, Record, read_content
-from results.stamp import SETTLED
+from results.stamp import SETTLED, stamp
 
 NAME = ".index"
 log = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
         ClipevalError: another schema wrote a record, or one is a link out of the run folder.
     """
     known, found, kept = _read_index(records), {}, {}
-    for task, stamp in sorted(_stamps(records).items()):
+    for task, seen in sorted(_stamps(records).items()):
         entry = known.get(task)
-        record = _known_record(entry, task, stamp)
+        record = _known_record(entry, task, seen)
         if record is not None:
             kept[task], found[task] = entry, record
             continue
@@ -53,8 +53,8 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
             continue
         prompts = {name: value for name, value in record.prompts.items() if name != "classnames"}
         found[task] = replace(record, prompts=prompts)
-        if time.time() - stamp[1] / 1e9 > SETTLED:
-            kept[task] = [stamp, {**content, "prompts": prompts}]
+        if time.time() - seen[1] / 1e9 > SETTLED:
+            kept[task] = [seen, {**content, "prompts": prompts}]
     if kept != known:
         _write_index(records, kept)
     return found
@@ -77,7 +77,7 @@ def _stamps(records: Path) -> dict[str, list[int]]:
             about = [(entry.name.removesuffix(".json"), entry.stat()) for entry in names]
     except FileNotFoundError:
         return {}
-    return {task: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for task, s in about}
+    return {task: list(stamp(stat)) for task, stat in about}
 
 
 def _read_index(records: Path) -> dict[str, Any]:

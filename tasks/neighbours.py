@@ -17,23 +17,18 @@ CLOSE_VOTES = 1e-6
 """Sums of votes that differ by less than this share are equal."""
 
 
-def nearest_mean(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> torch.Tensor:
-    """The class whose mean embedding, normalised, lies nearest.
+def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> Iterator[torch.Tensor]:
+    """Cosines with each class's mean embedding, normalised.
 
     Args:
         train: float32 [N, D], L2-normalised.
         y: int64 [N].
         test: float32 [M, D], L2-normalised.
-        classes: C; one without a sample is never the answer.
+        classes: C; one without a sample is never the best.
 
-    Returns:
-        int64 [M].
+    Yields:
+        float32 [m, C] for some test samples at a time.
     """
-    return torch.cat([cosines.argmax(dim=1) for cosines in mean_cosines(train, y, test, classes)])
-
-
-def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> Iterator[torch.Tensor]:
-    """Cosines with each class's mean, float32 [m, C] for some test samples at a time; arguments as of `nearest_mean`."""
     sums = torch.zeros(classes, train.shape[1], device=train.device).index_add_(0, y, train)
     means = F.normalize(sums, dim=1)
     empty = torch.bincount(y, minlength=classes) == 0
@@ -41,21 +36,12 @@ def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, class
         yield (part @ means.T).masked_fill(empty, -torch.inf)
 
 
-def nearest_neighbours(
-    train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int = 20
-) -> torch.Tensor:
-    """The class with most votes among the k nearest, each weighted by exp(cosine / 0.07).
-
-    As Wu et al. (2018, section 3.4) and DINO (Caron et al. 2021) evaluate features; arguments as of `nearest_mean`.
-    """
-    label = torch.zeros(len(test), dtype=torch.int64, device=test.device)
-    return torch.cat([found.argmax(dim=1) for found, _, _ in votes(train, y, test, classes, k, label)])
-
-
 def votes(
     train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int, label: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """What the k nearest neighbours vote for.
+    """What the k nearest neighbours vote for, each weighted by exp(cosine / 0.07).
+
+    As Wu et al. (2018, section 3.4) and DINO (Caron et al. 2021) evaluate features; other arguments as of `mean_cosines`.
 
     Args:
         label: int64 [M], the truth.

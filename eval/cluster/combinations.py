@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from configs.compose import compose
 from configs.errors import ClipevalError
-from configs.naming import folder_name, short_keys, suffix
+from configs.naming import folder_name, short_keys, spelled, suffix
 
 OUT = "out"
 
@@ -41,7 +41,7 @@ class Naming:
 
     def values(self, words: Sequence[str]) -> dict[str, str]:
         """{key: value} of the words in which a run differs from others."""
-        found = {_key(override): _value(override) for override in map(parsed, words)}
+        found = {key_of(override): _value(override) for override in map(parsed, words)}
         return {key: value for key, value in found.items() if key not in self.plain}
 
     def out(self, config: DictConfig, words: Sequence[str]) -> str:
@@ -110,8 +110,8 @@ def compose_all(words: Sequence[str], config_dir: str | Path | None) -> tuple[Na
     runs = combinations(words)
     configs = [compose(run, config_dir) for run in runs]
     overrides = [parsed(word) for word in words]
-    several = [_key(override) for override in overrides if override.is_sweep_override()]
-    plain = frozenset(_key(override) for override in overrides) - set(several)
+    several = [key_of(override) for override in overrides if override.is_sweep_override()]
+    plain = frozenset(key_of(override) for override in overrides) - set(several)
     bare = Naming(plain)
     values = [bare.values(run) for run in runs]
     outs = [str(config.out) for config in configs]
@@ -125,16 +125,14 @@ def compose_all(words: Sequence[str], config_dir: str | Path | None) -> tuple[Na
     return naming, found
 
 
-def _key(override: Override) -> str:
+def key_of(override: Override) -> str:
+    """What a word sets, without Hydra's + and ~."""
     return str(override.get_key_element()).lstrip("+~")
 
 
 def _value(override: Override) -> str:
     """A word's value as the user would write it; Hydra spells true as True."""
-    value = override.value()
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(override.get_value_element_as_str())
+    return spelled(override.value()) or str(override.get_value_element_as_str())
 
 
 def _tells(key: str, values: Sequence[Mapping[str, str]], outs: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from configs.compose import override
 from configs.errors import ClipevalError
 from eval.cache import CHUNK, ImageStore
 from eval.cluster import slurm
-from eval.cluster.combinations import combinations, compose_all
+from eval.cluster.combinations import compose_all
 from eval.cluster.cost import model_cost
 from eval.cluster.job import Job
 from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
@@ -27,8 +27,6 @@ from eval.plan import Cell
 from eval.session import Session
 from results import safe_json
 from results.canonical import write_atomically
-
-__all__ = ["combinations", "job_notes", "queued_units", "send", "submit"]
 
 JOBS = "jobs"
 """The folder of a run folder that says which job was given what."""

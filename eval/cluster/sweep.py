@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from configs.compose import CONFIG_DIR, CONFIG_NAME, finish
-from eval.cluster.combinations import OUT, Combination, Naming, compose_all, parsed
+from eval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
 
 COMMAND_LINE = "command-line"
 """What Hydra calls the source that --config-dir adds."""
@@ -85,9 +85,5 @@ def _before(words: Sequence[str], config_dir: str | None) -> tuple[Naming, list[
     """What is known before Hydra runs: the combinations, unless another sweeper chooses them."""
     if not any(word.lstrip("+~").startswith(SWEEPER) for word in words):
         return compose_all(words, config_dir)
-    keys = {
-        str(override.get_key_element()).lstrip("+~")
-        for override in map(parsed, words)
-        if not override.is_sweep_override()
-    }
-    return Naming(frozenset(keys), fixed=OUT in keys), []
+    keys = frozenset(key_of(override) for override in map(parsed, words) if not override.is_sweep_override())
+    return Naming(keys, fixed=OUT in keys), []

@@ -21,11 +21,11 @@ from rich.table import Table
 
 from configs.errors import ClipevalError
 from eval.cluster.many import natural, run_many
+from eval.models.checkpoint_file import SUFFIXES
 from results.canonical import write_atomically
 from results.records import Record
 from results.runs import load
 
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
 
 

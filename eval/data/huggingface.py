@@ -284,9 +284,14 @@ def _head(column: str, names: Sequence[str]) -> str:
     return column if column in names else column.partition(".")[0]
 
 
+def _answers(config: DataConfig, names: Sequence[str]) -> set[str]:
+    """The columns that labels and captions lie in."""
+    return {_head(column, names) for column in (config.label, config.caption) if column is not None}
+
+
 def _beside_images(config: DataConfig, names: Sequence[str]) -> list[str]:
     """All columns but the images', unless a label or a caption lies in the same structure."""
-    used = {_head(column, names) for column in (config.label, config.caption) if column is not None}
+    used = _answers(config, names)
     return [name for name in names if name != _head(config.image, names) or name in used]
 
 
@@ -301,7 +306,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 def _cells(table: Any, config: DataConfig) -> Iterator[dict[str, Any]]:
     """The columns of labels and captions, a row at a time."""
-    used = {_head(column, table.column_names) for column in (config.label, config.caption) if column is not None}
+    used = _answers(config, table.column_names)
     chosen = table.select([name for name in table.column_names if name in used])
     for batch in chosen.to_batches():
         yield from batch.to_pylist()

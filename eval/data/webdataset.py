@@ -56,8 +56,7 @@ def read(
     flag_deep([key for index in indices for key in index.deep], account)
     _check_lock(location, split, paths, indices)
     table = location / split / TABLE
-    unusable = _Unusable(account)
-    images, content, columns = _usable(paths, indices, table, config, kind, location, unusable)
+    images, content, columns = _usable(paths, indices, table, config, kind, location, account)
     keys = list(images.keys)
     classnames = _classnames(config, location, account)
     labels, captions = _labels(content, keys, config, kind, location), None
@@ -116,15 +115,14 @@ def _usable(
     config: DataConfig,
     kind: list[str],
     location: Path,
-    unusable: _Unusable,
+    account: Account,
 ) -> tuple[FileImages, dict[str, list[Any]], pd.DataFrame]:
     """The images that can be scored; the content of their cls, txt and npy members; their rows of samples.csv."""
-    keys = _unique_keys(indices)
+    keys, unusable = _unique_keys(indices), _Unusable(account)
     content = {name: [v for index in indices for v in getattr(index, name)] for name in ("cls", "txt", "npy")}
     columns = _columns(table, keys, config, unusable)
-    for row, key in enumerate(keys):
-        if kind == ["retrieval"] and config.caption is None:
-            text = content["txt"][row]
+    if kind == ["retrieval"] and config.caption is None:
+        for row, (key, text) in enumerate(zip(keys, content["txt"], strict=True)):
             if text is None:
                 unusable(row, f"{location}: key {key!r}", "the image has no txt member, its captions")
             elif not text.strip():

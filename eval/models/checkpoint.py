@@ -51,9 +51,8 @@ def flags_of(model: nn.Module, path: Path, *, ema: bool = False, name: str | Non
 
 def _choose(model: nn.Module, path: Path, ema: bool, name: str | None) -> Choice:
     content = read_checkpoint(path)
-    shown = path
     try:
-        return choose(content, model, shown, ema=ema, name=name)
+        return choose(content, model, path, ema=ema, name=name)
     except ClipevalError as problem:
         if is_torchscript(path):
             raise ClipevalError(f"{problem} (of this TorchScript archive the tensors are read, and no code)") from None

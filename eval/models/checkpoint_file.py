@@ -9,7 +9,6 @@ archive is read in the same way: its tensors, and none of its code.
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import re
 import zipfile
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from configs.errors import ClipevalError
+from results import safe_json
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 INDEX = ".index.json"
@@ -205,7 +205,7 @@ def _read_torchscript(path: Path) -> Any:
 
 def _shards(index: Path) -> dict[str, Path]:
     try:
-        names = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = safe_json.read(index)["weight_map"]
         found = {str(key): index.parent / str(name) for key, name in names.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClipevalError(f"{index} is no index with a `weight_map`: {error!r}") from None

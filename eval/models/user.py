@@ -81,12 +81,7 @@ class UserModel(ModelHandle):
             instance = self._made()
             digest = own_digest(instance, "model._target_")
             arguments = {"_target_": self._target, **self._arguments}
-            found = identify(instance, self._class, arguments, digest, self._cache)
-            if digest is None and found.problem is None and not isinstance(instance, nn.Module):
-                found = Identity(
-                    found.parts, f"{type(instance).__name__} is no torch module: its weights are not known"
-                )
-            self._identity = found
+            self._identity = _model_identity(instance, self._class, arguments, digest, self._cache)
         return self._identity
 
     @property
@@ -188,9 +183,7 @@ class MemoryModel(ModelHandle):
     def weights_digest(self) -> str:
         """The model as it is at the first call: make a new handle for one that has trained on."""
         if self._weights is None:
-            found = identify(self._model, type(self._model), {}, self._given, None)
-            if found.problem is None and self._given is None and not isinstance(self._model, nn.Module):
-                found = Identity({}, f"{type(self._model).__name__} is no torch module: its weights are not known")
+            found = _model_identity(self._model, type(self._model), {}, self._given, None)
             self._problem = self._problem or found.problem
             self._weights = digest_of(dict(found.parts)) if found.problem is None else uuid.uuid4().hex[:16]
         return self._weights
@@ -224,6 +217,16 @@ class MemoryModel(ModelHandle):
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """An encoder around the model where it is: `device` only counts for a model without parameters."""
         return Encoder(self._model, self._tokenizer, self._preprocess, device, precision, compile=compile, owned=False)
+
+
+def _model_identity(
+    instance: Any, target: Any, arguments: Mapping[str, Any], digest: str | None, cache_root: Path | None
+) -> Identity:
+    """`identify` of a model: what is no torch module may keep its weights where nobody sees them."""
+    found = identify(instance, target, arguments, digest, cache_root)
+    if found.problem is None and digest is None and not isinstance(instance, nn.Module):
+        return Identity(found.parts, f"{type(instance).__name__} is no torch module: its weights are not known")
+    return found
 
 
 def _seen(value: Any) -> Identity:

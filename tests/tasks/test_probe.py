@@ -16,7 +16,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader
 
 from tasks import LinearProbe, Samples
-from tasks.neighbours import nearest_mean, nearest_neighbours
+from tasks.neighbours import mean_cosines, votes
 from tasks.seeds import SeedMean
 from tasks.solvers import adamw, bracket, few, lbfgs
 from tasks.statistics import Proportion
@@ -152,6 +152,15 @@ def test_few_shots_are_distinct_and_balanced_and_differ_by_seed() -> None:
         few(y, 13, 0)
 
 
+def nearest_mean(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> torch.Tensor:
+    return torch.cat([cosines.argmax(dim=1) for cosines in mean_cosines(train, y, test, classes)])
+
+
+def nearest_neighbours(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int) -> torch.Tensor:
+    label = torch.zeros(len(test), dtype=torch.int64)
+    return torch.cat([found.argmax(dim=1) for found, _, _ in votes(train, y, test, classes, k, label)])
+
+
 def test_neighbours_by_hand() -> None:
     train = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     y = torch.tensor([0, 2, 2])
@@ -161,8 +170,8 @@ def test_neighbours_by_hand() -> None:
     # Nearest of the first: (1, 0) at 0.96 and (0.8, 0.6) at 0.936; with k = 3 class 2 has two votes.
     assert nearest_neighbours(train, y, test, 4, k=1).tolist() == [0, 2]
     assert nearest_neighbours(train, y, test, 4, k=50).tolist() == [0, 2]
-    votes = torch.exp(torch.tensor([0.96, 0.936, 0.28]) / 0.07)
-    assert bool(votes[0] > votes[1] + votes[2])  # why the first stays with class 0
+    weights = torch.exp(torch.tensor([0.96, 0.936, 0.28]) / 0.07)
+    assert bool(weights[0] > weights[1] + weights[2])  # why the first stays with class 0
 
 
 def test_seeds_widen_the_interval() -> None:
