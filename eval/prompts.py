@@ -12,6 +12,7 @@ from typing import Any
 from configs.errors import ClipevalError
 from eval.data.images import digest_of
 from eval.data.split import read_text
+from eval.data.text_table import lines_of
 from results import safe_json
 from tasks.base import Samples
 from tasks.heads import Templates
@@ -63,13 +64,18 @@ def _from_file(path: Path) -> Templates:
             content = safe_json.parse(text)
         except ValueError as problem:
             raise ClipevalError(f"{path}: not JSON ({problem}).") from None
-        return _checked(content, str(path))
-    templates = [line.strip() for line in text.splitlines() if line.strip()]
+        checked = _checked(content, str(path))
+        return _with_place(checked, path) if isinstance(checked, list) else checked
+    return _with_place([line.strip() for line in lines_of(text) if line.strip()], path)
+
+
+def _with_place(templates: list[str], path: Path) -> list[str]:
+    """A user's templates, each of which must say where the class name goes: `{}` and `{class}` are easily mistaken for it."""
     if not templates:
         raise ClipevalError(f"{path} holds no template; write one a line, with {{c}} where the class name goes.")
-    without = [t for t in templates if "{c}" not in t]
-    if without:
-        raise ClipevalError(f"{path}: the template {without[0]!r} has no {{c}}, the place of the class name.")
+    for template in templates:
+        if "{c}" not in template:
+            raise ClipevalError(f"{path}: the template {template!r} has no {{c}}, the place of the class name.")
     return templates
 
 
@@ -82,9 +88,16 @@ def _packaged(source: str) -> Templates:
     return _checked(sets[name], source)
 
 
-def _checked(content: object, where: str) -> Templates:
-    if isinstance(content, list) and all(isinstance(t, str) for t in content):
+def _checked(content: object, where: str) -> list[str] | dict[str, list[str]]:
+    if isinstance(content, list) and all(map(_is_prompt, content)):
         return content
-    if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
+    if isinstance(content, dict):
+        for name, prompts in content.items():
+            if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
+                raise ClipevalError(f"{where}: the prompts of {name!r} must be a list of texts; got {prompts!r:.80}.")
         return content
     raise ClipevalError(f"{where}: expected a JSON list of templates, or an object {{class name: [prompts]}}.")
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -95,7 +95,7 @@ def _read(file: Path) -> Iterator[Result]:
         raise ClipevalError(f"{file} is not UTF-8 text ({problem}): {FORMS}") from None
     parts: list[tuple[int | None, str]] = [(None, text)]
     if file.suffix == ".jsonl":
-        parts = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        parts = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not text.strip():
         raise ClipevalError(f"{file} is empty: {FORMS}")
     for line, part in parts:

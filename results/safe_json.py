@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,20 @@ LARGEST = 2**29
 """Bytes of a JSON file. The record of ImageNet with the names of its classes has 60 kB."""
 
 
-def parse(content: bytes | str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def parse(content: bytes | str) -> Any:
     """What a JSON text says.
 
     Args:
         content: the text, or its UTF-8.
-        pairs: as `object_pairs_hook` of `json.loads`.
 
     Raises:
-        ValueError: it is not JSON, is nested deeper than `DEPTH`, or holds a number of thousands of digits.
+        ValueError: it is not JSON, is nested deeper than `DEPTH`, says two things under one key, or holds a number of
+            thousands of digits.
     """
     if len(content) > LARGEST:
         raise ValueError(f"it has {len(content):,} bytes, and {LARGEST:,} are the most that are read")
     try:
-        value = json.loads(content, object_pairs_hook=pairs)
+        value = json.loads(content, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEPTH} levels") from None
     level, depth = [value], 0
@@ -36,6 +35,14 @@ def parse(content: bytes | str, pairs: Callable[[list[tuple[str, Any]]], Any] | 
         if depth > DEPTH:
             raise ValueError(f"it is nested deeper than {DEPTH} levels")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in one object twice")
+    return found
 
 
 def _items(part: dict[str, Any] | list[Any]) -> Any:

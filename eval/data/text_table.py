@@ -145,7 +145,7 @@ def parse_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = safe_json.parse(line, _unique)
+            value = safe_json.parse(line)
         except ValueError as problem:
             raise ClipevalError(f"{path}, line {number}: not JSON ({problem}).") from None
         if not isinstance(value, dict):
@@ -153,18 +153,10 @@ def parse_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in one object twice")
-    return found
-
-
 def _read_json(path: Path, text: str) -> TextTable:
     if text.lstrip().startswith("["):  # one list, over several lines
         try:
-            content = safe_json.parse(text, _unique)
+            content = safe_json.parse(text)
         except ValueError as problem:
             raise ClipevalError(f"{path}: not JSON ({problem}).") from None
         if not all(isinstance(row, dict) for row in content):

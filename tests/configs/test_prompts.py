@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 
 import pytest
 
 from configs.compose import compose, describe, group_options
+from configs.errors import ClipevalError
 from eval.prompts import prompt_set
 from tasks import Samples
 
@@ -57,3 +59,31 @@ def test_every_set_says_its_name_and_what_it_is(name: str) -> None:
     assert config.name == name
     assert describe("prompts", name)
     assert all("{c}" in template for template in config.get("templates", ()))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("m.txt", "a photo of {}\n", "'a photo of {}' has no {c}"),
+        ("m.txt", "a {c}\na photo of {class}\n", "'a photo of {class}' has no {c}"),
+        ("m.txt", " \n", "holds no template"),
+        ("m.json", '["a {c}", "a photo"]', "'a photo' has no {c}"),
+        ("m.json", "[]", "holds no template"),
+        ("m.json", '["a {c}", ""]', "expected a JSON list of templates"),
+        ("m.json", '{"cat": ["a cat", null]}', "the prompts of 'cat' must be a list of texts"),
+        ("m.json", '{"cat": "a cat"}', "the prompts of 'cat' must be a list of texts"),
+        ("m.json", '{"cat": []}', "the prompts of 'cat' must be a list of texts"),
+        ("m.json", '{"cat": ["a"], "cat": ["b"]}', "'cat'"),
+    ],
+)
+def test_a_file_of_prompts_that_would_ask_something_else_is_refused(tmp_path, file, content, said):
+    (tmp_path / file).write_text(content)
+    config = compose(["suite=none", "prompts=file", f"prompts.path={tmp_path / file}"]).prompts
+    with pytest.raises(ClipevalError, match=re.escape(said)):
+        prompt_set(config).load(Samples(keys=[]))
+
+
+def test_a_template_may_hold_what_python_takes_for_a_line_end(tmp_path):
+    (tmp_path / "m.txt").write_text("a\u2028{c}\n\x0cthe {c}\n", "utf-8")
+    config = compose(["suite=none", "prompts=file", f"prompts.path={tmp_path / 'm.txt'}"]).prompts
+    assert list(prompt_set(config).load(Samples(keys=[]))) == ["a\u2028{c}", "the {c}"]
