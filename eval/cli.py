@@ -140,9 +140,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print_table(folders)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
     session = Session.open(compose(overrides, arguments.config_dir), console)
-    local = session.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
-    name = session.handle.slug if local else session.handle.name
-    console.print(f"{name} → {session.folder.path}", markup=False, highlight=False)
+    session.say_folder()
     if arguments.share:
         session.units = share_units(session.config, arguments.share)
         if not session.units:

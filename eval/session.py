@@ -95,6 +95,12 @@ class Session:
             highlight=False,
         )
 
+    def announce(self) -> None:
+        """Prints which model fills which folder."""
+        local = self.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
+        name = self.handle.slug if local else self.handle.name
+        self.console.print(f"{name} → {self.folder.path}", markup=False, highlight=False, soft_wrap=True)
+
     def run(self) -> Outcome:
         """Computes what is missing, and brings what stands up to date.
 
@@ -160,7 +166,7 @@ class Session:
         self._want_heads(plan)
         return plan
 
-    def announce(self) -> None:
+    def say_folder(self) -> None:
         """Says in `run.json` what the folder is to hold, all units of it."""
         self.folder.write_run(self._about(), opened=self._opened)
 

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from configs.naming import short_keys
 from results import runs, sheet, words
 from results.folder import RunFolder
 
@@ -37,17 +38,19 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
     shown = [*averages, *groups, *(tasks if len(tasks) <= MOST_TASKS or not averages else [])]
     keys = list(dict.fromkeys(key for values, _ in rows for key in values))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold")
-    for key in keys:
-        table.add_column(key, overflow="fold")
+    for name in short_keys(keys).values():
+        table.add_column(name, overflow="fold")
     for row in shown:
         marks = f" [{','.join(map(str, row.marks))}]" if row.marks else ""
         table.add_column(Text(f"{row.label}{marks}"), justify="right", overflow="fold")
-    table.add_column("run folder", overflow="fold", style="dim")
     for values, folder in rows:
         place = done.index(folder) if folder in done else None
         cells = [Text(words.DASH) if place is None else _cell(row.cells[place]) for row in shown]
-        table.add_row(*(values.get(key, "") for key in keys), *cells, str(folder))
+        table.add_row(*(values.get(key, "") for key in keys), *cells)
     console.print(table)
+    console.print(Padding(Text("The run folder of each row:", style="dim"), (0, 1)))
+    for _, folder in rows:  # never wrapped: they are there to be copied
+        console.print(Text(f"   {folder}", style="dim"), soft_wrap=True)
     lines = [Text(f"! {text}", style="bold yellow") for text in built.warnings]
     for note in built.footnotes:
         mark = "! " if note.flag else ""

@@ -41,7 +41,7 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     done = finish(config, about.choices, folder)
     done.out = naming.out(done, list(hydra_config.overrides.task))
     session = Session.open(done, Console(stderr=True))
-    session.console.print(f"{session.handle.name} → {session.folder.path}", markup=False, highlight=False)
+    session.say_folder()
     session.run()
     records = [session.folder.record(str(task)) for task in session.config.tasks]
     values = [record.value for record in records if record is not None and record.value is not None]

@@ -116,7 +116,11 @@ def test_each_combination_is_run_and_one_table_shows_all(bench: Bench, capsys: p
     text = " ".join(table.split())
     assert text.count("1.0000") == text.count("0.0000") == 2
     assert table.count("run folder") == 1, "one table"
-    assert "model.flip" in text and "prompts" in text
+    assert "flip" in text and "prompts" in text
+    assert [line.strip() for line in table.splitlines() if line.strip().startswith("runs/")] == [
+        f"runs/{n}" for n in names
+    ]
+    assert "Launching" not in table, "a table can be redirected"
     first = [path.stat().st_mtime_ns for path in sorted((bench.place / "runs").glob("own*/records/*.json"))]
     assert main(["run", "-m", *words]) == 0
     again = [path.stat().st_mtime_ns for path in sorted((bench.place / "runs").glob("own*/records/*.json"))]
