@@ -95,7 +95,7 @@ class Session:
             highlight=False,
         )
 
-    def announce(self) -> None:
+    def say_folder(self) -> None:
         """Prints which model fills which folder."""
         local = self.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
         name = self.handle.slug if local else self.handle.name
@@ -166,7 +166,7 @@ class Session:
         self._want_heads(plan)
         return plan
 
-    def say_folder(self) -> None:
+    def announce(self) -> None:
         """Says in `run.json` what the folder is to hold, all units of it."""
         self.folder.write_run(self._about(), opened=self._opened)
 
