@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import mmap
 import os
 import re
 import sys
-import time
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,27 +61,30 @@ def test_rows_of_a_day_stand_in_one_file_and_those_measured_again_replace_the_ol
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory processes share")
+TWO_THAT_SHARE = """
+import mmap, os, sys, time
+shared = mmap.mmap(-1, int(sys.argv[1]))
+os.fork()
+for start in range(0, len(shared), 4096):
+    shared[start] = 1
+os.write(1, b"x")
+time.sleep(60)
+"""
+
+
 def test_memory_that_two_processes_share_counts_once() -> None:
     size = 64 * 2**20
-    said, shared = os.pipe(), mmap.mmap(-1, size)
-    leader = os.fork()
-    if leader == 0:
-        os.setsid()
-        other = os.fork()
-        for start in range(0, size, 4096):
-            shared[start] = 1
-        os.write(said[1], b"x")
-        time.sleep(60)
-        os._exit(int(other == 0))
+    words = [sys.executable, "-c", TWO_THAT_SHARE, str(size)]  # small, whatever the tests before have imported
+    leader = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
     try:
-        os.read(said[0], 1)
-        os.read(said[0], 1)
-        together = _memory(os.getsid(leader))
-        assert size / 2**10 < together < 1.9 * size / 2**10 + 2 * 400 * 2**10
+        assert leader.stdout is not None
+        assert leader.stdout.read(2) == b"xx"
+        together = _memory(leader.pid)
+        assert size / 2**10 < together < 1.9 * size / 2**10
         assert _memory(2**22) == 0  # no such session
     finally:
-        os.killpg(leader, 9)
-        os.waitpid(leader, 0)
+        os.killpg(leader.pid, 9)
+        leader.communicate()
 
 
 def test_the_row_of_a_gpu_measures_every_part(tmp_path: Path) -> None:
