@@ -6,8 +6,8 @@ import ast
 import json
 import os
 import re
-import sys
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,6 @@ def test_rows_of_a_day_stand_in_one_file_and_those_measured_again_replace_the_ol
     assert "load 0.2" in path.read_text() and "load 0.1" in path.read_text()
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory processes share")
 TWO_THAT_SHARE = """
 import mmap, os, sys, time
 shared = mmap.mmap(-1, int(sys.argv[1]))
@@ -72,6 +71,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory processes share")
 def test_memory_that_two_processes_share_counts_once() -> None:
     size = 64 * 2**20
     words = [sys.executable, "-c", TWO_THAT_SHARE, str(size)]  # small, whatever the tests before have imported
