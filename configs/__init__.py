@@ -3,6 +3,6 @@
 The folder of this package is the config folder. Importing it registers the resolvers that the files use.
 """
 
-from configs.resolvers import register
+from clipeval.configs.resolvers import register
 
 register()

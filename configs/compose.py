@@ -2,7 +2,7 @@
 
     config = compose(["suite=imagenet", "model=vit_b_32_openai", "data.root=/data"])
 
-Hydra composes, then `finish` makes one place of what can be said in several, and `configs.schema` checks every key.
+Hydra composes, then `finish` makes one place of what can be said in several, and `clipeval.configs.schema` checks every key.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.copies import choose_copies
-from configs.errors import ClipevalError, nearest
-from configs.explain import GROUPS, explain
-from configs.schema import CONFIG, check
-from configs.variants import expand
+from clipeval.configs.copies import choose_copies
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.explain import GROUPS, explain
+from clipeval.configs.old_names import renamed
+from clipeval.configs.schema import CONFIG, check
+from clipeval.configs.variants import expand
 
 CONFIG_DIR = Path(__file__).resolve().parent
 CONFIG_NAME = "config"
@@ -68,7 +69,7 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
     Raises:
         ClipevalError: a value is missing, unknown or of another type than its key wants.
     """
-    content = OmegaConf.to_container(config, resolve=False)
+    content = renamed(OmegaConf.to_container(config, resolve=False))
     assert isinstance(content, dict)
     if content.get("task") is not None:  # the suite that it replaces is not to be filled in
         content["tasks"] = {}

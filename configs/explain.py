@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.errors import closest, nearest
+from clipeval.configs.errors import closest, nearest
 
 GROUPS = ("model", "suite", "task", "protocol", "prompts", "runtime", "slurm")
 Recompose = Callable[[Sequence[str]], DictConfig]

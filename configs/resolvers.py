@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+import clipeval
 
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 _PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
 
 
 def bundled(name: str) -> str:
-    """`${bundled:data}`: the folder of that name among the files that come with the package `eval`."""
-    spec = find_spec("eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the package `eval` is not installed beside `configs`; install clipeval again.")
-    return str(Path(next(iter(spec.submodule_search_locations))).resolve() / "bundled" / name)
+    """`${bundled:data}`: the folder of that name among the files that come with the package."""
+    return str(Path(str(clipeval.__file__)).resolve().parent / "bundled" / name)
 
 
 def slug(*parts: str | None) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.errors import ClipevalError, nearest
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.old_names import advice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +210,7 @@ def check(config: DictConfig) -> None:
 
 def _model(value: object) -> None:
     model = _mapping("model", value)
-    own = not str(model.get("_target_", "eval.models.")).startswith("eval.models.")
+    own = not str(model.get("_target_", "clipeval.models.")).startswith("clipeval.models.")
     if not own:
         _keys("model.", model, MODEL)
     for key, rule in MODEL.items():
@@ -253,13 +254,17 @@ def task_fields(where: str, target: object) -> list[str]:
     try:
         there = vars(import_module(module))
     except (ImportError, ValueError) as problem:
-        raise ClipevalError(f"{where}._target_={target}: {module!r} cannot be imported ({problem}).") from None
+        raise ClipevalError(
+            f"{where}._target_={target}: {module!r} cannot be imported ({problem}){advice(problem)}."
+        ) from None
     if name not in there:
         classes = [n for n, v in there.items() if isinstance(v, type)]
         raise ClipevalError(f"{where}._target_: {nearest(f'class of {module}', name, classes)}")
     found = there[name]
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise ClipevalError(f"{where}._target_={target}: a task's class was expected, a subclass of tasks.Task.")
+        raise ClipevalError(
+            f"{where}._target_={target}: a task's class was expected, a subclass of clipeval.tasks.Task."
+        )
     return [field.name for field in dataclasses.fields(found)]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.errors import ClipevalError, nearest
-from configs.schema import task_fields
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.schema import task_fields
 
 _OF = "variant of"
 """A key of a task while variants are made of it: the task's name."""
@@ -31,7 +31,7 @@ def expand(config: DictConfig) -> dict[str, str]:
     content: Any = OmegaConf.to_container(config, resolve=True)
     tasks, protocol = content.get("tasks"), content.get("protocol")
     if not isinstance(tasks, dict) or not all(isinstance(node, dict) and "_target_" in node for node in tasks.values()):
-        return {}  # configs.schema says what is wrong
+        return {}  # clipeval.configs.schema says what is wrong
     if not isinstance(protocol, dict):
         raise ClipevalError(f"protocol={protocol}: leave it out, or name one of configs/protocol/.")
     nodes: Tasks = {str(name): {**node, _OF: str(name)} for name, node in tasks.items()}

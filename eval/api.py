@@ -1,6 +1,6 @@
 """From Python: evaluate a model that is already in memory, in a notebook or in a training loop.
 
-from eval.api import evaluate
+from clipeval.api import evaluate
 
 table = evaluate(model, tokenizer, transform, suite="datacomp", data_root="/data/datacomp")
 print(table[["name", "metric", "value", "low", "high"]])
@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from configs.compose import compose, override
-from eval.models import from_memory
-from eval.session import Session
-from results.records import Record
+from clipeval.configs.compose import compose, override
+from clipeval.models import from_memory
+from clipeval.results.records import Record
+from clipeval.session import Session
 
 
 def evaluate(

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
 
 CHUNK = 2048
 """Rows in a chunk of image embeddings: what a killed run may lose, and the unit in which a split is shared out."""

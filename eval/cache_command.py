@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -28,8 +28,8 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from configs.resolvers import user_cache
-    from eval.cache import list_entries, prune
+    from clipeval.cache import list_entries, prune
+    from clipeval.configs.resolvers import user_cache
 
     root = (arguments.root or Path(user_cache())).expanduser()
     console = Console(highlight=False)

@@ -15,15 +15,15 @@ from typing import Any
 
 import pandas as pd
 
-from configs.errors import ClipevalError
-from tasks.captioning import COUNTS
+from clipeval.configs.errors import ClipevalError
+from clipeval.tasks.captioning import COUNTS
 
 
 @dataclass(frozen=True)
 class CocoScorer:
     """BLEU, METEOR, ROUGE-L and CIDEr as pycocoevalcap computes them, of captions that its Penn Treebank tokenizer has split.
 
-    What it gives of each caption is enough for every metric of the whole: see `tasks.captioning.Scorer`.
+    What it gives of each caption is enough for every metric of the whole: see `clipeval.tasks.captioning.Scorer`.
     """
 
     version: int = 1
@@ -42,7 +42,7 @@ class CocoScorer:
             )
 
     def __call__(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> pd.DataFrame:
-        """See `tasks.captioning.Scorer`; a second for a thousand captions, and ten for METEOR to start.
+        """See `clipeval.tasks.captioning.Scorer`; a second for a thousand captions, and ten for METEOR to start.
 
         Raises:
             ClipevalError: as `check`; or one of the Java programs failed.

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import ClipevalError
-from eval.data.account import Account
-from eval.data.pictures import find_pictures
-from eval.models import Encoder
-from eval.preprocess import Transform
-from eval.unsound import CAUSES, first_unsound
-from tasks.heads import head, prompts
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account
+from clipeval.data.pictures import find_pictures
+from clipeval.models import Encoder
+from clipeval.preprocess import Transform
+from clipeval.tasks.heads import head, prompts
+from clipeval.unsound import CAUSES, first_unsound
 
 WIDGET_TEMPLATE = "This is a photo of {c}."
 """What the Hugging Face widget asks where no template is given."""

@@ -14,9 +14,9 @@ from types import FrameType
 
 from rich.console import Console
 
-from configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
-from eval.cluster.commands import add_commands, add_run_options, run_checkpoints, say_left, share_units
-from eval.commands import add_commands as add_report_commands
+from clipeval.cluster.commands import add_commands, add_run_options, run_checkpoints, say_left, share_units
+from clipeval.commands import add_commands as add_report_commands
+from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 
 EXIT_STOPPED, EXIT_PIPE = 130, 141
 
@@ -67,7 +67,7 @@ def _explain(problem: Exception) -> int:
     """Says what went wrong; the exit status. What nobody foresaw is raised again."""
     if isinstance(problem, BrokenPipeError) and _reader_left():
         return EXIT_PIPE
-    from results.records import visible
+    from clipeval.results.records import visible
 
     if not isinstance(problem, ClipevalError | OSError):
         raise problem
@@ -125,13 +125,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from configs.compose import compose
-    from eval.session import Session
-    from results.folder import RunFolder
-    from results.tables import print_table
+    from clipeval.configs.compose import compose
+    from clipeval.results.folder import RunFolder
+    from clipeval.results.tables import print_table
+    from clipeval.session import Session
 
     if arguments.multirun:
-        from eval.cluster.sweep import sweep
+        from clipeval.cluster.sweep import sweep
 
         return sweep(overrides, arguments.config_dir)
     console = Console(stderr=True)
@@ -161,9 +161,9 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from configs.compose import compose
-    from eval.plan_table import print_plan
-    from eval.session import Session
+    from clipeval.configs.compose import compose
+    from clipeval.plan_table import print_plan
+    from clipeval.session import Session
 
     session = Session.open(compose(overrides, arguments.config_dir), Console(stderr=True))
     return print_plan(session, Console())

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import ClipevalError
-from eval.cache_command import add_cache
-from eval.convert_command import add_convert
+from clipeval.cache_command import add_cache
+from clipeval.configs.errors import ClipevalError
+from clipeval.convert_command import add_convert
 
 BATCH = 64
 """Pictures that `classify` embeds at once."""
@@ -74,18 +74,18 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def _trusted(arguments: argparse.Namespace) -> Any:
-    from eval.trust import trust
+    from clipeval.trust import trust
 
     return trust(arguments.trust, arguments.config_dir)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from results.tables import print_table, report, write_report
+    from clipeval.results.tables import print_table, report, write_report
 
     if arguments.groups:
         return _report_groups(arguments.runs, _trusted(arguments))
     if arguments.figures is not None:
-        from results.figures import figures
+        from clipeval.results.figures import figures
 
         for path in figures(arguments.runs, arguments.figures):
             print(path)
@@ -103,7 +103,7 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _report_groups(paths: list[Path], trusted: Any) -> int:
-    from eval.replay import tables_by_group
+    from clipeval.replay import tables_by_group
 
     for path in paths:
         for title, table in tables_by_group(path, trusted):
@@ -114,9 +114,9 @@ def _report_groups(paths: list[Path], trusted: Any) -> int:
 
 def _say_flags(paths: list[Path], format: str) -> None:
     """Other tools' forms have no place for a warning: it goes to standard error, so that nobody misses it."""
-    from results.folder import RunFolder
-    from results.runs import load
-    from results.sheet import warnings
+    from clipeval.results.folder import RunFolder
+    from clipeval.results.runs import load
+    from clipeval.results.sheet import warnings
 
     if format not in ("jsonl", "clip_benchmark"):
         return
@@ -134,18 +134,18 @@ def _pictures(format: str) -> Any:
     """The reader of pictures for the one format that shows them; the others need neither data nor its libraries."""
     if format != "html":
         return None
-    from eval.replay import pictures
+    from clipeval.replay import pictures
 
     return pictures
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.replay import StoredRun, pictures
-    from results.block import terminal
-    from results.compare import compare
-    from results.compare_block import build, render
-    from results.contact_sheet import contact_sheet, picture_keys
-    from results.folder import RunFolder
+    from clipeval.replay import StoredRun, pictures
+    from clipeval.results.block import terminal
+    from clipeval.results.compare import compare
+    from clipeval.results.compare_block import build, render
+    from clipeval.results.contact_sheet import contact_sheet, picture_keys
+    from clipeval.results.folder import RunFolder
 
     run = StoredRun.read(RunFolder(arguments.a), _trusted(arguments))
     run.check()
@@ -171,13 +171,13 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.replay import verify
+    from clipeval.replay import verify
 
     return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.replay import rerun
+    from clipeval.replay import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
     return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
@@ -185,7 +185,7 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
-    from results.records import visible
+    from clipeval.results.records import visible
 
     table = Table("task", "", "", box=None, header_style="bold")
     wrong = unchecked = skipped = count = 0
@@ -216,8 +216,8 @@ def _add_import(commands: Any) -> None:
 
 
 def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from results.importing import import_results
-    from results.tables import print_table
+    from clipeval.results.importing import import_results
+    from clipeval.results.tables import print_table
 
     words, names = _split([*arguments.words, *rest])
     if not names:
@@ -249,10 +249,10 @@ def _add_download(commands: Any) -> None:
 
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from configs.compose import compose
-    from eval.hub import DownloadError, download
-    from eval.models import resolve
-    from eval.plan import data_config
+    from clipeval.configs.compose import compose
+    from clipeval.hub import DownloadError, download
+    from clipeval.models import resolve
+    from clipeval.plan import data_config
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
     handle = None if arguments.no_model else resolve(config.model, Path(config.cache.root).expanduser())
@@ -289,12 +289,12 @@ def _add_classify(commands: Any) -> None:
 def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     import torch
 
-    from configs.compose import compose
-    from eval.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
-    from eval.models import resolve
-    from eval.session import choose_device
-    from tasks.heads import prompts
-    from tasks.names import name_flags
+    from clipeval.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
+    from clipeval.configs.compose import compose
+    from clipeval.models import resolve
+    from clipeval.session import choose_device
+    from clipeval.tasks.heads import prompts
+    from clipeval.tasks.names import name_flags
 
     overrides, names = _split([*arguments.words, *rest])
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]

@@ -29,13 +29,13 @@ def add_convert(commands: Any) -> None:
 
 
 def _sugar_crepe(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.hub.selection import convert_sugar_crepe
+    from clipeval.hub.selection import convert_sugar_crepe
 
     return _say(arguments.out, convert_sugar_crepe(arguments.images, arguments.json, arguments.out))
 
 
 def _winoground(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.hub.selection import convert_winoground
+    from clipeval.hub.selection import convert_winoground
 
     return _say(arguments.out, convert_winoground(arguments.rows, arguments.out))
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from configs.errors import ClipevalError
-from eval.data.images import Images
-from eval.preprocess import Convert, Transform, decode_limits
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.images import Images
+from clipeval.preprocess import Convert, Transform, decode_limits
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
@@ -42,7 +42,7 @@ class ImageJob:
         convert: rgb_first or as_decoded (`facts/layouts.md`, "Pixels").
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
         output: what the encoder makes of them (`Encoder.encode`).
-        max_pixels, max_text_chunk: as `eval.preprocess.decode_limits` takes them.
+        max_pixels, max_text_chunk: as `clipeval.preprocess.decode_limits` takes them.
     """
 
     name: str

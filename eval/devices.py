@@ -1,6 +1,6 @@
 """`runtime.devices=N`: one run over several GPUs of a machine, a process each.
 
-The open cells are cut into N shares of about equal cost, as an array of jobs is (`eval.cluster.share`); each process embeds
+The open cells are cut into N shares of about equal cost, as an array of jobs is (`clipeval.cluster.share`); each process embeds
 its share into the same stores, and files the records that it finds whole. What is left after that, the first process does
 as a run on one device would. So the records are those of one device. On CPUs (`runtime.device=cpu`) the cores are divided.
 """
@@ -20,12 +20,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs.errors import ClipevalError
-from eval.cache import CHUNK, ImageStore
-from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
-from eval.decoders import default_workers
-from eval.models import ModelHandle
-from eval.plan import Cell
+from clipeval.cache import CHUNK, ImageStore
+from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
+from clipeval.configs.errors import ClipevalError
+from clipeval.decoders import default_workers
+from clipeval.models import ModelHandle
+from clipeval.plan import Cell
 
 
 def device_names(device: str, count: int) -> list[str]:
@@ -134,7 +134,7 @@ def _work(
     plain: dict[str, Any], handle: ModelHandle, units: list[Unit], device: str, count: int, end: Connection
 ) -> None:
     """One process: its share of the run on its device."""
-    from eval.session import Session
+    from clipeval.session import Session
 
     signal.signal(signal.SIGTERM, _stop)
     config = OmegaConf.create(plain)

@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from configs.errors import ClipevalError
-from eval.models import ModelHandle
-from eval.unsound import first_unsound
-from results import safe_json
-from results.canonical import write_atomically
-from tasks.base import Samples
-from tasks.heads import mean_head
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import ModelHandle
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
+from clipeval.tasks.base import Samples
+from clipeval.tasks.heads import mean_head
+from clipeval.unsound import first_unsound
 
 SUFFIX = ".safetensors"
 

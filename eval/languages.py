@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import ClipevalError, nearest
-from eval.data.split import Split, split_digest, take
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.split import Split, split_digest, take
+from clipeval.tasks.base import Samples
 
 BABEL = "babel_imagenet"
 """The set whose languages name some of ImageNet's classes each (Geigle et al. 2023)."""

@@ -22,11 +22,13 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import configs
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
-PRODUCT = ("configs", "eval", "results", "tasks")
-"""Packages of clipeval: records of another version of it are refused, and each protocol has a version of its own."""
+PRODUCT = ("clipeval", "clipeval.configs", "clipeval.results", "clipeval.tasks")
+"""The packages of clipeval, whose folders lie side by side in a clone.
+
+Records of another version of it are refused, and each protocol has a version of its own.
+"""
 DYNAMIC = frozenset(
     {"import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "exec"}
 )
@@ -174,8 +176,13 @@ def _installed() -> tuple[Path, ...]:
 
 
 def _is_product(path: Path) -> bool:
-    root = Path(str(configs.__file__)).resolve().parent.parent
-    return any(path.is_relative_to(root / package) for package in PRODUCT)
+    return any(path.is_relative_to(folder) for folder in _product())
+
+
+@lru_cache(maxsize=1)
+def _product() -> tuple[Path, ...]:
+    found = [place for name in PRODUCT for place in importlib.import_module(name).__path__]
+    return tuple(Path(place).resolve() for place in found)
 
 
 @lru_cache(maxsize=4096)

@@ -19,24 +19,24 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from configs.errors import ClipevalError, nearest
-from eval.cluster.share import Part
-from eval.data.images import Images
-from eval.data.split import DataConfig, Split, open_split, take
-from eval.heads import load_heads
-from eval.languages import translate
-from eval.models import ModelHandle, image_precision, text_precision
-from eval.models.identity import code_digest
-from eval.models.state import Walk, modules_of
-from eval.own_code import OwnCode, import_fresh, is_own, own_code
-from eval.preprocess import Convert
-from eval.prompts import prompt_set, prompts_digest
-from eval.trust import NOT_TASK
-from results.fingerprint import Fingerprint, identity_differences
-from results.folder import RunFolder
-from results.records import COUNTS, DamagedRecord, Record
-from tasks.base import Samples, Task
-from tasks.names import name_flags
+from clipeval.cluster.share import Part
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.images import Images
+from clipeval.data.split import DataConfig, Split, open_split, take
+from clipeval.heads import load_heads
+from clipeval.languages import translate
+from clipeval.models import ModelHandle, image_precision, text_precision
+from clipeval.models.identity import code_digest
+from clipeval.models.state import Walk, modules_of
+from clipeval.own_code import OwnCode, import_fresh, is_own, own_code
+from clipeval.preprocess import Convert
+from clipeval.prompts import prompt_set, prompts_digest
+from clipeval.results.fingerprint import Fingerprint, identity_differences
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import COUNTS, DamagedRecord, Record
+from clipeval.tasks.base import Samples, Task
+from clipeval.tasks.names import name_flags
+from clipeval.trust import NOT_TASK
 
 FEW = 32
 """Samples that a task's metrics are tried on while planning."""
@@ -52,7 +52,7 @@ class ImageNeed:
     Attributes:
         parts: everything that the embeddings depend on; the key of their store.
         images: the split's images.
-        convert, mixed, output: as in `eval.stream.ImageJob`.
+        convert, mixed, output: as in `clipeval.stream.ImageJob`.
     """
 
     parts: Mapping[str, Any]
@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def unit(self) -> str:
-        """What this process does of it, as `eval.cluster.share.Unit` prints it."""
+        """What this process does of it, as `clipeval.cluster.share.Unit` prints it."""
         return self.id if self.part is None else f"{self.id}[{self.part}]"
 
     @property
@@ -163,7 +163,7 @@ def make_plan(
     """Opens every task of a config and compares it with the records that stand.
 
     Args:
-        config: as `configs.compose` gives it.
+        config: as `clipeval.configs.compose` gives it.
         handle: the model, not loaded.
         folder: where records are.
         progress: told of each task before it is opened.

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import EXIT_ERROR, EXIT_SKIPPED
-from eval.cache import ImageStore, TextStore, key_of
-from eval.plan import Cell, Plan
-from eval.runner import text_parts
-from eval.session import Session
+from clipeval.cache import ImageStore, TextStore, key_of
+from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
+from clipeval.plan import Cell, Plan
+from clipeval.runner import text_parts
+from clipeval.session import Session
 
 WORDS = {"done": "done", "stale": "again", "todo": "to do"}
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torchvision.io import decode_jpeg
 from torchvision.transforms import Compose
 
-from eval.jpeg import read_plain
+from clipeval.jpeg import read_plain
 
 Convert = Literal["rgb_first", "as_decoded"]
 """rgb_first: RGB, then resize and crop, as webdataset pipelines do. as_decoded: resize and crop in the image's own mode

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from results.records import Record
+from clipeval.results.records import Record
 
 QUIET_SECONDS = 30.0
 """Where no terminal shows a bar (a Slurm log), a line is printed this often."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
-from eval.data.images import digest_of
-from eval.data.split import read_text
-from eval.data.text_table import lines_of
-from results import safe_json
-from tasks.base import Samples
-from tasks.heads import Templates
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.images import digest_of
+from clipeval.data.split import read_text
+from clipeval.data.text_table import lines_of
+from clipeval.results import safe_json
+from clipeval.tasks.base import Samples
+from clipeval.tasks.heads import Templates
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from configs.compose import compose
-from configs.errors import ClipevalError, nearest
-from configs.resolvers import user_cache
-from configs.schema import CONFIG, check
-from eval.data.split import open_split
-from eval.languages import translate
-from eval.models import resolve
-from eval.plan import data_config, make_task
-from eval.session import Session
-from eval.trust import NOBODY, Trust, check_model, check_plain, check_tasks
-from results.folder import RunFolder
-from results.records import DamagedRecord, Record
-from tasks.attributes import Attributes
-from tasks.base import Task
-from tasks.statistics import Statistic
-from tasks.tables import group_tables
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.old_names import renamed
+from clipeval.configs.resolvers import user_cache
+from clipeval.configs.schema import CONFIG, check
+from clipeval.data.split import open_split
+from clipeval.languages import translate
+from clipeval.models import resolve
+from clipeval.plan import data_config, make_task
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import DamagedRecord, Record
+from clipeval.session import Session
+from clipeval.tasks.attributes import Attributes
+from clipeval.tasks.base import Task
+from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.tables import group_tables
+from clipeval.trust import NOBODY, Trust, check_model, check_plain, check_tasks
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run folder says was run. It may be anybody's: see `eval.trust` for what is made of it.
+    """What a run folder says was run. It may be anybody's: see `clipeval.trust` for what is made of it.
 
     Attributes:
         file: its run.json.
@@ -75,7 +76,7 @@ class StoredRun:
             raise ClipevalError(
                 f"{folder.path} holds no run.json with a config: it is not the folder of a finished run."
             )
-        content = dict(run["config"])
+        content = renamed(run["config"])
         slurm = content.pop("slurm", None)  # shell words, which no command here reads, and which may hold a ${…}
         check_plain(content, file)
         try:

@@ -1,10 +1,10 @@
 """The harness: plan the cells, stream their images, embed their texts, score them, write their records.
 
-    cells      tasks without a valid record                                   eval.plan
-    images     every split that they need, once, through one encoder          eval.stream, kept by eval.cache
-    texts      every distinct text of all tasks, once                         kept by eval.cache
+    cells      tasks without a valid record                                   clipeval.plan
+    images     every split that they need, once, through one encoder          clipeval.stream, kept by clipeval.cache
+    texts      every distinct text of all tasks, once                         kept by clipeval.cache
     scores     task.score(images, texts, samples), a pure function            tasks
-    records    written whole, last, one by one: what is finished stays        results.records
+    records    written whole, last, one by one: what is finished stays        clipeval.results.records
 
 There is no branch for a protocol here: a task says which texts and splits it needs, and gets their embeddings.
 """
@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import ClipevalError
-from eval.cache import CHUNK, ImageStore, TextStore, key_of
-from eval.data.split import take
-from eval.decoders import ImageJob
-from eval.models import Encoder, ModelHandle, text_precision
-from eval.models.precision import current
-from eval.plan import Cell, ImageNeed
-from eval.progress import Progress
-from eval.stream import Embedded, ImageStream, StreamOptions
-from eval.unsound import CAUSES, first_unsound
-from results.records import Record
-from tasks import text_rows
-from tasks.base import Samples, Scores
+from clipeval.cache import CHUNK, ImageStore, TextStore, key_of
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.split import take
+from clipeval.decoders import ImageJob
+from clipeval.models import Encoder, ModelHandle, text_precision
+from clipeval.models.precision import current
+from clipeval.plan import Cell, ImageNeed
+from clipeval.progress import Progress
+from clipeval.results.records import Record
+from clipeval.stream import Embedded, ImageStream, StreamOptions
+from clipeval.tasks import text_rows
+from clipeval.tasks.base import Samples, Scores
+from clipeval.unsound import CAUSES, first_unsound
 
 File = Callable[[Cell, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
 

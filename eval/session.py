@@ -12,26 +12,26 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs.errors import ClipevalError
-from eval.cluster.markers import working
-from eval.cluster.share import Unit, only
-from eval.decoders import default_workers
-from eval.devices import run_shares, share_cells
-from eval.heads import head_path, save_head
-from eval.models import ModelHandle, resolve
-from eval.models.precision import indexed
-from eval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
-from eval.progress import Progress
-from eval.runner import Outcome, RunOptions, run_cells
-from eval.stream import StreamOptions
-from results.fingerprint import identity_differences
-from results.folder import RunFolder
-from results.provenance import provenance
-from results.records import COUNTS, DamagedRecord, Record
-from results.uncertainty import intervals
-from tasks.base import Samples, Scores
-from tasks.heads import class_vectors
-from tasks.ties import flags as tie_flags
+from clipeval.cluster.markers import working
+from clipeval.cluster.share import Unit, only
+from clipeval.configs.errors import ClipevalError
+from clipeval.decoders import default_workers
+from clipeval.devices import run_shares, share_cells
+from clipeval.heads import head_path, save_head
+from clipeval.models import ModelHandle, resolve
+from clipeval.models.precision import indexed
+from clipeval.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
+from clipeval.progress import Progress
+from clipeval.results.fingerprint import identity_differences
+from clipeval.results.folder import RunFolder
+from clipeval.results.provenance import provenance
+from clipeval.results.records import COUNTS, DamagedRecord, Record
+from clipeval.results.uncertainty import intervals
+from clipeval.runner import Outcome, RunOptions, run_cells
+from clipeval.stream import StreamOptions
+from clipeval.tasks.base import Samples, Scores
+from clipeval.tasks.heads import class_vectors
+from clipeval.tasks.ties import flags as tie_flags
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Session:
         return cls(config, handle, RunFolder(Path(config.out).expanduser()), console)
 
     def plan(self) -> Plan:
-        """Opens every task; see `eval.plan`."""
+        """Opens every task; see `clipeval.plan`."""
         if self.handle.missing:
             raise ClipevalError(self.handle.missing)
         self._keep_nothing_of_the_unknown()

@@ -1,6 +1,6 @@
 """One stream of images through one encoder: decoders work on samples, batches stay full across splits and tasks.
 
-`eval.decoders` gives uint8 pixels, the device turns them into embeddings. The next samples are being decoded while a GPU
+`clipeval.decoders` gives uint8 pixels, the device turns them into embeddings. The next samples are being decoded while a GPU
 works, and a batch may hold the end of one split and the beginning of the next, so that nothing waits at a task's border.
 """
 
@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.errors import ClipevalError
-from eval.cache import CHUNK as STORED
-from eval.decoders import Decoders, ImageJob
-from eval.models import Encoder
-from eval.models.precision import current, indexed
-from eval.preprocess import Transform
+from clipeval.cache import CHUNK as STORED
+from clipeval.configs.errors import ClipevalError
+from clipeval.decoders import Decoders, ImageJob
+from clipeval.models import Encoder
+from clipeval.models.precision import current, indexed
+from clipeval.preprocess import Transform
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 A run folder, a file of results, a head or a checkpoint may come from anybody, and a config in it says which class to call
 with which arguments. So of a stored config
 
-- only classes are called, and only trusted ones: the tasks of the package `tasks` (and what `PARTS` lists, as a part of a task);
-  of models, the handles that `MODELS` lists; and what the user names with `--trust MODULE[.CLASS]` or whose `_target_` stands
-  in a YAML file of the user's own `--config-dir`;
+- only classes are called, and only trusted ones: the tasks of the package `clipeval.tasks` (and, as a part of a task, what
+  `PARTS` lists); of models, the handles that `MODELS` lists; and what the user names with `--trust MODULE[.CLASS]` or whose
+  `_target_` stands in a YAML file of the user's own `--config-dir`;
 - a name is compared with this list before anything is imported, for an import runs code as well;
-- what a trusted name leads to is looked at before it is called: a subclass of `tasks.base.Task` where a task was expected;
+- what a trusted name leads to is looked at before it is called: a subclass of `clipeval.tasks.base.Task` where a task was expected;
 - Hydra's other keys (`_args_`, `_partial_`, `_recursive_`, `_convert_`) belong to trusted classes of the user's only;
 - interpolations are never resolved: `${oc.env:…}` would carry an environment variable into a report. A run is stored resolved.
 
@@ -27,9 +27,10 @@ from typing import Any
 
 import yaml
 
-import tasks
-from configs.errors import ClipevalError
-from tasks.base import Task
+from clipeval import tasks
+from clipeval.configs.errors import ClipevalError
+from clipeval.configs.old_names import current
+from clipeval.tasks.base import Task
 
 TARGET = "_target_"
 HYDRA = ("_args_", "_partial_", "_recursive_", "_convert_")
@@ -38,10 +39,10 @@ HYDRA = ("_args_", "_partial_", "_recursive_", "_convert_")
 NOT_TASK = ("data", "prompts", "notes")
 """The parts of a task's config that are not arguments of its class, and of which nothing is instantiated."""
 
-PARTS = ("eval.captions.CocoScorer",)
+PARTS = ("clipeval.captions.CocoScorer",)
 """Classes of the package that a task's config may hold besides its own."""
 
-MODELS = ("eval.models.openclip.OpenClip", "eval.models.hf.HuggingFace")
+MODELS = ("clipeval.models.openclip.OpenClip", "clipeval.models.hf.HuggingFace")
 """The handles of models whose checkpoints hold weights and no code."""
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
@@ -89,7 +90,7 @@ def trust(names: Iterable[str] = (), config_dir: str | Path | None = None) -> Tr
                 raise ClipevalError(f"{file} cannot be read as YAML: {' '.join(str(problem).split())}") from None
             named = [str(node[TARGET]) for _, node in mappings(content) if TARGET in node]
             found += [name for name in named if _DOTTED.fullmatch(name)]  # not ???, which the command line fills in
-    return Trust(tuple(dict.fromkeys(found)))
+    return Trust(tuple(dict.fromkeys(map(current, found))))
 
 
 def check_tasks(nodes: Mapping[str, Any], file: Path, trusted: Trust) -> None:
@@ -108,7 +109,7 @@ def check_tasks(nodes: Mapping[str, Any], file: Path, trusted: Trust) -> None:
 
 
 def check_model(node: Mapping[str, Any], file: Path, trusted: Trust) -> None:
-    """Checks the model of a stored config, which `eval.models.resolve` would make of it; as `check_tasks`."""
+    """Checks the model of a stored config, which `clipeval.models.resolve` would make of it; as `check_tasks`."""
     target = node.get(TARGET)
     if target is None or target in MODELS:  # without one, it is open_clip's
         return
@@ -164,15 +165,15 @@ def _raise(problems: Sequence[str], file: Path) -> None:
         raise ClipevalError(
             f"{file} names what is not trusted, and nothing of it was imported or called:{lines}{more}\n"
             "A class of your own, or of somebody whose code you would run, is named with --trust MODULE[.CLASS] or by "
-            "--config-dir, the folder of its task's config; it has to be a class, for a task a subclass of tasks.base.Task. "
-            "See SECURITY.md."
+            "--config-dir, the folder of its task's config; it has to be a class, for a task a subclass of "
+            "clipeval.tasks.base.Task. See SECURITY.md."
         )
 
 
 def _is_task_module(target: str) -> bool:
-    """Whether a target lies in the package `tasks`; its modules are known from the disk, none is imported."""
+    """Whether a target lies in the package `clipeval.tasks`; its modules are known from the disk, none is imported."""
     module, _, name = target.rpartition(".")
-    known = {"tasks", *(f"tasks.{found.name}" for found in pkgutil.iter_modules(tasks.__path__))}
+    known = {tasks.__name__, *(f"{tasks.__name__}.{found.name}" for found in pkgutil.iter_modules(tasks.__path__))}
     return bool(_DOTTED.fullmatch(target)) and module in known and not name.startswith("_")
 
 
@@ -182,7 +183,7 @@ def _is_task(target: str) -> str:
     if isinstance(found, str):
         return found
     if not issubclass(found, Task) or inspect.isabstract(found):
-        return "a task's class was expected, a subclass of tasks.base.Task"
+        return "a task's class was expected, a subclass of clipeval.tasks.base.Task"
     return ""
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from configs.errors import ClipevalError
-from results import published
-from results.published.table import ROUNDING
-from results.runs import Run, tasks
-from results.uncertainty import Interval, average_interval, difference_interval
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import published
+from clipeval.results.published.table import ROUNDING
+from clipeval.results.runs import Run, tasks
+from clipeval.results.uncertainty import Interval, average_interval, difference_interval
 
 Verdict = Literal["exact", "within", "outside", "unknown", "missing"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from results import published, words
-from results.against import Against, Line, Verdict
-from results.block import Block, Tone
+from clipeval.results import published, words
+from clipeval.results.against import Against, Line, Verdict
+from clipeval.results.block import Block, Tone
 
 SAYS: dict[Verdict, str] = {
     "exact": "exact",

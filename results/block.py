@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from results import render_markdown
+from clipeval.results import render_markdown
 
 Tone = Literal["good", "bad", "plain", "faint"]
 

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from configs.errors import ClipevalError
-from results import paired, parquet
-from results.canonical import write_atomically
-from results.records import DamagedRecord, Record
-from results.runs import Run, load, tasks
-from results.uncertainty import Interval, average_interval, difference_interval
-from tasks.statistics import Proportion, Statistic, paired_differences
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import paired, parquet
+from clipeval.results.canonical import write_atomically
+from clipeval.results.records import DamagedRecord, Record
+from clipeval.results.runs import Run, load, tasks
+from clipeval.results.uncertainty import Interval, average_interval, difference_interval
+from clipeval.tasks.statistics import Proportion, Statistic, paired_differences
 
 Statistics = Callable[[Record, pd.DataFrame], Mapping[str, Statistic | None]]
 """(record, predictions) -> every metric: `task.statistics(predictions)` of the record's task."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from results import block, render_terminal, words
-from results.block import Block, Tone
-from results.compare import Comparison, TaskComparison
-from results.uncertainty import Interval
+from clipeval.results import block, render_terminal, words
+from clipeval.results.block import Block, Tone
+from clipeval.results.compare import Comparison, TaskComparison
+from clipeval.results.uncertainty import Interval
 
 
 def render(comparison: Comparison, format: str = "table", width: int | None = None, colour: bool = False) -> str:

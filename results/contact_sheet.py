@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from results.records import Record
+from clipeval.results.records import Record
 
 SIZE = 160
 """The side of a picture's square, in pixels."""

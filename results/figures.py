@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError, nearest
-from results.canonical import write_atomically
-from results.page.charts import Chart, charts
-from results.runs import load
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.results.canonical import write_atomically
+from clipeval.results.page.charts import Chart, charts
+from clipeval.results.runs import load
 
 FORMATS = ("svg", "pdf", "png")
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import pandas as pd
 
-from configs.errors import ClipevalError
-from results import parquet, safe_json
-from results.canonical import plain, pretty, write_atomically
-from results.inside import inside
-from results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import parquet, safe_json
+from clipeval.results.canonical import plain, pretty, write_atomically
+from clipeval.results.inside import inside
+from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
 
 TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")
 

@@ -1,7 +1,7 @@
 """Results that other programs computed, read from their files: clip_benchmark's JSON and DataComp's `eval_results.jsonl`.
 
 A result becomes a record that says so: `imported` names the file, its digest and the time, a flag marks it in every table,
-its fingerprint is nobody's, and it claims neither samples nor an interval. `results.importing` files it.
+its fingerprint is nobody's, and it claims neither samples nor an interval. `clipeval.results.importing` files it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
 
 CLIP_BENCHMARK, DATACOMP = "clip_benchmark", "DataComp"
 
@@ -109,7 +109,7 @@ def _read(file: Path) -> Iterator[Result]:
 
 
 def _is_skipped(data: Any) -> bool:
-    """Whether a line says that clipeval skipped a task (`results.folder.skipped_results`): it holds no result."""
+    """Whether a line says that clipeval skipped a task (`clipeval.results.folder.skipped_results`): it holds no result."""
     return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 

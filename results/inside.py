@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from configs.errors import ClipevalError
-from results import render_markdown, sheet
-from results.records import Record
-from results.runs import Run, tasks
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import render_markdown, sheet
+from clipeval.results.records import Record
+from clipeval.results.runs import Run, tasks
 
 TASK_TYPES = {
     "classification": ("zero-shot-image-classification", "Zero-Shot Image Classification"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from results.uncertainty import Interval
+from clipeval.results.uncertainty import Interval
 
 
 def mcnemar(wins: int, losses: int) -> float:

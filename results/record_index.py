@@ -18,10 +18,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from results import safe_json
-from results.inside import inside
-from results.records import SCHEMA, DamagedRecord, Record, read_content
-from results.stamp import SETTLED, stamp
+from clipeval.results import safe_json
+from clipeval.results.inside import inside
+from clipeval.results.records import SCHEMA, DamagedRecord, Record, read_content
+from clipeval.results.stamp import SETTLED, stamp
 
 NAME = ".index"
 log = logging.getLogger(__name__)

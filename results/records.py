@@ -8,7 +8,7 @@
 | model | slug, name, pretrained; identity: digests of what else the scores depend on, such as the tokenizer |
 | metric, chance | the main metric's name and what guessing scores on it; null for a task outside the average |
 | metrics, intervals | every metric's value, and its 95% interval as [low, high]; null where undefined |
-| ties | rule (`tasks.ties`), count (answers that hang on the order of equal scores), ranges ({metric: [low, high]}) |
+| ties | rule (`clipeval.tasks.ties`), count (answers that hang on the order of equal scores), ranges ({metric: [low, high]}) |
 | samples, classes | what was scored; null where it is not known |
 | flags | warnings that every table shows (another number of samples than published, say) |
 | notes | footnotes about the task itself (a known quirk, say) |
@@ -29,10 +29,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
-from results import safe_json
-from results.canonical import digest, digest_parsed, plain, pretty, write_atomically
-from results.fingerprint import Fingerprint
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
+from clipeval.results.canonical import digest, digest_parsed, plain, pretty, write_atomically
+from clipeval.results.fingerprint import Fingerprint
 
 SCHEMA = 1
 COUNTS = "number of prompts of each class"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from results.against import Against
-from results.runs import Run, group_name, long_rows, tasks
-from results.sheet import average_cell
+from clipeval.results.against import Against
+from clipeval.results.runs import Run, group_name, long_rows, tasks
+from clipeval.results.sheet import average_cell
 
 COLUMNS = [
     "run",

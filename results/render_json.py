@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from configs.errors import ClipevalError
-from results.canonical import plain, pretty
-from results.folder import eval_results, skipped_results
-from results.records import Record
-from results.runs import Run, tasks
+from clipeval.configs.errors import ClipevalError
+from clipeval.results.canonical import plain, pretty
+from clipeval.results.folder import eval_results, skipped_results
+from clipeval.results.records import Record
+from clipeval.results.runs import Run, tasks
 
 CLIP_BENCHMARK_TASKS = {
     "classification": "zeroshot_classification",
@@ -88,7 +88,7 @@ def _file_name(parts: Sequence[object]) -> str:
 
 
 def _key_and_language(run: Run, record: Record) -> tuple[str, str]:
-    """The key as it was before `protocol=` and `language=` made a variant of it (`configs.variants`), and the language."""
+    """The key as it was before `protocol=` and `language=` made a variant of it (`clipeval.configs.variants`), and the language."""
     node = ((run.info.get("config") or {}).get("tasks") or {}).get(record.task) or {}
     language = (node.get("data") or {}).get("language")
     key = record.key.removesuffix(f"/{language}") if language else record.key

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from results import words
-from results.sheet import Cell, Row, Sheet
+from clipeval.results import words
+from clipeval.results.sheet import Cell, Row, Sheet
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

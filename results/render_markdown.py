@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from results import words
-from results.sheet import Cell, Row, Sheet
+from clipeval.results import words
+from clipeval.results.sheet import Cell, Row, Sheet
 
 
 def render(sheet: Sheet) -> str:

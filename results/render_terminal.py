@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from results import words
-from results.sheet import Cell, Row, Sheet
+from clipeval.results import words
+from clipeval.results.sheet import Cell, Row, Sheet
 
 STYLES = {"group": "bold", "task": "", "single": "bold", "average": "bold green", "common": "bold green"}
 

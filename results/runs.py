@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from configs.errors import ClipevalError
-from results.folder import RunFolder
-from results.record_index import read_slim
-from results.records import DamagedRecord, Record, visible
-from results.uncertainty import chance_corrected
+from clipeval.configs.errors import ClipevalError
+from clipeval.results.folder import RunFolder
+from clipeval.results.record_index import read_slim
+from clipeval.results.records import DamagedRecord, Record, visible
+from clipeval.results.uncertainty import chance_corrected
 
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")
 """What the names of checkpoint files end with."""

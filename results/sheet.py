@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from results.records import Record
-from results.runs import Run, group_name, tasks
-from results.uncertainty import Interval, average_interval, chance_corrected
+from clipeval.results.records import Record
+from clipeval.results.runs import Run, group_name, tasks
+from clipeval.results.uncertainty import Interval, average_interval, chance_corrected
 
 Kind = Literal["group", "task", "single", "average", "common"]
 

@@ -11,9 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from configs.naming import short_keys
-from results import runs, sheet, words
-from results.folder import RunFolder
+from clipeval.configs.naming import short_keys
+from clipeval.results import runs, sheet, words
+from clipeval.results.folder import RunFolder
 
 MOST_TASKS = 6
 """Tasks that have a column each; of more, the averages are shown."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console, Group
 
-from configs.errors import ClipevalError, nearest
-from results import against as beside
-from results import (
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.results import against as beside
+from clipeval.results import (
     against_block,
     block,
     model_card,
@@ -21,7 +21,7 @@ from results import (
     runs,
     sheet,
 )
-from results.canonical import write_atomically
+from clipeval.results.canonical import write_atomically
 
 FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
 
@@ -70,7 +70,7 @@ def report(
             raise ClipevalError(f"a model card is about one model, and {len(loaded)} runs were given: name one")
         return model_card.render(loaded[0])
     if format == "html":
-        from results.page.page import render
+        from clipeval.results.page.page import render
 
         return render(loaded, found, pictures)
     built = sheet.build(loaded)

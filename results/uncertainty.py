@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for its name alone: a report needs no torch, which would take seconds to load
-    from tasks.statistics import Statistic
+    from clipeval.tasks.statistics import Statistic
 
 Interval = tuple[float, float]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from results.sheet import Cell, Row, Sheet
-from results.uncertainty import Interval
+from clipeval.results.sheet import Cell, Row, Sheet
+from clipeval.results.uncertainty import Interval
 
 DASH = "–"
 

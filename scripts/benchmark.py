@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from results.provenance import provenance  # noqa: E402
+from clipeval.results.provenance import provenance  # noqa: E402
 from scripts import benchmark_rows as rows  # noqa: E402
 from scripts.benchmark_gpu import gpu  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402

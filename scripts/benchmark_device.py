@@ -19,17 +19,17 @@ import numpy as np
 import open_clip
 import torch
 
-from eval.cache import ImageStore
-from eval.data.split import DataConfig, open_split
-from eval.decoders import ImageJob
-from eval.memory import keep_freed_memory
-from eval.models import Encoder, resolve
-from eval.models.precision import current
-from eval.preprocess import Preprocess
-from eval.runner import take_in
-from eval.stream import Embedded, ImageStream, StreamOptions, default_batch
-from tasks.heads import head, prompts
-from tasks.solvers import adamw, lbfgs
+from clipeval.cache import ImageStore
+from clipeval.data.split import DataConfig, open_split
+from clipeval.decoders import ImageJob
+from clipeval.memory import keep_freed_memory
+from clipeval.models import Encoder, resolve
+from clipeval.models.precision import current
+from clipeval.preprocess import Preprocess
+from clipeval.runner import take_in
+from clipeval.stream import Embedded, ImageStream, StreamOptions, default_batch
+from clipeval.tasks.heads import head, prompts
+from clipeval.tasks.solvers import adamw, lbfgs
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""

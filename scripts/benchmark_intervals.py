@@ -43,10 +43,10 @@ def grow(frame: pd.DataFrame, samples: int, classes: int, rng: np.random.Generat
 
 def main() -> None:
     """Runs the miniature of the 40 folders, grows its predictions, and times their metrics."""
-    from eval.cli import main as clipeval
-    from eval.replay import StoredRun
-    from results.folder import RunFolder
-    from results.uncertainty import intervals
+    from clipeval.cli import main as clipeval
+    from clipeval.replay import StoredRun
+    from clipeval.results.folder import RunFolder
+    from clipeval.results.uncertainty import intervals
     from scripts.make_miniature import write_miniature
 
     with FACTS.open(newline="") as file:

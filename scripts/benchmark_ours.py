@@ -14,16 +14,16 @@ import open_clip
 import torch
 from rich.console import Console
 
-from configs.compose import compose
-from eval.data.split import DataConfig, open_split
-from eval.decoders import ImageJob, default_workers
-from eval.memory import keep_freed_memory
-from eval.models import Encoder, resolve
-from eval.session import Session
-from eval.stream import ImageStream, StreamOptions, default_batch
+from clipeval.configs.compose import compose
+from clipeval.data.split import DataConfig, open_split
+from clipeval.decoders import ImageJob, default_workers
+from clipeval.memory import keep_freed_memory
+from clipeval.models import Encoder, resolve
+from clipeval.session import Session
+from clipeval.stream import ImageStream, StreamOptions, default_batch
+from clipeval.tasks import Retrieval, Samples
+from clipeval.tasks.heads import head, prompts
 from scripts import benchmark_data
-from tasks import Retrieval, Samples
-from tasks.heads import head, prompts
 
 
 @cache

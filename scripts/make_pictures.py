@@ -97,7 +97,7 @@ def table(run: Path) -> str:
     from rich._export_format import CONSOLE_SVG_FORMAT
     from rich.console import Console
 
-    from results.tables import print_table
+    from clipeval.results.tables import print_table
 
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
     print_table([run], console)
@@ -108,8 +108,8 @@ def table(run: Path) -> str:
 
 def page(run: Path, folder: Path) -> None:
     """`page.png`, from the top to the first chart, and `mistakes.png`, one task opened."""
-    from eval.replay import pictures
-    from results.tables import write_report
+    from clipeval.replay import pictures
+    from clipeval.results.tables import write_report
 
     with tempfile.TemporaryDirectory() as scratch, start_browser() as browser:
         path = write_report([run], Path(scratch) / "report.html", "html", pictures=pictures)[0]
@@ -143,7 +143,7 @@ def _capture(browser: Any, path: Path, top: float, bottom: float) -> None:
 
 def main() -> None:
     """Draws the run that is named, or the quickstart's."""
-    from eval.cli import main as clipeval
+    from clipeval.cli import main as clipeval
 
     parser = argparse.ArgumentParser(description="Draws the README's pictures into results/pictures/.")
     parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the quickstart is run")

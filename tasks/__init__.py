@@ -1,17 +1,17 @@
 """What a task is: protocols and metrics, pure functions of arrays. No files, no network, no GPU."""
 
-from tasks.association import Association
-from tasks.attributes import Attribute, Attributes, Harm
-from tasks.base import Samples, Scores, Task
-from tasks.captioning import Captioning
-from tasks.classification import Classification
-from tasks.groups import GroupMetrics
-from tasks.heads import Templates
-from tasks.multilabel import MultiLabel
-from tasks.probe import LinearProbe
-from tasks.retrieval import Retrieval
-from tasks.selection import Selection
-from tasks.statistics import Statistic
+from clipeval.tasks.association import Association
+from clipeval.tasks.attributes import Attribute, Attributes, Harm
+from clipeval.tasks.base import Samples, Scores, Task
+from clipeval.tasks.captioning import Captioning
+from clipeval.tasks.classification import Classification
+from clipeval.tasks.groups import GroupMetrics
+from clipeval.tasks.heads import Templates
+from clipeval.tasks.multilabel import MultiLabel
+from clipeval.tasks.probe import LinearProbe
+from clipeval.tasks.retrieval import Retrieval
+from clipeval.tasks.selection import Selection
+from clipeval.tasks.statistics import Statistic
 
 __all__ = [
     "Association",

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Answers, Samples, Task
-from tasks.statistics import Mean, Statistic
-from tasks.ties import CLOSE
+from clipeval.tasks import inputs
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.statistics import Mean, Statistic
+from clipeval.tasks.ties import CLOSE
 
 SIZES = {
     "avg_jaccard_score": (0, None),

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs, ties
-from tasks.base import Answers, Samples, Task
-from tasks.classification import ROWS, class_logits, rank_logits
-from tasks.groups import by_group
-from tasks.heads import head, prompt_counts, prompts
-from tasks.statistics import Statistic
+from clipeval.tasks import inputs, ties
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.classification import ROWS, class_logits, rank_logits
+from clipeval.tasks.groups import by_group
+from clipeval.tasks.heads import head, prompt_counts, prompts
+from clipeval.tasks.statistics import Statistic
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks.heads import Templates
-from tasks.statistics import Statistic
-from tasks.ties import RULES, Ties, ranges
+from clipeval.tasks.heads import Templates
+from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.ties import RULES, Ties, ranges
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Task(ABC):
     on_device: ClassVar[bool] = False
     """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
     output: ClassVar[str] = "embeddings"
-    """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `tasks.text_rows`."""
+    """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `clipeval.tasks.text_rows`."""
 
     _: KW_ONLY
     key: str
@@ -104,7 +104,7 @@ class Task(ABC):
     splits: tuple[str, ...] = ("test",)
     """The splits whose images `score` needs, by their names in the data; the last is the one that is scored."""
     ties: str = "reference"
-    """How equal scores are ordered, `first` or `reference`: see `tasks.ties`."""
+    """How equal scores are ordered, `first` or `reference`: see `clipeval.tasks.ties`."""
 
     def __post_init__(self) -> None:
         # Configs give lists; a task is hashable.

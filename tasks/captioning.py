@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs, text_rows
-from tasks.base import Samples, Task
-from tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
-from tasks.statistics import Mean, Statistic
+from clipeval.tasks import inputs, text_rows
+from clipeval.tasks.base import Samples, Task
+from clipeval.tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
+from clipeval.tasks.statistics import Mean, Statistic
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 COUNTS = ("length", "reference_length", "correct_1", "correct_2", "correct_3", "correct_4")

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs, ties
-from tasks.base import Answers, Samples, Task
-from tasks.groups import GroupMetrics
-from tasks.heads import class_vectors, head_texts
-from tasks.macro import MacroF1
-from tasks.statistics import GroupMean, Proportion, Statistic
+from clipeval.tasks import inputs, ties
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.groups import GroupMetrics
+from clipeval.tasks.heads import class_vectors, head_texts
+from clipeval.tasks.macro import MacroF1
+from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
 
 ROWS = 4096
 """Images scored at once; nothing of N x C is kept."""
@@ -109,7 +109,7 @@ def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str =
         images: float32 [N, D], L2-normalised.
         head: float32 [C, D], L2-normalised.
         rows: images scored at once.
-        rule: how equal scores are ordered; see `tasks.ties`.
+        rule: how equal scores are ordered; see `clipeval.tasks.ties`.
 
     Returns:
         `prediction` int64 [N], `pred_1`.. int64 [N] and `score_1`.. float32 [N].

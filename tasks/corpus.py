@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tasks.statistics import CELLS, Statistic, pick
+from clipeval.tasks.statistics import CELLS, Statistic, pick
 
 Score = Callable[[np.ndarray], np.ndarray]
 """float64 [B, d], sums over units, to float64 [B]."""

@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from tasks.statistics import Count, Proportion, Statistic, WorstGroup
+from clipeval.tasks.statistics import Count, Proportion, Statistic, WorstGroup
 
 
 def by_group(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:  # whose templates are of the type below
-    from tasks.base import Samples
+    from clipeval.tasks.base import Samples
 
 Templates = Sequence[str] | Mapping[str, Sequence[str]]
 """Prompt templates, `{c}` standing for the class name; or, for class-specific prompts, {class name: prompts}."""

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from tasks.intervals import effective, wilson
-from tasks.statistics import CELLS, Statistic, distinct, same_length
+from clipeval.tasks.intervals import effective, wilson
+from clipeval.tasks.statistics import CELLS, Statistic, distinct, same_length
 
 
 class MacroF1(Statistic):

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs, ties
-from tasks.base import Answers, Samples, Task
-from tasks.heads import class_vectors, head_texts
-from tasks.precision import AveragePrecision
-from tasks.statistics import Statistic
+from clipeval.tasks import inputs, ties
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.heads import class_vectors, head_texts
+from clipeval.tasks.precision import AveragePrecision
+from clipeval.tasks.statistics import Statistic
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from tasks.ties import CLOSE
+from clipeval.tasks.ties import CLOSE
 
 ROWS = 1024
 TEMPERATURE = 0.07

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from tasks.statistics import Linear
+from clipeval.tasks.statistics import Linear
 
 
 class AveragePrecision(Linear):

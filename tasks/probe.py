@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs, ties
-from tasks.base import Answers, Samples, Task
-from tasks.classification import ROWS, rank_logits, within
-from tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
-from tasks.seeds import SeedMean, Setting
-from tasks.solvers import Linear, adamw, bracket, few, lbfgs
-from tasks.statistics import GroupMean, Proportion, Statistic
+from clipeval.tasks import inputs, ties
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.classification import ROWS, rank_logits, within
+from clipeval.tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
+from clipeval.tasks.seeds import SeedMean, Setting
+from clipeval.tasks.solvers import Linear, adamw, bracket, few, lbfgs
+from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
 
 RANGES = {"adamw": (-6.0, 2.0), "lbfgs": (-6.0, 6.0)}
 """Exponents of the strengths that are searched: clip_benchmark's weight decays, the CLIP paper's C."""

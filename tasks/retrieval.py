@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import inputs
-from tasks.base import Answers, Samples, Task
-from tasks.statistics import ClusterMean, Linear, MeanOf, Proportion, Statistic
-from tasks.ties import CLOSE
+from clipeval.tasks import inputs
+from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.statistics import ClusterMean, Linear, MeanOf, Proportion, Statistic
+from clipeval.tasks.ties import CLOSE
 
 CELLS = 4_000_000
 """Similarities held at once: 16 MB."""
@@ -30,7 +30,7 @@ class Retrieval(Task):
 
     rank is the number of candidates with a higher score, and of equal ones with a lower index. clip_benchmark asks torch.topk,
     which leaves the order of equal scores open; the two differ only there (captions that occur twice, word for word), and how
-    far recall may move by it is in the record (`tasks.ties`).
+    far recall may move by it is in the record (`clipeval.tasks.ties`).
     """
 
     protocol: ClassVar[str] = "retrieval"

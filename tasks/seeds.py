@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import stdtrit
 
-from tasks.statistics import MeanOf, Statistic
+from clipeval.tasks.statistics import MeanOf, Statistic
 
 
 class SeedMean(MeanOf):

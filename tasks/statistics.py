@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from tasks.intervals import effective, least, wilson
+from clipeval.tasks.intervals import effective, least, wilson
 
 CELLS = 4_000_000
 """How many weights a bootstrap holds at once: 32 MB."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from tasks.attributes import Attributes
+from clipeval.tasks.attributes import Attributes
 
 
 def group_tables(

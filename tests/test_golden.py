@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from eval.cli import main
+from clipeval.cli import main
 from scripts.make_miniature import write_miniature
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,8 +46,8 @@ def forty(place: Path) -> dict[str, Any]:
     """{task: the parts of its fingerprint that its config and prompts make} of the miniature of the 40 sets."""
     from rich.console import Console
 
-    from configs.compose import compose
-    from eval.session import Session
+    from clipeval.configs.compose import compose
+    from clipeval.session import Session
 
     write_miniature(place / "data", samples=8)
     config = compose(["suite=datacomp", f"data.root={place / 'data'}", f"cache.root={place / 'cache'}"])

@@ -16,9 +16,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from configs.naming import folder_name, short_keys, spelled, suffix
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import folder_name, short_keys, spelled, suffix
 
 OUT = "out"
 

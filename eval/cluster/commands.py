@@ -1,4 +1,4 @@
-"""The subcommands of this package, for `eval.cli`."""
+"""The subcommands of this package, for `clipeval.cli`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from eval.cluster.share import Unit
-    from eval.runner import Outcome
+    from clipeval.cluster.share import Unit
+    from clipeval.runner import Outcome
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
 
@@ -53,7 +53,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
 
 def share_units(config: DictConfig, share: str) -> list[Unit]:
     """What the process that was given `--share` does of a config."""
-    from eval.cluster.share import config_loads, parse_share, share_out
+    from clipeval.cluster.share import config_loads, parse_share, share_out
 
     place, count = parse_share(share)
     return share_out(config_loads(config), count)[place]
@@ -61,7 +61,7 @@ def share_units(config: DictConfig, share: str) -> list[Unit]:
 
 def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:
     """The run folders of `model.pretrained=glob(…)`; None where the words name one model."""
-    from eval.cluster.many import checkpoints, pattern_of, run_many
+    from clipeval.cluster.many import checkpoints, pattern_of, run_many
 
     pattern = pattern_of(overrides)
     return None if pattern is None else run_many(overrides, config_dir, checkpoints(pattern), console)
@@ -74,19 +74,19 @@ def say_left(outcome: Outcome, console: Console) -> None:
 
 
 def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from eval.cluster.submit import submit
+    from clipeval.cluster.submit import submit
 
     return submit(overrides, arguments.config_dir, Console(stderr=True))
 
 
 def _status(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from eval.cluster.status import print_status
+    from clipeval.cluster.status import print_status
 
     return print_status(arguments.runs, Console())
 
 
 def _watch(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from eval.cluster.watch import watch
+    from clipeval.cluster.watch import watch
 
     console, how = Console(stderr=True), {"curve": arguments.curve, "every": arguments.every, "once": arguments.once}
     return watch(arguments.folder, overrides, arguments.config_dir, console, **how)

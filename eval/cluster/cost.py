@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from results import safe_json
+from clipeval.results import safe_json
 
 DECODE = 0.3
 """Decoding, resizing and moving an image, in units of a ViT-B-32's pass over it."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.cluster.share import Unit
+from clipeval.cluster.share import Unit
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Job:
         return DelayedSubmission(self)
 
     def _run(self, run: int, units: Sequence[Unit], console: Console) -> list[str]:
-        from eval.session import Session
+        from clipeval.session import Session
 
         words = self.runs[run]
         console.print(f"{' '.join(words)}: {', '.join(map(str, units))}", markup=False, highlight=False)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
 
 FOLDER = "status"
 BEAT, SILENT = 15.0, 120.0
@@ -37,7 +37,7 @@ class Marker:
 
     Attributes:
         state: running | failed | stopped | dead (it said running, and no longer lives).
-        units: what it took on, as `eval.cluster.share.Unit` prints.
+        units: what it took on, as `clipeval.cluster.share.Unit` prints.
         who: host, process and Slurm job, for people.
         job: its Slurm job, such as 12_3; None outside of Slurm.
         error: the last line of what stopped it.

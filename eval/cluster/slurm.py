@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 DEFAULT_MAX_ARRAY = 1001
 """Slurm's own default of MaxArraySize."""

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
-from eval.cluster import slurm
-from eval.cluster.markers import Marker, markers
-from eval.cluster.submit import job_notes
-from results.folder import RunFolder
-from results.records import DamagedRecord
+from clipeval.cluster import slurm
+from clipeval.cluster.markers import Marker, markers
+from clipeval.cluster.submit import job_notes
+from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import DamagedRecord
 
 STYLES = {
     "done": "green",

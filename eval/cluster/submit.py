@@ -15,18 +15,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs.compose import override
-from configs.errors import ClipevalError
-from eval.cache import CHUNK, ImageStore
-from eval.cluster import slurm
-from eval.cluster.combinations import compose_all
-from eval.cluster.cost import model_cost
-from eval.cluster.job import Job
-from eval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
-from eval.plan import Cell
-from eval.session import Session
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.cache import CHUNK, ImageStore
+from clipeval.cluster import slurm
+from clipeval.cluster.combinations import compose_all
+from clipeval.cluster.cost import model_cost
+from clipeval.cluster.job import Job
+from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
+from clipeval.configs.compose import override
+from clipeval.configs.errors import ClipevalError
+from clipeval.plan import Cell
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
+from clipeval.session import Session
 
 JOBS = "jobs"
 """The folder of a run folder that says which job was given what."""

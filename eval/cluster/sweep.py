@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from configs.compose import CONFIG_DIR, CONFIG_NAME, finish
-from eval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
+from clipeval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
+from clipeval.configs.compose import CONFIG_DIR, CONFIG_NAME, finish
 
 COMMAND_LINE = "command-line"
 """What Hydra calls the source that --config-dir adds."""
@@ -33,7 +33,7 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     Returns:
         The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
-    from eval.session import Session
+    from clipeval.session import Session
 
     hydra_config = HydraConfig.get()
     about = hydra_config.runtime
@@ -57,7 +57,7 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
     Raises:
         ClipevalError: a combination cannot be composed, or two would share a run folder; nothing has run then.
     """
-    from results.sweep_table import print_sweep
+    from clipeval.results.sweep_table import print_sweep
 
     naming, found = _before(words, config_dir)
     begun: list[str] = []

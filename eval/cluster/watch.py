@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import ClipevalError
-from eval.cluster.many import natural, run_many
-from eval.models.checkpoint_file import SUFFIXES
-from results.canonical import write_atomically
-from results.records import Record
-from results.runs import load
+from clipeval.cluster.many import natural, run_many
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.checkpoint_file import SUFFIXES
+from clipeval.results.canonical import write_atomically
+from clipeval.results.records import Record
+from clipeval.results.runs import load
 
 COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 NAMED = 5
 """How many of the things that were left out for one reason a flag names."""

@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs.errors import ClipevalError
-from eval.data import webdataset
-from eval.data.account import Account
-from eval.data.depth import deep_files, flag_deep
-from eval.data.images import FileImages
-from eval.data.pictures import find_pictures, whole_files
-from eval.data.shards import plain_tar, shard_paths
-from eval.data.split import DataConfig, read_text
-from eval.data.tar_index import index_tars
-from eval.data.text_table import read_table
-from eval.data.values import Unusable, text_of, texts_of
-from results import safe_json
-from results.stamp import stamp
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import webdataset
+from clipeval.data.account import Account
+from clipeval.data.depth import deep_files, flag_deep
+from clipeval.data.images import FileImages
+from clipeval.data.pictures import find_pictures, whole_files
+from clipeval.data.shards import plain_tar, shard_paths
+from clipeval.data.split import DataConfig, read_text
+from clipeval.data.tar_index import index_tars
+from clipeval.data.text_table import read_table
+from clipeval.data.values import Unusable, text_of, texts_of
+from clipeval.results import safe_json
+from clipeval.results.stamp import stamp
+from clipeval.tasks.base import Samples
 
 
 def read(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.data.account import NAMED, Account
+from clipeval.data.account import NAMED, Account
 
 HEAD = 32
 """Bytes of a file that `is_deep` looks at first."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.errors import ClipevalError
-from eval.data.account import Account, is_litter
-from eval.data.depth import deep_files, flag_deep
-from eval.data.images import FileImages
-from eval.data.labels import classes_of, given_names
-from eval.data.pictures import find_pictures, whole_files
-from eval.data.split import DataConfig
-from eval.data.splits import KEYWORDS
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account, is_litter
+from clipeval.data.depth import deep_files, flag_deep
+from clipeval.data.images import FileImages
+from clipeval.data.labels import classes_of, given_names
+from clipeval.data.pictures import find_pictures, whole_files
+from clipeval.data.split import DataConfig
+from clipeval.data.splits import KEYWORDS
+from clipeval.tasks.base import Samples
 
 _SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
 

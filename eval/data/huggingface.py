@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from configs.errors import ClipevalError, nearest
-from eval.data.account import Account, is_litter
-from eval.data.depth import HEAD, flag_deep, is_deep
-from eval.data.images import digest_of
-from eval.data.labels import classes_of
-from eval.data.split import DataConfig
-from eval.data.splits import choose_files, same_split
-from eval.data.values import Unusable, cell, has_column, is_null, texts_of
-from eval.hub.lock import check_lock
-from results import safe_json
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.account import Account, is_litter
+from clipeval.data.depth import HEAD, flag_deep, is_deep
+from clipeval.data.images import digest_of
+from clipeval.data.labels import classes_of
+from clipeval.data.split import DataConfig
+from clipeval.data.splits import choose_files, same_split
+from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
+from clipeval.hub.lock import check_lock
+from clipeval.results import safe_json
+from clipeval.tasks.base import Samples
 
 GROUPS = 2
 """Row groups whose images a process keeps."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 OPEN_FILES = 64
 """How many shards a process keeps open: a folder of single images must not run into the limit of file descriptors."""

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.errors import ClipevalError, nearest
-from eval.data.account import Account
-from eval.data.text_table import decode, lines_of
-from results import safe_json
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.account import Account
+from clipeval.data.text_table import decode, lines_of
+from clipeval.results import safe_json
 
 if TYPE_CHECKING:
-    from eval.data.split import DataConfig
+    from clipeval.data.split import DataConfig
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from configs.errors import ClipevalError
-from eval.data.account import Account, is_litter
-from eval.data.images import FileImages, digest_of
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account, is_litter
+from clipeval.data.images import FileImages, digest_of
 
 NOT_PICTURES = frozenset(
     {

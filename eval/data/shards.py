@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
-from eval.data.account import Account, is_litter
-from eval.data.text_table import decode
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account, is_litter
+from clipeval.data.text_table import decode
 
 SHARD_COUNT = "nshards.txt"
 _NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import ClipevalError, nearest
-from eval.data.account import Account
-from eval.data.images import Images, digest_of
-from eval.data.text_table import decode, parse_lines
-from eval.preprocess import Convert
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.account import Account
+from clipeval.data.images import Images, digest_of
+from clipeval.data.text_table import decode, parse_lines
+from clipeval.preprocess import Convert
+from clipeval.tasks.base import Samples
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DataConfig:
     image: str = "image"
     """The column that names the image, in a table or a Hugging Face set."""
     classnames: tuple[str, ...] | Mapping[str, str] | str | None = None
-    """Class names, {label: name}, or a file of them in the set's folder; see `eval.data.labels`."""
+    """Class names, {label: name}, or a file of them in the set's folder; see `clipeval.data.labels`."""
     instances: str | None = None
     """The file of the split that holds the questions of association and caption selection."""
     captions: str | None = None
@@ -84,7 +84,7 @@ class DataConfig:
         if self.path:
             return Path(self.path).expanduser()
         if self.kind == "huggingface" and self.hub and not self.folder:
-            from eval.hub.lock import NAME
+            from clipeval.hub.lock import NAME
 
             fetched = self.hub_folder(root)
             if (
@@ -204,12 +204,12 @@ def read_instances(path: Path) -> list[Mapping[str, Any]]:
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
-    """A text file's content; see `eval.data.text_table.decode`."""
+    """A text file's content; see `clipeval.data.text_table.decode`."""
     return decode(path, encoding)
 
 
 def _readers() -> dict[str, Reader]:
-    from eval.data import captions, folder, huggingface, table, webdataset
+    from clipeval.data import captions, folder, huggingface, table, webdataset
 
     return {
         "webdataset": webdataset.read,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 KEYWORDS = {
     "train": ("train", "training"),

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs.errors import ClipevalError
-from eval.data.account import Account
-from eval.data.depth import deep_files, flag_deep
-from eval.data.images import FileImages
-from eval.data.labels import classes_of
-from eval.data.pictures import whole_files
-from eval.data.split import DataConfig
-from eval.data.text_table import TextTable, read_table
-from eval.data.values import Unusable, cell, is_null, text_of, texts_of
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account
+from clipeval.data.depth import deep_files, flag_deep
+from clipeval.data.images import FileImages
+from clipeval.data.labels import classes_of
+from clipeval.data.pictures import whole_files
+from clipeval.data.split import DataConfig
+from clipeval.data.text_table import TextTable, read_table
+from clipeval.data.values import Unusable, cell, is_null, text_of, texts_of
+from clipeval.tasks.base import Samples
 
 
 def read(

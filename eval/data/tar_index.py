@@ -23,12 +23,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from configs.errors import ClipevalError
-from eval.data.account import Account, is_litter
-from eval.data.depth import HEAD, is_deep
-from eval.data.tar_members import Member, read_members
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.account import Account, is_litter
+from clipeval.data.depth import HEAD, is_deep
+from clipeval.data.tar_members import Member, read_members
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
 
 VERSION = 4
 IMAGE_EXTENSIONS = (

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError, nearest
-from eval.data.account import Account
-from eval.data.values import has_column
-from results import safe_json
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.account import Account
+from clipeval.data.values import has_column
+from clipeval.results import safe_json
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 CSV_ENDINGS, JSON_ENDINGS = (".csv", ".tsv", ".tab", ".psv"), (".jsonl", ".ndjson", ".json")

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs.errors import ClipevalError, nearest
-from eval.data.account import Account
-from eval.data.depth import flag_deep
-from eval.data.images import FileImages, digest_of
-from eval.data.labels import classes_of, given_names, named_wnids
-from eval.data.shards import plain_tar, shard_paths
-from eval.data.split import DataConfig, read_instances, read_text
-from eval.data.tar_index import TarIndex, index_tars
-from eval.data.text_table import lines_of, read_table
-from eval.hub.lock import check_lock, expected_digests
-from tasks.base import Samples
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.account import Account
+from clipeval.data.depth import flag_deep
+from clipeval.data.images import FileImages, digest_of
+from clipeval.data.labels import classes_of, given_names, named_wnids
+from clipeval.data.shards import plain_tar, shard_paths
+from clipeval.data.split import DataConfig, read_instances, read_text
+from clipeval.data.tar_index import TarIndex, index_tars
+from clipeval.data.text_table import lines_of, read_table
+from clipeval.hub.lock import check_lock, expected_digests
+from clipeval.tasks.base import Samples
 
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"

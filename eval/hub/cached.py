@@ -1,6 +1,6 @@
 """DataComp's hf_cache, converted: the one part of its download folder that cannot be used as it is.
 
-    python -m eval.hub.cached ROOT/hf_cache nlphuji/winogavil ROOT/wds_misc-winogavil_test
+    python -m clipeval.hub.cached ROOT/hf_cache nlphuji/winogavil ROOT/wds_misc-winogavil_test
 
 `clipeval download data.root=ROOT` does the same by itself where ROOT/hf_cache holds a set whose folder is missing, and
 needs no network for it. DataComp's script loads Flickr, MSCOCO and WinoGAViL with `datasets`, which keeps them as Arrow
@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from configs.errors import ClipevalError
-from eval.hub.convert import ROWS, Row, convert_rows
-from eval.hub.lock import NAME, Lock, entry_of, write_lock
-from eval.hub.shards import SHARD_SIZE, install
+from clipeval.configs.errors import ClipevalError
+from clipeval.hub.convert import ROWS, Row, convert_rows
+from clipeval.hub.lock import NAME, Lock, entry_of, write_lock
+from clipeval.hub.shards import SHARD_SIZE, install
 
 CACHE = "hf_cache"
 """The cache's folder below DataComp's download folder."""

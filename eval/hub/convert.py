@@ -27,9 +27,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import ClipevalError
-from eval.hub.shards import SHARD_SIZE, ShardWriter, extension_of
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.hub.shards import SHARD_SIZE, ShardWriter, extension_of
+from clipeval.results import safe_json
 
 ROWS = 64
 """Rows that are held in memory at once."""

@@ -20,23 +20,23 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.progress import TaskID
 
-from configs.errors import ClipevalError
-from eval.data import DataConfig
-from eval.hub.cached import convert_cached
-from eval.hub.convert import convert
-from eval.hub.lock import NAME, Entry, Lock, entry_of, write_lock
-from eval.hub.plan import DataSet, Need, Plan, gather, plan
-from eval.hub.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
-from eval.hub.remote import Hub, RemoteFile, Stopped, quiet_client
-from eval.hub.report import Display, DownloadError, Report, Row, location_name
-from eval.hub.shards import SHARD_SIZE, install
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import DataConfig
+from clipeval.hub.cached import convert_cached
+from clipeval.hub.convert import convert
+from clipeval.hub.lock import NAME, Entry, Lock, entry_of, write_lock
+from clipeval.hub.plan import DataSet, Need, Plan, gather, plan
+from clipeval.hub.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
+from clipeval.hub.remote import Hub, RemoteFile, Stopped, quiet_client
+from clipeval.hub.report import Display, DownloadError, Report, Row, location_name
+from clipeval.hub.shards import SHARD_SIZE, install
 
 BUSY = ".clipeval-download.lock"
 """Held in data.root while files are fetched, so that the jobs of an array do not fetch the same set at once."""
 
 
 class Weights(Protocol):
-    """What is needed of a model (`eval.models.ModelHandle`)."""
+    """What is needed of a model (`clipeval.models.ModelHandle`)."""
 
     name: str
 

@@ -26,9 +26,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.errors import ClipevalError
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
 
 NAME = "clipeval.lock.json"
 SCHEMA = 1

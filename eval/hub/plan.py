@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub.errors import RevisionNotFoundError
 
-from configs.errors import ClipevalError
-from eval.data import DataConfig
-from eval.data.splits import same_split, split_of
-from eval.hub.cached import CACHE, PARTIAL, cached_tables
-from eval.hub.lock import NAME, Lock, damage, read_lock
-from eval.hub.remote import Hub, RemoteFile
-from eval.hub.report import Row
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import DataConfig
+from clipeval.data.splits import same_split, split_of
+from clipeval.hub.cached import CACHE, PARTIAL, cached_tables
+from clipeval.hub.lock import NAME, Lock, damage, read_lock
+from clipeval.hub.remote import Hub, RemoteFile
+from clipeval.hub.report import Row
 
 CONVERTED = "refs/convert/parquet"
 """Where the hub keeps its own parquet conversion of a repository."""

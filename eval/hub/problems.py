@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -26,9 +26,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
 from huggingface_hub.utils import logging as hub_logging
 
-from configs.errors import ClipevalError
-from eval.hub.lock import git_blob_of, sha256_of
-from eval.hub.problems import explain, is_transient, retry_after
+from clipeval.configs.errors import ClipevalError
+from clipeval.hub.lock import git_blob_of, sha256_of
+from clipeval.hub.problems import explain, is_transient, retry_after
 
 LIBRARY = "clipeval"
 ATTEMPTS = 6

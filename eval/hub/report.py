@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import ClipevalError
-from eval.hub.problems import readable
+from clipeval.configs.errors import ClipevalError
+from clipeval.hub.problems import readable
 
 STYLES = {"failed": "bold red", "fetched": "green", "converted": "green"}
 

@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from configs.errors import ClipevalError
-from eval.hub.cached import PARTIAL, arrow_rows
-from eval.hub.convert import Instance, Row, parquet_rows, plain_key, write_pairs, write_questions
-from eval.hub.lock import NAME, Lock, entry_of, write_lock
-from eval.hub.shards import SHARD_SIZE, ShardWriter, extension_of, install
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.hub.cached import PARTIAL, arrow_rows
+from clipeval.hub.convert import Instance, Row, parquet_rows, plain_key, write_pairs, write_questions
+from clipeval.hub.lock import NAME, Lock, entry_of, write_lock
+from clipeval.hub.shards import SHARD_SIZE, ShardWriter, extension_of, install
+from clipeval.results import safe_json
 
 
 def convert_sugar_crepe(images: Path, annotations: Path, folder: Path, shard_size: int = SHARD_SIZE) -> Lock:

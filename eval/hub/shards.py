@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 SHARD_SIZE = 10**9
 """Bytes after which a new shard is begun."""

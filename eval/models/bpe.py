@@ -15,7 +15,7 @@ import torch
 from open_clip import tokenizer as reference
 from open_clip.tokenizer import SimpleTokenizer
 
-from eval.models.texts import Tokenizer
+from clipeval.models.texts import Tokenizer
 
 
 class QuickBpe:

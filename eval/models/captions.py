@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from open_clip.coca_model import CoCa
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 BEAMS, SHORTEST, LONGEST = 2, 5, 30
 """Beams, and the least and most tokens of a caption, the start token counted."""

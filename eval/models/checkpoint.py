@@ -10,10 +10,10 @@ import torch
 from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from torch import nn
 
-from configs.errors import ClipevalError
-from eval.models.checkpoint_file import is_torchscript, read_checkpoint
-from eval.models.positions import of_images, of_texts
-from eval.models.state_dicts import Choice, choose
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.checkpoint_file import is_torchscript, read_checkpoint
+from clipeval.models.positions import of_images, of_texts
+from clipeval.models.state_dicts import Choice, choose
 
 
 def load_into(model: nn.Module, path: Path, *, ema: bool = False, name: str | None = None) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def load_into(model: nn.Module, path: Path, *, ema: bool = False, name: str | No
     Args:
         model: an open_clip model of the right architecture.
         path: .safetensors, the index of several of them, a pickle that torch can read with weights_only=True, or a TorchScript
-            archive. The state dict may lie below other names; see `eval.models.state_dicts`.
+            archive. The state dict may lie below other names; see `clipeval.models.state_dicts`.
         ema: whether to load the averaged weights beside (or in place of) the plain ones.
         name: which state dict, where several fit.
 

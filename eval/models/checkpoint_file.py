@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from configs.errors import ClipevalError
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 INDEX = ".index.json"

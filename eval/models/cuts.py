@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from eval.models.texts import Tokenizer, tokenise
+from clipeval.models.texts import Tokenizer, tokenise
 
 SHOWN = 60
 """Characters of a text that a flag shows."""

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from configs.errors import ClipevalError
-from eval.memory import keep_freed_memory
-from eval.models.bpe import quicken
-from eval.models.captions import write_captions
-from eval.models.precision import (
+from clipeval.configs.errors import ClipevalError
+from clipeval.memory import keep_freed_memory
+from clipeval.models.bpe import quicken
+from clipeval.models.captions import write_captions
+from clipeval.models.precision import (
     check_precision,
     current,
     full_float32,
@@ -26,9 +26,9 @@ from eval.models.precision import (
     pick_device,
     text_precision,
 )
-from eval.models.texts import TextEncoder, Tokenizer
-from eval.preprocess import Transform
-from tasks.text_rows import to_rows
+from clipeval.models.texts import TextEncoder, Tokenizer
+from clipeval.preprocess import Transform
+from clipeval.tasks.text_rows import to_rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TOKENS_IN_BATCH = {"cpu": 2048, "cuda": 131072}
@@ -189,7 +189,7 @@ class Encoder:
         self._text.tokenizer = tokenizer
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
-        """What the model makes of some images, a row each, by the name that a task gives it: see `tasks.base.Task.output`."""
+        """What the model makes of some images, a row each, by a task's name for it: see `clipeval.tasks.base.Task.output`."""
         return {"embeddings": self.encode_images, "captions": self.caption_images}[output](batch, mixed)
 
     def caption_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
@@ -199,7 +199,7 @@ class Encoder:
             batch, mixed: as of `encode_images`.
 
         Returns:
-            float32 [B, 512], on the CPU: texts, as `tasks.text_rows` keeps them.
+            float32 [B, 512], on the CPU: texts, as `clipeval.tasks.text_rows` keeps them.
         """
         images = batch.to(self.device, non_blocking=True)
         with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from configs.errors import ClipevalError
-from eval.models.cuts import Cuts
-from eval.models.encoder import Encoder
-from eval.models.texts import Tokenizer
-from eval.preprocess import Transform
-from results.stamp import settled, stamp
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.cuts import Cuts
+from clipeval.models.encoder import Encoder
+from clipeval.models.texts import Tokenizer
+from clipeval.preprocess import Transform
+from clipeval.results.stamp import settled, stamp
 
 
 class ModelHandle(ABC):
@@ -95,7 +95,7 @@ class ModelHandle(ABC):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What it makes of an image: see `tasks.base.Task.output`."""
+        """What it makes of an image: see `clipeval.tasks.base.Task.output`."""
         return ("embeddings",)
 
     def require(self, output: str, task: str) -> None:

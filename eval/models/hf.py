@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from configs.errors import ClipevalError
-from eval.models import hub
-from eval.models.checkpoint import check_finite, load_into
-from eval.models.checkpoint_file import INDEX, checkpoint_in
-from eval.models.encoder import Encoder
-from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
-from eval.models.no_code import refuse_code
-from eval.preprocess import Opaque, Transform, from_open_clip
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import hub
+from clipeval.models.checkpoint import check_finite, load_into
+from clipeval.models.checkpoint_file import INDEX, checkpoint_in
+from clipeval.models.encoder import Encoder
+from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from clipeval.models.no_code import refuse_code
+from clipeval.preprocess import Opaque, Transform, from_open_clip
+from clipeval.results import safe_json
 
 _MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Of the types that transformers knows, those whose towers take plain images and tokens. (SigLIP 2 checkpoints of a fixed

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from configs.errors import ClipevalError
-from eval.models.handle import digest_of, file_digest
-from eval.models.state import Walk, modules_of
-from eval.own_code import OwnCode, named_file, own_code
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.handle import digest_of, file_digest
+from clipeval.models.state import Walk, modules_of
+from clipeval.own_code import OwnCode, named_file, own_code
 
 MOST_FILES = 10_000
 """Files of a folder that an argument names."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClipevalError
-from eval.trust import mappings
-from results import safe_json
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
+from clipeval.trust import mappings
 
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 """Keys under which transformers finds a repository with an attention kernel, which it downloads and runs."""

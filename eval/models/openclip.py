@@ -20,18 +20,18 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from configs.errors import ClipevalError, nearest
-from eval.models import hub
-from eval.models.checkpoint import flags_of, load_into, load_text_into
-from eval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
-from eval.models.encoder import Encoder
-from eval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
-from eval.models.no_code import refuse_code, refuse_unknown_type
-from eval.models.positions import interpolated
-from eval.models.texts import Tokenizer
-from eval.preprocess import Preprocess, from_open_clip
-from results import safe_json
-from results.canonical import write_atomically
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.models import hub
+from clipeval.models.checkpoint import flags_of, load_into, load_text_into
+from clipeval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
+from clipeval.models.encoder import Encoder
+from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from clipeval.models.no_code import refuse_code, refuse_unknown_type
+from clipeval.models.positions import interpolated
+from clipeval.models.texts import Tokenizer
+from clipeval.preprocess import Preprocess, from_open_clip
+from clipeval.results import safe_json
+from clipeval.results.canonical import write_atomically
 
 RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""

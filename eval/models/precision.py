@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError
 
 PRECISIONS = ("fp32", "bf16", "fp16", "datacomp")
 """fp32: the reference, without TF32. bf16, fp16: weights and activations. datacomp: the published recipe, images in fp32,

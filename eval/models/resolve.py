@@ -8,14 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.errors import ClipevalError, nearest
-from eval.models.handle import ModelHandle
-from eval.models.hf import HuggingFace
-from eval.models.openclip import OpenClip
-from eval.models.user import UserModel
+from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.old_names import current
+from clipeval.models.handle import ModelHandle
+from clipeval.models.hf import HuggingFace
+from clipeval.models.openclip import OpenClip
+from clipeval.models.user import UserModel
 
-_OPEN_CLIP = "eval.models.openclip.OpenClip"
-_HUGGING_FACE = "eval.models.hf.HuggingFace"
+_OPEN_CLIP = "clipeval.models.openclip.OpenClip"
+_HUGGING_FACE = "clipeval.models.hf.HuggingFace"
 _OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
 
 
@@ -34,7 +35,7 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
     plain = OmegaConf.to_container(cfg_model, resolve=True) if isinstance(cfg_model, DictConfig) else cfg_model
     assert isinstance(plain, Mapping)
     values = {str(key): value for key, value in plain.items()}
-    target, cache = str(values.pop("_target_", None) or _OPEN_CLIP), Path(cache_root).expanduser()
+    target, cache = current(str(values.pop("_target_", None) or _OPEN_CLIP)), Path(cache_root).expanduser()
     if target == _OPEN_CLIP:
         return _open_clip(values, cache, offline)
     if target == _HUGGING_FACE:

@@ -21,8 +21,8 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import nn
 
-from configs.errors import ClipevalError
-from eval.models.checkpoint_file import tensors_in
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.checkpoint_file import tensors_in
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 """Names that wrappers (DistributedDataParallel, torch.compile, FSDP, activation checkpointing) put among a module's own."""

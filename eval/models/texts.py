@@ -17,8 +17,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from configs.errors import ClipevalError
-from eval.models.prefixes import SharedPrefixes
+from clipeval.configs.errors import ClipevalError
+from clipeval.models.prefixes import SharedPrefixes
 
 Tokenizer = Callable[[list[str]], Any]
 """Texts to int64 [T, L]; a mapping with `input_ids`, as Hugging Face's tokenizers give it, will do."""

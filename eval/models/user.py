@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs.errors import ClipevalError
-from eval.models.captions import writes_captions
-from eval.models.encoder import Encoder
-from eval.models.handle import ModelHandle, digest_of, slug_of
-from eval.models.identity import Identity, identify, own_digest
-from eval.models.texts import PROBES, Tokenizer, tokenise
-from eval.own_code import import_fresh
-from eval.preprocess import Opaque, Preprocess, Transform, read_transform
+from clipeval.configs.errors import ClipevalError
+from clipeval.configs.old_names import advice
+from clipeval.models.captions import writes_captions
+from clipeval.models.encoder import Encoder
+from clipeval.models.handle import ModelHandle, digest_of, slug_of
+from clipeval.models.identity import Identity, identify, own_digest
+from clipeval.models.texts import PROBES, Tokenizer, tokenise
+from clipeval.own_code import import_fresh
+from clipeval.preprocess import Opaque, Preprocess, Transform, read_transform
 
 _PARTS = ("encode_image", "encode_text", "tokenizer", "transform")
 
@@ -29,7 +30,7 @@ class UserModel(ModelHandle):
         encode_image(images)  float32 [B, 3, h, w], as `transform` gives them, to [B, D]
         encode_text(tokens)   int64 [B, L], as `tokenizer` gives them, to [B, D]
         tokenizer(texts)      a list of texts to int64 [B, L], padded to one length
-        transform(image)      a PIL image to float32 [3, h, w]; or an `eval.preprocess.Preprocess`
+        transform(image)      a PIL image to float32 [3, h, w]; or a `clipeval.preprocess.Preprocess`
     and, where it writes captions, generate(images) to int64 [B, L] token ids, and tokenizer.decode(ids) to text.
     Embeddings need no particular length.
 
@@ -277,7 +278,7 @@ def _find(target: str) -> Callable[..., Any]:
         found = getattr(import_fresh(target), target.rpartition(".")[2])
     except (ImportError, AttributeError, ValueError) as error:
         raise ClipevalError(
-            f"model._target_={target} cannot be imported ({error}); it must be package.module.Class,"
+            f"model._target_={target} cannot be imported ({error}){advice(error)}; it must be package.module.Class,"
             " with the package installed or in a folder on PYTHONPATH"
         ) from error
     if not callable(found):

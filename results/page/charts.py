@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from results import published
-from results.published.table import SHIFTS
-from results.runs import Run, group_name, tasks
-from results.sheet import average_cell
-from results.uncertainty import Interval, average_interval
+from clipeval.results import published
+from clipeval.results.published.table import SHIFTS
+from clipeval.results.runs import Run, group_name, tasks
+from clipeval.results.sheet import average_cell
+from clipeval.results.uncertainty import Interval, average_interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7A7A7A")
 """One for each run: Okabe and Ito's, told apart by the colour-blind and on light and dark alike."""

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from results.contact_sheet import class_name, montage
-from results.records import Record
-from results.runs import Run
+from clipeval.results.contact_sheet import class_name, montage
+from clipeval.results.records import Record
+from clipeval.results.runs import Run
 
 CLASSES = 8
 """How many worst classes are shown."""
@@ -189,7 +189,7 @@ def _attribute(
     run: Run, record: Record, frame: pd.DataFrame, lines: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str], str]:
     """Attributes as labels and predictions: those of the main metric's, else of the first that the config declares."""
-    from tasks.attributes import Attribute  # it loads torch, which no other part of a report needs
+    from clipeval.tasks.attributes import Attribute  # it loads torch, which no other part of a report needs
 
     config = ((run.info.get("config") or {}).get("tasks") or {}).get(record.task) or {}
     parts = [Attribute(**given) for given in config.get("attributes") or []]

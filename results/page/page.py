@@ -14,12 +14,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from results import against_block, sheet, words
-from results.against import Against
-from results.page.charts import Chart, charts, colour
-from results.page.mistakes import Mistakes, Pictures, mistakes
-from results.records import Record
-from results.runs import Run, group_name, tasks
+from clipeval.results import against_block, sheet, words
+from clipeval.results.against import Against
+from clipeval.results.page.charts import Chart, charts, colour
+from clipeval.results.page.mistakes import Mistakes, Pictures, mistakes
+from clipeval.results.records import Record
+from clipeval.results.runs import Run, group_name, tasks
 
 HERE = Path(__file__).parent
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval.cli import main
-from eval.cluster.many import checkpoints, natural, pattern_of
-from eval.preprocess import Preprocess
+from clipeval.cli import main
+from clipeval.cluster.many import checkpoints, natural, pattern_of
+from clipeval.preprocess import Preprocess
 from tests.cluster.conftest import LARGE, SMALL, words
 from tests.eval.tiny_model import write_tiny_model
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import ClipevalError
-from eval.cache import CHUNK
-from eval.cli import main
-from eval.cluster.combinations import combinations
-from eval.cluster.cost import model_cost
-from eval.cluster.markers import markers, working
-from eval.cluster.share import Load, Part, parse_share, share_out
+from clipeval.cache import CHUNK
+from clipeval.cli import main
+from clipeval.cluster.combinations import combinations
+from clipeval.cluster.cost import model_cost
+from clipeval.cluster.markers import markers, working
+from clipeval.cluster.share import Load, Part, parse_share, share_out
+from clipeval.configs.errors import ClipevalError
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ClipevalError
-from configs.naming import folder_name, short_keys, suffix, value_name
-from eval.cli import main
-from eval.cluster.combinations import compose_all
+from clipeval.cli import main
+from clipeval.cluster.combinations import compose_all
+from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import folder_name, short_keys, suffix, value_name
 from tests.eval.own_model import Bench
 
 DIGITS = ["suite=none", "task=mnist", "model=vit_b_32_openai"]

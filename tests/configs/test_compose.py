@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import configs.resolvers as resolvers
-from configs.compose import CONFIG_DIR, compose, describe, group_options, override, task_ids
+from clipeval.configs.compose import CONFIG_DIR, compose, describe, group_options, override, task_ids
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -218,7 +218,7 @@ def test_slugs_of_files_tell_them_apart() -> None:
 APP = """
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from configs.compose import CONFIG_DIR, CONFIG_NAME, VERSION_BASE, finish, task_ids
+from clipeval.configs.compose import CONFIG_DIR, CONFIG_NAME, VERSION_BASE, finish, task_ids
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base=VERSION_BASE)
 def main(config):

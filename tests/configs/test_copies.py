@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from clip_benchmark.datasets.builder import dataset_collection, get_dataset_default_task
 
-from configs.compose import compose, task_ids
-from configs.errors import ClipevalError
-from eval.plan import data_config, make_task
+from clipeval.configs.compose import compose, task_ids
+from clipeval.configs.errors import ClipevalError
+from clipeval.plan import data_config, make_task
 
 FACTS = Path(__file__).with_name("clip_benchmark_tasks.csv")
 COLLECTIONS = {

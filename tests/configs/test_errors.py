@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.compose import compose, describe, group_options
-from configs.errors import ClipevalError, nearest
+from clipeval.configs.compose import compose, describe, group_options
+from clipeval.configs.errors import ClipevalError, nearest
 
 MNIST = ["suite=none", "task=mnist"]
 

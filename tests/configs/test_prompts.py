@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from configs.compose import compose, describe, group_options
-from configs.errors import ClipevalError
-from eval.prompts import prompt_set
-from tasks import Samples
+from clipeval.configs.compose import compose, describe, group_options
+from clipeval.configs.errors import ClipevalError
+from clipeval.prompts import prompt_set
+from clipeval.tasks import Samples
 
 
 def packaged(file: str) -> dict[str, object]:

@@ -14,10 +14,10 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from configs.compose import CONFIG_DIR, compose, describe, group_options, task_ids
-from configs.schema import DATA
-from eval.data.split import DataConfig
-from tasks import Task
+from clipeval.configs.compose import CONFIG_DIR, compose, describe, group_options, task_ids
+from clipeval.configs.schema import DATA
+from clipeval.data.split import DataConfig
+from clipeval.tasks import Task
 from tests.configs.test_variants import MULTILINGUAL
 
 FACTS = Path(__file__).with_name("datacomp_tasks.csv")

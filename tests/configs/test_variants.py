@@ -8,8 +8,8 @@ from importlib.resources import files
 
 import pytest
 
-from configs.compose import compose, task_ids
-from configs.errors import ClipevalError
+from clipeval.configs.compose import compose, task_ids
+from clipeval.configs.errors import ClipevalError
 
 MULTILINGUAL = ("multilingual_mscoco", "xtd10", "xtd200", "flickr30k_200", "crossmodal3600")
 

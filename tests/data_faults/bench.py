@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.models import from_memory
-from eval.session import Session
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import from_memory
+from clipeval.session import Session
 from tests.data_faults.case import Case, Refused, Scored, check
 from tests.data_faults.colours import ColourModel
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.data.split import DataConfig, Split, open_split
+from clipeval.data.split import DataConfig, Split, open_split
 from tests.data_faults.cases.plain import write_tar
 from tests.data_faults.colours import picture
 
@@ -130,7 +130,7 @@ keys = st.lists(
 @given(keys, st.lists(st.sampled_from(["png", "cls", "json", "both"]), min_size=6, max_size=6), st.booleans())
 def test_tars(called: list[str], kinds: Sequence[str], sorted_names: bool) -> None:
     """Keys with dots: no sample is lost, or the run stops."""
-    from configs.errors import ClipevalError
+    from clipeval.configs.errors import ClipevalError
 
     members: dict[str, bytes] = {}
     for number, (key, kind) in enumerate(zip(called, kinds, strict=False)):

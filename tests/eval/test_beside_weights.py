@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from configs.errors import ClipevalError
-from eval.cli import main
-from eval.models import resolve
+from clipeval.cli import main
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import resolve
 from tests.data_faults.colours import write_picture
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import config_of, write_tiny_model
@@ -91,7 +91,7 @@ def test_every_tokenizer_file_counts(name: str, tmp_path: Path) -> None:
     folder, _ = hugging_face(tmp_path)
 
     def digest() -> str:
-        target = {"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}
+        target = {"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}
         return resolve(target, tmp_path / "cache").tokenizer_digest
 
     before = digest()
@@ -106,7 +106,7 @@ def test_an_adapter_beside_a_transformers_checkpoint_is_refused(tmp_path: Path) 
     folder, _ = hugging_face(tmp_path)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ClipevalError, match=r"holds an adapter .* which is not applied"):
-        resolve({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+        resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
 
 
 def test_an_open_clip_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_the_config_of_a_text_tower(tmp_path: Path) -> None:
 
 def test_a_record_of_an_earlier_version_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It says nothing of its tokenizer, and its fingerprint is as it always was."""
-    from results.records import read_record, write_record
+    from clipeval.results.records import read_record, write_record
 
     _, runs = hugging_face(tmp_path)
     runs.again(capsys)

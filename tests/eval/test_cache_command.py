@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import ImageStore, TextStore
-from eval.cache_command import human_size, parse_size
-from eval.cli import main
+from clipeval.cache import ImageStore, TextStore
+from clipeval.cache_command import human_size, parse_size
+from clipeval.cli import main
 
 IMAGES = {"image": "abc", "precision": "fp32"}
 

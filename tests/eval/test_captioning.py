@@ -16,17 +16,17 @@ import torch
 from open_clip import coca_model
 from PIL import Image
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval import captions as scoring
-from eval.captions import CocoScorer
-from eval.cli import main
-from eval.models import captions as writing
-from eval.models.captions import BEAMS, search
-from eval.plan import make_task
-from results.folder import RunFolder
-from results.tables import report, write_report
-from tasks import Captioning
+from clipeval import captions as scoring
+from clipeval.captions import CocoScorer
+from clipeval.cli import main
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import captions as writing
+from clipeval.models.captions import BEAMS, search
+from clipeval.plan import make_task
+from clipeval.results.folder import RunFolder
+from clipeval.results.tables import report, write_report
+from clipeval.tasks import Captioning
 from tests.eval.tiny_model import write_tiny_model
 
 pytest.importorskip("pycocoevalcap", reason="the extra clipeval[captioning] is not installed")

@@ -20,9 +20,9 @@ import torch
 from open_clip.factory import load_checkpoint
 from safetensors.torch import load_file, save_file
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.models import ModelHandle, resolve
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import ModelHandle, resolve
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import KINDS, config_of, write_tiny_model
 
@@ -453,7 +453,7 @@ def test_a_transformers_folder_is_held_to_the_same(kind: str, tmp_path: Path) ->
     state = load_file(file)
 
     def embedding() -> torch.Tensor:
-        handle = resolve({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+        handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
         with handle.load() as encoder:
             return encoder.encode_texts(["a photo of two dogs"])
 

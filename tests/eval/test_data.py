@@ -13,12 +13,12 @@ import pytest
 from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
 
-from configs.errors import ClipevalError
-from eval.data import DataConfig, open_split
-from eval.data.images import FileImages
-from eval.data.split import take
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import DataConfig, open_split
+from clipeval.data.images import FileImages
+from clipeval.data.split import take
+from clipeval.tasks import Samples
 from scripts.make_miniature import picture
-from tasks import Samples
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:

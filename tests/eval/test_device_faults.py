@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import runner
-from eval.cluster.many import _Models
-from eval.decoders import ImageJob
-from eval.models import resolve
-from eval.models.precision import indexed
-from eval.preprocess import Preprocess
-from eval.stream import ImageStream, StreamOptions, default_batch
+from clipeval import runner
+from clipeval.cluster.many import _Models
+from clipeval.decoders import ImageJob
+from clipeval.models import resolve
+from clipeval.models.precision import indexed
+from clipeval.preprocess import Preprocess
+from clipeval.stream import ImageStream, StreamOptions, default_batch
 from tests.eval.tiny_model import write_tiny_model
 
 COUNT = 250

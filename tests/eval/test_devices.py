@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.errors import ClipevalError
-from eval.cli import main
-from eval.devices import device_names
+from clipeval.cli import main
+from clipeval.configs.errors import ClipevalError
+from clipeval.devices import device_names
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_model import write_tiny_model
 

@@ -13,11 +13,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 from torch.nn import functional
 
-from configs.errors import ClipevalError
-from eval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
-from eval.models.bpe import QuickBpe, quicken
-from eval.models.precision import full_float32, pick_device
-from eval.preprocess import Preprocess
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
+from clipeval.models.bpe import QuickBpe, quicken
+from clipeval.models.precision import full_float32, pick_device
+from clipeval.preprocess import Preprocess
 from tests.eval.tiny_model import write_tiny_model
 
 WORDS = ["a", "photo", "of", "the", "large", "red", "dog", "house", "skateboarding", "antidisestablishmentarianism"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.cli import main
+from clipeval.cli import main
 from tests.eval.own_model import HELPER, MODEL, Bench
 
 
@@ -39,7 +39,7 @@ def test_another_process_reuses_it(bench: Bench) -> None:
         "PYTHONPATH": f"{bench.place / 'code'}:{Path(__file__).parents[2]}",
         "PYTHONHASHSEED": "7",
     }
-    command = [sys.executable, "-m", "eval.cli", "run", *bench.words()]
+    command = [sys.executable, "-m", "clipeval.cli", "run", *bench.words()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd="/")
     assert "nothing to compute" in done.stderr
 
@@ -248,8 +248,8 @@ def test_no_record_of_an_earlier_state_stays_beside_new_ones(bench: Bench, capsy
 TASK = """
 from dataclasses import dataclass
 import pandas as pd, torch
-from tasks.base import Task
-from tasks.statistics import Proportion
+from clipeval.tasks.base import Task
+from clipeval.tasks.statistics import Proportion
 import own_rule
 
 @dataclass(frozen=True)

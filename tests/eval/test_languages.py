@@ -16,8 +16,8 @@ from clip_benchmark.metrics import zeroshot_retrieval
 from PIL import Image
 from safetensors.torch import load_file
 
-from eval.cli import main
-from eval.data.images import FileImages
+from clipeval.cli import main
+from clipeval.data.images import FileImages
 from tests.eval.test_data import write_tar
 from tests.eval.tiny_model import write_tiny_model
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.errors import ClipevalError
-from eval.models import ModelHandle, hub, resolve
-from eval.models.handle import file_digest
-from eval.preprocess import Preprocess
-from results import stamp
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import ModelHandle, hub, resolve
+from clipeval.models.handle import file_digest
+from clipeval.preprocess import Preprocess
+from clipeval.results import stamp
 from tests.eval.tiny_model import config_of, write_tiny_model
 
 
@@ -127,7 +127,7 @@ def test_every_architecture_resolves(name: str) -> None:
         ({"name": "hf-hub:org/model"}, "cannot be downloaded"),
         ({"name": "local-dir:x", "pretrained": "openai"}, "leave model.pretrained"),
         ({"name": "ViT-B-32", "pretrained": "openai", "config_dir": "/nowhere"}, "config_dir"),
-        ({"_target_": "eval.models.hf.HuggingFace"}, "model.path is missing"),
+        ({"_target_": "clipeval.models.hf.HuggingFace"}, "model.path is missing"),
     ],
 )
 def test_wrong_configs_are_told_what_is_right(cfg: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from eval.models import resolve
-from eval.models.prefixes import SharedPrefixes, nodes
+from clipeval.models import resolve
+from clipeval.models.prefixes import SharedPrefixes, nodes
 from tests.eval.tiny_model import write_tiny_model
 
 PROMPTS = [f"{template} {name}{end}" for template in ("a photo of a", "a blurry photo of the", "art of the", "")
@@ -59,7 +59,7 @@ def test_a_tower_that_is_not_causal_is_found_out_by_measuring(tmp_path: Path) ->
     model = open_clip.create_model(name).eval()
     assert SharedPrefixes.of(model) is not None
     model.attn_mask.zero_()
-    from eval.models import from_memory
+    from clipeval.models import from_memory
 
     handle = from_memory(model, open_clip.get_tokenizer(name), lambda image: image, name="without-mask")
     with handle.load() as encoder:

@@ -17,9 +17,9 @@ import torchvision.transforms as tv
 from open_clip.transform import PreprocessCfg, image_transform, image_transform_v2
 from PIL import Image
 
-from eval import preprocess as module
-from eval.jpeg import read_plain
-from eval.preprocess import Opaque, Preprocess, from_open_clip, read_transform
+from clipeval import preprocess as module
+from clipeval.jpeg import read_plain
+from clipeval.preprocess import Opaque, Preprocess, from_open_clip, read_transform
 
 torch.set_num_threads(1)
 SHAPES = [(500, 375), (375, 500), (33, 57), (1, 9), (17, 16), (64, 64), (255, 1000), (300, 40)]

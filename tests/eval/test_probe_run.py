@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from eval.cli import main
-from eval.data.images import FileImages
+from clipeval.cli import main
+from clipeval.data.images import FileImages
 from tests.eval.test_data import write_tar
 from tests.eval.tiny_model import write_tiny_model
 

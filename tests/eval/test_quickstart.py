@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from eval.cli import main
+from clipeval.cli import main
 
 BUNDLED = Path(__file__).parents[2] / "eval" / "bundled"
 SETS = {

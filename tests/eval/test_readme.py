@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.cli import main
+from clipeval.cli import main
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "eval" / "bundled"

@@ -21,14 +21,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from configs.errors import ClipevalError
-from eval.cli import main
-from eval.heads import _read as read_head
-from eval.models import resolve
-from eval.replay import StoredRun, pictures
-from eval.trust import NOBODY, Trust, check_tasks, trust
-from results.canonical import digest, pretty
-from results.folder import RunFolder
+from clipeval.cli import main
+from clipeval.configs.errors import ClipevalError
+from clipeval.heads import _read as read_head
+from clipeval.models import resolve
+from clipeval.replay import StoredRun, pictures
+from clipeval.results.canonical import digest, pretty
+from clipeval.results.folder import RunFolder
+from clipeval.trust import NOBODY, Trust, check_tasks, trust
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import write_tiny_model
 
@@ -78,7 +78,7 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             """
             from dataclasses import dataclass
             from subprocess import Popen
-            from tasks import Classification
+            from clipeval.tasks import Classification
 
             @dataclass(frozen=True)
             class Own(Classification):
@@ -159,24 +159,34 @@ def attacks(scratch: Path) -> dict[str, dict[str, Any]]:
         "eval": {"_target_": "builtins.eval", "_args_": [code]},
         "a process": {"_target_": "subprocess.Popen", "args": ["touch", str(place)]},
         "a method": {"_target_": "pathlib.Path.touch", "_args_": [str(place)]},
-        "builtins, by way of the package": {"_target_": "tasks.base.__builtins__.exec", "_args_": [code]},
-        "open, by way of the package": {"_target_": "tasks.base.__builtins__.open", "_args_": [str(place), "w"]},
-        "numpy, by way of the package": {"_target_": "tasks.base.np.load", "file": pickled, "allow_pickle": True},
-        "pandas, by way of the package": {"_target_": "tasks.base.pd.read_pickle", "filepath_or_buffer": pickled},
+        "builtins, by way of the package": {"_target_": "clipeval.tasks.base.__builtins__.exec", "_args_": [code]},
+        "open, by way of the package": {
+            "_target_": "clipeval.tasks.base.__builtins__.open",
+            "_args_": [str(place), "w"],
+        },
+        "numpy, by way of the package": {
+            "_target_": "clipeval.tasks.base.np.load",
+            "file": pickled,
+            "allow_pickle": True,
+        },
+        "pandas, by way of the package": {
+            "_target_": "clipeval.tasks.base.pd.read_pickle",
+            "filepath_or_buffer": pickled,
+        },
         "a function of the package": {
-            "_target_": "results.canonical.write_atomically",
+            "_target_": "clipeval.results.canonical.write_atomically",
             "path": str(place),
             "content": "x",
         },
-        "a function that imports": {"_target_": "eval.models.user._find", "target": "theirs_evil.Own"},
+        "a function that imports": {"_target_": "clipeval.models.user._find", "target": "theirs_evil.Own"},
         "a class of the package that imports": {
-            "_target_": "eval.models.user.UserModel",
+            "_target_": "clipeval.models.user.UserModel",
             "target": "theirs_evil.Own",
             "arguments": {},
         },
         "a class of the package that is no task": {"_target_": "tasks.Samples", "keys": []},
-        "a function of a task's module": {"_target_": "tasks.inputs.parts"},
-        "the abstract class": {"_target_": "tasks.base.Task"},
+        "a function of a task's module": {"_target_": "clipeval.tasks.inputs.parts"},
+        "the abstract class": {"_target_": "clipeval.tasks.base.Task"},
         "a module of the tasks' name": {"_target_": "tasks.theirs_evil.Own"},
         "a module that is imported": {"_target_": "theirs_evil.Own"},
         "a module alone": {"_target_": "theirs_evil"},
@@ -241,12 +251,12 @@ MODELS = {
     "exec": lambda place: {"_target_": "builtins.exec", "name": "x"},
     "an import": lambda place: {"_target_": "theirs_evil.Own"},
     "a class of the package that imports": lambda place: {
-        "_target_": "eval.models.user.UserModel",
+        "_target_": "clipeval.models.user.UserModel",
         "target": "theirs_evil.Own",
         "arguments": {},
     },
     "a function of the package": lambda place: {
-        "_target_": "results.canonical.write_atomically",
+        "_target_": "clipeval.results.canonical.write_atomically",
         "path": str(place),
         "content": "x",
     },
@@ -343,7 +353,7 @@ def test_every_task_of_the_package_can_be_verified():
     """The shipped configs name nothing that a stored one may not name."""
     from omegaconf import OmegaConf
 
-    from configs.compose import compose
+    from clipeval.configs.compose import compose
 
     suites = (
         ["suite=datacomp"],
@@ -458,7 +468,7 @@ def test_nothing_is_written_through_a_link_out_of_a_run_folder(run, tmp_path, ca
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
     frame = pd.DataFrame({"key": ["a"]})
     record = json.loads((run / "records" / f"{DIGITS}.json").read_text())
-    from results.records import Record
+    from clipeval.results.records import Record
 
     with pytest.raises(ClipevalError, match="link out of the run folder"):
         RunFolder(run).write(Record.from_json(record), frame)
@@ -556,7 +566,7 @@ def test_a_record_of_another_shape_counts_as_damaged(field, command, run, honest
 
 
 def test_an_index_that_came_with_a_folder_is_only_as_good_as_its_records(run, capsys):
-    from results.record_index import _digest
+    from clipeval.results.record_index import _digest
 
     for known in (
         [],
@@ -642,7 +652,7 @@ def test_a_repetition_writes_where_the_user_lets_it(run, tmp_path):
 
 
 def test_a_repetition_fetches_nothing(run, tmp_path, monkeypatch, capsys):
-    from eval.models import hub
+    from clipeval.models import hub
 
     def fetch(*given: Any) -> Any:
         raise AssertionError("the network was asked")
@@ -720,7 +730,7 @@ def test_a_cached_array_that_is_a_pickle_is_not_opened(tmp_path, canary):
 
     import numpy as np
 
-    from eval.cache import _read
+    from clipeval.cache import _read
 
     np.save(tmp_path / "x.npy", np.array([Trap(canary)], dtype=object), allow_pickle=True)
     content = (tmp_path / "x.npy").read_bytes()
@@ -767,7 +777,7 @@ def test_code_in_a_transformers_folder_is_never_run(name, trusting, tmp_path, ca
     config |= {"trust_remote_code": True} if trusting else {}
     (folder / name).write_text(json.dumps(config))
     try:
-        load({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
     except ClipevalError as problem:
         assert str(folder) in str(problem)
     else:
@@ -781,7 +791,7 @@ def test_no_attention_kernel_is_fetched(key, tmp_path):
     config["text_config"][key] = "somebody/kernel:run"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ClipevalError, match=rf"config.json asks for code .*text_config.{key}=somebody/kernel:run"):
-        load({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
 
 
 def test_a_pickle_among_a_transformers_folders_weights_is_not_run(tmp_path, canary):
@@ -789,7 +799,7 @@ def test_a_pickle_among_a_transformers_folders_weights_is_not_run(tmp_path, cana
     (folder / "model.safetensors").unlink()
     torch.save(Trap(canary), folder / "pytorch_model.bin")
     with pytest.raises(ClipevalError, match="cannot be loaded"):
-        load({"_target_": "eval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
 
 
 def with_tokenizer(folder: Path, **text: Any) -> str:
@@ -862,7 +872,7 @@ def laughs(levels: int = 30) -> str:
     ],
 )
 def test_yaml_bombs_in_a_sets_card(front, tmp_path):
-    from eval.data.huggingface import _declared
+    from clipeval.data.huggingface import _declared
 
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n")
     with pytest.raises(ClipevalError, match="uses YAML aliases"):
@@ -873,7 +883,7 @@ def test_yaml_bombs_in_a_sets_card(front, tmp_path):
     "front", ["[" * 5000, "a: " + "{b: " * 5000, "!!python/object/apply:os.system ['touch canary']"]
 )
 def test_other_yaml_of_a_sets_card_declares_nothing(front, tmp_path, canary):
-    from eval.data.huggingface import _declared
+    from clipeval.data.huggingface import _declared
 
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n")
     assert _declared(tmp_path, {}) == {}

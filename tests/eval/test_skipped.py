@@ -10,14 +10,14 @@ import open_clip
 import pandas as pd
 import pytest
 
-from eval.api import evaluate
-from eval.cli import main
-from eval.cluster.job import Job
-from eval.cluster.share import Unit
-from eval.replay import StoredRun
-from results.compare import compare
-from results.folder import RunFolder
-from results.tables import FORMATS
+from clipeval.api import evaluate
+from clipeval.cli import main
+from clipeval.cluster.job import Job
+from clipeval.cluster.share import Unit
+from clipeval.replay import StoredRun
+from clipeval.results.compare import compare
+from clipeval.results.folder import RunFolder
+from clipeval.results.tables import FORMATS
 from scripts.make_miniature import facts
 from tests.eval.test_run import TASKS, model, records, root, words
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.errors import ClipevalError
-from eval.decoders import ImageJob
-from eval.preprocess import Preprocess
-from eval.stream import ImageStream, StreamOptions
+from clipeval.configs.errors import ClipevalError
+from clipeval.decoders import ImageJob
+from clipeval.preprocess import Preprocess
+from clipeval.stream import ImageStream, StreamOptions
 
 CPU = torch.device("cpu")
 

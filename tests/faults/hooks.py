@@ -13,7 +13,7 @@ import torch
 
 def little_memory() -> None:
     """A device that holds four images at most."""
-    from eval.models.encoder import Encoder
+    from clipeval.models.encoder import Encoder
 
     encode = Encoder.encode_images
 
@@ -27,7 +27,7 @@ def little_memory() -> None:
 
 def no_memory() -> None:
     """A device that holds not even one image."""
-    from eval.models.encoder import Encoder
+    from clipeval.models.encoder import Encoder
 
     def refuse(self: Encoder, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory (simulated)")

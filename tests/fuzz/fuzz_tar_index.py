@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import ClipevalError
-from eval.data.tar_index import index_tars
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.tar_index import index_tars
 
 
 def sound_tar(random_: random.Random) -> bytes:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.data.tar_index import index_tars
-from results.records import DamagedRecord, read_record
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.tar_index import index_tars
+from clipeval.results.records import DamagedRecord, read_record
 from tests.fuzz.fuzz_tar_index import campaign, mutate
 from tests.results.factory import run as write_run
 

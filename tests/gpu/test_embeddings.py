@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from eval.models import resolve
-from eval.preprocess import Preprocess
+from clipeval.models import resolve
+from clipeval.preprocess import Preprocess
 from tests.gpu.towers import ARCHITECTURES, write_tower
 
 TOLERANCE = 1e-5

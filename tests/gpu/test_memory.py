@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from eval.models import Encoder, resolve
+from clipeval.models import Encoder, resolve
 from tests.eval.tiny_model import write_tiny_model
 from tests.gpu.test_stream import BATCH, COUNT, through
 from tests.gpu.towers import SIZE, write_tower

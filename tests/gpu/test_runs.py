@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval.api import evaluate
-from eval.cli import main
+from clipeval.api import evaluate
+from clipeval.cli import main
 from tests.eval.tiny_model import write_tiny_model
 
 DIGITS, NAMES = "quickstart_digits", "quickstart_emoji_people_name"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.decoders import ImageJob
-from eval.models import resolve
-from eval.preprocess import Preprocess
-from eval.stream import ImageStream, StreamOptions, default_batch
+from clipeval.decoders import ImageJob
+from clipeval.models import resolve
+from clipeval.preprocess import Preprocess
+from clipeval.stream import ImageStream, StreamOptions, default_batch
 from tests.gpu.towers import SIZE, write_tower
 
 COUNT, BATCH = 500, 24

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.fingerprint import Fingerprint
-from results.folder import RunFolder
-from results.records import Record
+from clipeval.results.fingerprint import Fingerprint
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import Record
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "published_openclip_38.csv"
 
@@ -167,7 +167,7 @@ def published(path: Path, name: str, pretrained: str, tasks: Sequence[str] | Non
     """A run folder that holds a published model's own figures, over 38 tasks or some of them (by printed name)."""
     with open(PUBLISHED, newline="") as file:
         row = next(row for row in csv.DictReader(file) if (row["name"], row["pretrained"]) == (name, pretrained))
-    from results.published import COLUMNS
+    from clipeval.results.published import COLUMNS
 
     model = {"slug": f"{name}__{pretrained}", "name": name, "pretrained": pretrained}
     folder = RunFolder(path)

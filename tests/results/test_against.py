@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from configs.compose import CONFIG_DIR
-from configs.errors import ClipevalError
-from results import published, render_markdown, runs, sheet, words
-from results.against import against_published, judge
-from results.tables import report
+from clipeval.configs.compose import CONFIG_DIR
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import published, render_markdown, runs, sheet, words
+from clipeval.results.against import against_published, judge
+from clipeval.results.tables import report
 
 TABLE = Path(published.__file__).with_name("published_openclip_38.csv")
 EXCEPTIONS = {

@@ -13,14 +13,14 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from configs.errors import ClipevalError
-from results import compare as module
-from results import compare_block, paired
-from results.compare import compare
-from results.contact_sheet import _caption, contact_sheet, picture_keys, thumbnail
-from results.folder import RunFolder
-from tasks import Association, Classification, Retrieval
-from tasks.statistics import GroupMean, Mean, Proportion, paired_differences
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import compare as module
+from clipeval.results import compare_block, paired
+from clipeval.results.compare import compare
+from clipeval.results.contact_sheet import _caption, contact_sheet, picture_keys, thumbnail
+from clipeval.results.folder import RunFolder
+from clipeval.tasks import Association, Classification, Retrieval
+from clipeval.tasks.statistics import GroupMean, Mean, Proportion, paired_differences
 
 
 def statistics(record, frame):

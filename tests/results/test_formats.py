@@ -11,11 +11,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from configs.errors import ClipevalError
-from results import render_latex
-from results.figures import figures
-from results.folder import RunFolder
-from results.tables import report, write_report
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import render_latex
+from clipeval.results.figures import figures
+from clipeval.results.folder import RunFolder
+from clipeval.results.tables import report, write_report
 
 
 @pytest.fixture(scope="module")

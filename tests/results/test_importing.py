@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.cli import main
-from results import published
-from results.folder import RunFolder
-from results.importing import import_results
-from results.tables import report, write_report
+from clipeval.cli import main
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import published
+from clipeval.results.folder import RunFolder
+from clipeval.results.importing import import_results
+from clipeval.results.tables import report, write_report
 
 CLASSES = {"acc1": 0.6423, "acc5": 0.89, "mean_per_class_recall": 0.6423}
 PROBE = {

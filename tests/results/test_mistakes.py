@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from results import runs
-from results.page.mistakes import FALSE, FOUND, MISSED, mistakes
-from tasks import Association, Attributes, MultiLabel, Retrieval, Selection
-from tasks.base import Samples
+from clipeval.results import runs
+from clipeval.results.page.mistakes import FALSE, FOUND, MISSED, mistakes
+from clipeval.tasks import Association, Attributes, MultiLabel, Retrieval, Selection
+from clipeval.tasks.base import Samples
 
 KEYS = ["a", "b", "c", "d"]
 CORNERS = torch.eye(4)
@@ -65,7 +65,7 @@ def test_retrieval_shows_the_captions(shown):
 
 
 def test_association_frames_what_was_found_missed_and_taken_wrongly(shown, monkeypatch):
-    from results.page import mistakes as module
+    from clipeval.results.page import mistakes as module
 
     framed = []
     monkeypatch.setattr(module, "montage", lambda contents, size, frames: framed.append(frames))

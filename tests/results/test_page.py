@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results import runs
-from results.contact_sheet import thumbnail
-from results.page import charts
-from results.page.mistakes import data_uri, mistakes, worst_classes
-from results.tables import report
+from clipeval.results import runs
+from clipeval.results.contact_sheet import thumbnail
+from clipeval.results.page import charts
+from clipeval.results.page.mistakes import data_uri, mistakes, worst_classes
+from clipeval.results.tables import report
 from scripts.make_pictures import find_chromium, show, start_browser, wait
 
 NAMES = [f"digit <{i}>" for i in range(10)]

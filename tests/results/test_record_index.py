@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from results import record_index
-from results.folder import RunFolder
-from results.records import read_content
-from results.runs import load
-from results.tables import report
+from clipeval.results import record_index
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import read_content
+from clipeval.results.runs import load
+from clipeval.results.tables import report
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.errors import ClipevalError
-from results import canonical, parquet
-from results.folder import RunFolder
-from results.records import DamagedRecord, Record, read_record
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import canonical, parquet
+from clipeval.results.folder import RunFolder
+from clipeval.results.records import DamagedRecord, Record, read_record
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_canonical_json_has_one_spelling():
 
 
 def test_provenance_is_quick_and_serialisable():
-    from results.provenance import provenance
+    from clipeval.results.provenance import provenance
 
     provenance()
     start = time.perf_counter()

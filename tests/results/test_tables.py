@@ -12,10 +12,10 @@ import sys
 import pandas as pd
 import pytest
 
-from configs.errors import ClipevalError
-from results import runs, sheet
-from results.folder import RunFolder
-from results.tables import FORMATS, report, write_report
+from clipeval.configs.errors import ClipevalError
+from clipeval.results import runs, sheet
+from clipeval.results.folder import RunFolder
+from clipeval.results.tables import FORMATS, report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_every_line_of_the_csv_has_its_tasks_flags(three):
 
 @pytest.mark.parametrize("format", ["jsonl", "clip_benchmark"])
 def test_forms_without_a_place_for_flags_say_them_aloud(three, format, tmp_path, capsys):
-    from eval.cli import main
+    from clipeval.cli import main
 
     assert main(["report", str(three[0]), "--format", format, "--output", str(tmp_path / "out")]) == 0
     assert "ImageNet v2: 300 samples, 10,000 expected" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_the_same_runs_give_the_same_bytes_in_every_process(three):
     """Columns that come from a set would change their order with each process."""
     formats = [name for name in FORMATS if name not in ("clip_benchmark", "model-card")]
     code = (
-        "import sys, hashlib; from results.tables import report\n"
+        "import sys, hashlib; from clipeval.results.tables import report\n"
         "for name in sys.argv[1].split(): print(report(sys.argv[2:], name, width=90))\n"
         "assert 'torch' not in sys.modules, 'a report loads torch, which takes seconds'"
     )

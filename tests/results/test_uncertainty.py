@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from results.uncertainty import average_interval, chance_corrected, difference_interval, intervals
-from tasks.intervals import wilson
-from tasks.statistics import Count, Proportion
+from clipeval.results.uncertainty import average_interval, chance_corrected, difference_interval, intervals
+from clipeval.tasks.intervals import wilson
+from clipeval.tasks.statistics import Count, Proportion
 
 
 def test_the_average_of_symmetric_intervals_is_the_textbooks():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from tasks import Association, Samples
-from tasks.association import prompt
+from clipeval.tasks import Association, Samples
+from clipeval.tasks.association import prompt
 from tests.tasks.fakes import unit
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import Captioning, Samples
-from tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
-from tasks.text_rows import WIDTH, to_rows, to_texts
+from clipeval.tasks import Captioning, Samples
+from clipeval.tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
+from clipeval.tasks.text_rows import WIDTH, to_rows, to_texts
 
 
 def test_texts_come_back_from_their_rows():

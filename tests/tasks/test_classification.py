@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
-from tasks import Classification, GroupMetrics, Samples
-from tasks.classification import rank
+from clipeval.tasks import Classification, GroupMetrics, Samples
+from clipeval.tasks.classification import rank
 from tests.tasks.fakes import Loader, allow_numpy_2_4, model, unit
 
 TEMPLATES = ["a photo of a {c}.", "the {c}"]

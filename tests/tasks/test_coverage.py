@@ -6,9 +6,9 @@ Two thousand draws give 95% to within 0.5 points (one standard error).
 import numpy as np
 import pytest
 
-from tasks.macro import MacroF1
-from tasks.precision import AveragePrecision
-from tasks.statistics import ClusterMean, GroupMean, Mean, MeanOf, Proportion, WorstGroup
+from clipeval.tasks.macro import MacroF1
+from clipeval.tasks.precision import AveragePrecision
+from clipeval.tasks.statistics import ClusterMean, GroupMean, Mean, MeanOf, Proportion, WorstGroup
 
 DRAWS = 2000
 

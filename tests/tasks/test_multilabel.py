@@ -8,8 +8,8 @@ from clip_benchmark.metrics import zeroshot_classification as zsc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import MultiLabel, Samples
-from tasks.precision import AveragePrecision
+from clipeval.tasks import MultiLabel, Samples
+from clipeval.tasks.precision import AveragePrecision
 from tests.tasks.fakes import Loader, allow_numpy_2_4, model, unit
 
 

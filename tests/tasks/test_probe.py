@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader
 
-from tasks import LinearProbe, Samples
-from tasks.neighbours import mean_cosines, votes
-from tasks.seeds import SeedMean
-from tasks.solvers import adamw, bracket, few, lbfgs
-from tasks.statistics import Proportion
+from clipeval.tasks import LinearProbe, Samples
+from clipeval.tasks.neighbours import mean_cosines, votes
+from clipeval.tasks.seeds import SeedMean
+from clipeval.tasks.solvers import adamw, bracket, few, lbfgs
+from clipeval.tasks.statistics import Proportion
 
 DIM, CLASSES = 24, 7
 

@@ -12,7 +12,7 @@ from clip_benchmark.metrics import zeroshot_retrieval as zsr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import Retrieval, Samples
+from clipeval.tasks import Retrieval, Samples
 from tests.tasks.fakes import Loader, model, unit
 
 
@@ -141,7 +141,7 @@ def test_mscoco_fits():
         """
         import time, torch
         from pathlib import Path
-        from tasks import Retrieval, Samples
+        from clipeval.tasks import Retrieval, Samples
         torch.set_num_threads(2)
         captions = [["c"] * (6 if i < 10 else 5) for i in range(5000)]
         images, texts = torch.randn(5000, 512), torch.randn(25010, 512)

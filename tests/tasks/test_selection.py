@@ -6,7 +6,7 @@ import pytest
 import torch
 from clip_benchmark.metrics import image_caption_selection as ics
 
-from tasks import Samples, Selection
+from clipeval.tasks import Samples, Selection
 from tests.tasks.fakes import Loader, model, unit
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import (
+from clipeval.tasks import (
     Association,
     Attribute,
     Attributes,
@@ -22,8 +22,8 @@ from tasks import (
     Samples,
     Selection,
 )
-from tasks.classification import rank
-from tasks.ties import Ties, first_of_equal, flags, same_vectors
+from clipeval.tasks.classification import rank
+from clipeval.tasks.ties import Ties, first_of_equal, flags, same_vectors
 
 OWN = {"key": "own/task", "name": "Own", "metric": None}
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from eval.hub import remote
+from clipeval.hub import remote
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,13 @@ import pytest
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
-from configs.errors import ClipevalError
-from eval.data import DataConfig, open_split
-from eval.hub import DownloadError, convert_cached, download, read_lock, verify
-from eval.hub.cached import main
-from eval.hub.convert import convert, convert_rows, write_retrieval
-from eval.hub.lock import NAME
-from eval.hub.shards import ShardWriter
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import DataConfig, open_split
+from clipeval.hub import DownloadError, convert_cached, download, read_lock, verify
+from clipeval.hub.cached import main
+from clipeval.hub.convert import convert, convert_rows, write_retrieval
+from clipeval.hub.lock import NAME
+from clipeval.hub.shards import ShardWriter
 
 FLICKR = "nlphuji/flickr_1k_test_image_text_retrieval"
 WINO = "nlphuji/winogavil"

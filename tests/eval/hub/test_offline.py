@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.compose import compose
-from eval.cli import main
-from eval.data import DataConfig, open_split
-from eval.hub import download
+from clipeval.cli import main
+from clipeval.configs.compose import compose
+from clipeval.data import DataConfig, open_split
+from clipeval.hub import download
 
 RNG = np.random.default_rng(0)
 
@@ -81,7 +81,7 @@ def tiny_model(tmp_path) -> str:
 
 
 def test_data_and_model_are_used_without_a_socket(hub, tmp_path, tiny_model, monkeypatch):
-    from eval.models import resolve
+    from clipeval.models import resolve
 
     root = tmp_path / "data"
     words = ["suite=datacomp", "model=open_clip", f"model.name='{tiny_model}'", f"data.root={root}"]

@@ -13,14 +13,14 @@ import pytest
 from clip_benchmark.datasets.sugar_crepe import SugarCrepe
 from PIL import Image
 
-from configs.compose import compose
-from configs.errors import ClipevalError
-from eval.cli import main
-from eval.data import open_split
-from eval.hub import read_lock, verify
-from eval.hub.lock import NAME
-from eval.hub.selection import convert_sugar_crepe, convert_winoground
-from eval.plan import data_config
+from clipeval.cli import main
+from clipeval.configs.compose import compose
+from clipeval.configs.errors import ClipevalError
+from clipeval.data import open_split
+from clipeval.hub import read_lock, verify
+from clipeval.hub.lock import NAME
+from clipeval.hub.selection import convert_sugar_crepe, convert_winoground
+from clipeval.plan import data_config
 
 RNG = np.random.default_rng(0)
 PARTS = ["add_att", "swap_obj"]
