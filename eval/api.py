@@ -1,6 +1,6 @@
 """From Python: evaluate a model that is already in memory, in a notebook or in a training loop.
 
-from clipeval.api import evaluate
+from clipeval import evaluate
 
 table = evaluate(model, tokenizer, transform, suite="datacomp", data_root="/data/datacomp")
 print(table[["name", "metric", "value", "low", "high"]])

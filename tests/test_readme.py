@@ -352,7 +352,7 @@ def wilds(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_lines_of_python(wilds: Path, model: str) -> None:
-    lines = re.findall(r"^    ((?:from eval\.api|table = ).*)$", README, re.MULTILINE)
+    lines = re.findall(r"^    ((?:from clipeval import|table = ).*)$", README, re.MULTILINE)
     code = "\n".join(lines).replace("/data/datacomp", str(wilds)).replace('suite="datacomp"', 'suite="wilds"')
     net, _, transform = open_clip.create_model_and_transforms(model)
     space = {"model": net.train(), "tokenizer": open_clip.get_tokenizer(model), "transform": transform}

@@ -95,7 +95,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     # tasks
     ([*MNIST, "task._target_=tasks.Clasification"], ["Did you mean: Classification"]),
     ([*MNIST, "task._target_=nowhere.Task"], ["'nowhere' cannot be imported"]),
-    ([*MNIST, "task._target_=pathlib.Path"], ["a subclass of tasks.Task"]),
+    ([*MNIST, "task._target_=pathlib.Path"], ["a subclass of clipeval.tasks.Task"]),
     ([*MNIST, "task.chance=2"], ["from 0 to 1"]),
     ([*MNIST, "task.splits=test"], ["a list of text"]),
     ([*MNIST, "task.data.kind=tar"], ["Unknown tasks.mnist.data.kind 'tar'", "webdataset"]),

@@ -18,7 +18,7 @@ def test_a_probe_takes_the_place_of_a_classification() -> None:
     config = compose(["protocol=linear_probe", "task=cifar10", "probe.shots=16", "probe.seeds=[0,1]"])
     assert task_ids(config) == ["cifar10-lp-adamw-16"]
     node = config.tasks["cifar10-lp-adamw-16"]
-    assert (node._target_, node.metric, node.shots) == ("tasks.LinearProbe", "lp_acc1", 16)
+    assert (node._target_, node.metric, node.shots) == ("clipeval.tasks.LinearProbe", "lp_acc1", 16)
     assert (node.key, node.name) == ("cifar10/lp-adamw-16", "CIFAR-10, linear probe (adamw), 16-shot")
     assert list(node.splits) == ["train", "test"]
     assert list(node.seeds) == [0, 1]

@@ -70,7 +70,7 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "theirs_evil.py").write_text(
-        f"import pathlib\nfrom tasks import Classification\npathlib.Path({str(place)!r}).touch()\n"
+        f"import pathlib\nfrom clipeval.tasks import Classification\npathlib.Path({str(place)!r}).touch()\n"
         "class Own(Classification): pass\n"
     )
     (modules / "mine_good.py").write_text(
@@ -184,10 +184,10 @@ def attacks(scratch: Path) -> dict[str, dict[str, Any]]:
             "target": "theirs_evil.Own",
             "arguments": {},
         },
-        "a class of the package that is no task": {"_target_": "tasks.Samples", "keys": []},
+        "a class of the package that is no task": {"_target_": "clipeval.tasks.Samples", "keys": []},
         "a function of a task's module": {"_target_": "clipeval.tasks.inputs.parts"},
         "the abstract class": {"_target_": "clipeval.tasks.base.Task"},
-        "a module of the tasks' name": {"_target_": "tasks.theirs_evil.Own"},
+        "a module of the tasks' name": {"_target_": "clipeval.tasks.theirs_evil.Own"},
         "a module that is imported": {"_target_": "theirs_evil.Own"},
         "a module alone": {"_target_": "theirs_evil"},
         "a path": {"_target_": "../theirs_evil.Own"},
@@ -304,7 +304,9 @@ def test_a_trusted_module_lends_only_classes_that_it_defines(target, canary, tmp
 
 @pytest.mark.parametrize("target", ["mine_good.Part", "mine_good.function", "mine_good.Popen", "joblib.load"])
 def test_a_trusted_name_is_a_task_where_a_task_is_expected(target, canary):
-    with pytest.raises(ClipevalError, match=r"expected, a subclass of tasks\.base\.Task|has no class of that name"):
+    with pytest.raises(
+        ClipevalError, match=r"expected, a subclass of clipeval\.tasks\.base\.Task|has no class of that name"
+    ):
         check_tasks({"x": {"_target_": target}}, Path("run.json"), Trust((target,)))
 
 
@@ -346,7 +348,7 @@ def test_a_users_own_task_runs_without_a_word_and_verifies_with_one(tmp_path, ca
 
 @pytest.mark.parametrize("name", ["classification.Classification", "Classification", "probe.LinearProbe", "Attributes"])
 def test_the_packages_own_tasks_are_trusted(name):
-    check_tasks({"x": {"_target_": f"tasks.{name}", "key": "x"}}, Path("run.json"), NOBODY)
+    check_tasks({"x": {"_target_": f"clipeval.tasks.{name}", "key": "x"}}, Path("run.json"), NOBODY)
 
 
 def test_every_task_of_the_package_can_be_verified():
