@@ -27,8 +27,13 @@ _TASKS = {
     "Retrieval": "retrieval",
     "Selection": "selection",
 }
-_OTHERS = ("eval.captions.CocoScorer", "eval.models.hf.HuggingFace", "eval.models.openclip.OpenClip")
-_NAMES = frozenset({f"tasks.{c}" for c in _TASKS} | {f"tasks.{m}.{c}" for c, m in _TASKS.items()} | set(_OTHERS))
+_NAMES = {
+    **{f"tasks.{name}": f"clipeval.tasks.{name}" for name in _TASKS},
+    **{f"tasks.{module}.{name}": f"clipeval.tasks.{module}.{name}" for name, module in _TASKS.items()},
+    "eval.captions.CocoScorer": "clipeval.captioning.scorer.CocoScorer",
+    "eval.models.hf.HuggingFace": "clipeval.models.transformers.HuggingFace",
+    "eval.models.openclip.OpenClip": "clipeval.models.open_clip.OpenClip",
+}
 
 _KEYS = ("_target_", "of")
 """What names a class; `of` in a protocol's config."""
@@ -38,12 +43,9 @@ def current(target: str) -> str:
     """A class's name as it is now; a name that was never clipeval's stays.
 
     >>> current("tasks.Classification"), current("eval.models.hf.HuggingFace"), current("tasks.mine.Own")
-    ('clipeval.tasks.Classification', 'clipeval.models.hf.HuggingFace', 'tasks.mine.Own')
+    ('clipeval.tasks.Classification', 'clipeval.models.transformers.HuggingFace', 'tasks.mine.Own')
     """
-    if target not in _NAMES:
-        return target
-    package, _, rest = target.partition(".")
-    return f"{PACKAGES[package]}.{rest}"
+    return _NAMES.get(target, target)
 
 
 def renamed(content: Any) -> Any:

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 
 from clipeval.configs.compose import compose, override
+from clipeval.engine.evaluation import Session
 from clipeval.models import from_memory
 from clipeval.results.records import Record
-from clipeval.session import Session
 
 
 def evaluate(

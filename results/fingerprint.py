@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from clipeval.results.canonical import digest
+from clipeval.results.json_io import digest
 
 WORDS = {
     "weights": "the weights",

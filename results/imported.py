@@ -109,7 +109,7 @@ def _read(file: Path) -> Iterator[Result]:
 
 
 def _is_skipped(data: Any) -> bool:
-    """Whether a line says that clipeval skipped a task (`clipeval.results.folder.skipped_results`): it holds no result."""
+    """Whether a line says that clipeval skipped a task (`clipeval.results.run_folder.skipped_results`): it holds no result."""
     return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 

@@ -15,10 +15,10 @@ from clipeval.configs.compose import compose, group_options, option_file
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.folder import TASK_FIELDS, RunFolder, now
 from clipeval.results.imported import CLIP_BENCHMARK, Result, read_results
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.render_json import CLIP_BENCHMARK_TASKS
+from clipeval.results.run_folder import TASK_FIELDS, RunFolder, now
 
 MAIN = ("acc1", "mean_average_precision", "mean_recall@1", "lp_acc1", "CIDEr", "text_acc")
 """The main metric of a task that no config speaks of: the first of these that it has."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results.canonical import plain, pretty
-from clipeval.results.folder import eval_results, skipped_results
+from clipeval.results.json_io import plain, pretty
 from clipeval.results.records import Record
+from clipeval.results.run_folder import eval_results, skipped_results
 from clipeval.results.runs import Run, tasks
 
 CLIP_BENCHMARK_TASKS = {

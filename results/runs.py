@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results.folder import RunFolder
 from clipeval.results.record_index import read_slim
 from clipeval.results.records import DamagedRecord, Record, visible
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import chance_corrected
 
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from clipeval.configs.naming import short_keys
 from clipeval.results import runs, sheet, words
-from clipeval.results.folder import RunFolder
+from clipeval.results.run_folder import RunFolder
 
 MOST_TASKS = 6
 """Tasks that have a column each; of more, the averages are shown."""

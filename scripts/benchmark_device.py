@@ -19,17 +19,17 @@ import numpy as np
 import open_clip
 import torch
 
-from clipeval.cache import ImageStore
 from clipeval.data.split import DataConfig, open_split
-from clipeval.decoders import ImageJob
-from clipeval.memory import keep_freed_memory
+from clipeval.engine.decode import ImageJob
+from clipeval.engine.memory import keep_freed_memory
+from clipeval.engine.runner import take_in
+from clipeval.engine.store import ImageStore
+from clipeval.engine.stream import Embedded, ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
 from clipeval.models.precision import current
-from clipeval.preprocess import Preprocess
-from clipeval.runner import take_in
-from clipeval.stream import Embedded, ImageStream, StreamOptions, default_batch
-from clipeval.tasks.heads import head, prompts
+from clipeval.preprocess.transforms import Preprocess
 from clipeval.tasks.solvers import adamw, lbfgs
+from clipeval.tasks.zero_shot import head, prompts
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
-from clipeval.decoders import ImageJob, default_workers
-from clipeval.memory import keep_freed_memory
+from clipeval.engine.decode import ImageJob, default_workers
+from clipeval.engine.evaluation import Session
+from clipeval.engine.memory import keep_freed_memory
+from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
-from clipeval.session import Session
-from clipeval.stream import ImageStream, StreamOptions, default_batch
 from clipeval.tasks import Retrieval, Samples
-from clipeval.tasks.heads import head, prompts
+from clipeval.tasks.zero_shot import head, prompts
 from scripts import benchmark_data
 
 

@@ -323,7 +323,7 @@ def _command(words: list[str]) -> Ran:
     """
     with tempfile.TemporaryFile("w+") as output:
         started, peak = time.perf_counter(), 0
-        command = [sys.executable, "-m", "clipeval.cli", *words]
+        command = [sys.executable, "-m", "clipeval.cli.main", *words]
         child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
         while True:
             try:

@@ -108,7 +108,7 @@ def table(run: Path) -> str:
 
 def page(run: Path, folder: Path) -> None:
     """`page.png`, from the top to the first chart, and `mistakes.png`, one task opened."""
-    from clipeval.replay import pictures
+    from clipeval.engine.verify import pictures
     from clipeval.results.tables import write_report
 
     with tempfile.TemporaryDirectory() as scratch, start_browser() as browser:
@@ -143,7 +143,7 @@ def _capture(browser: Any, path: Path, top: float, bottom: float) -> None:
 
 def main() -> None:
     """Draws the run that is named, or the quickstart's."""
-    from clipeval.cli import main as clipeval
+    from clipeval.cli.main import main as clipeval
 
     parser = argparse.ArgumentParser(description="Draws the README's pictures into results/pictures/.")
     parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the quickstart is run")

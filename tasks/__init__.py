@@ -6,12 +6,12 @@ from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
 from clipeval.tasks.groups import GroupMetrics
-from clipeval.tasks.heads import Templates
 from clipeval.tasks.multilabel import MultiLabel
 from clipeval.tasks.probe import LinearProbe
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
 from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.zero_shot import Templates
 
 __all__ = [
     "Association",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs
+from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.statistics import Mean, Statistic
 from clipeval.tasks.ties import CLOSE
@@ -75,7 +75,7 @@ class Association(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        inputs.rows(images["test"], test.keys, self.key)
+        checks.rows(images["test"], test.keys, self.key)
         instances = self.instances(test)
         if len(texts) != len(instances):
             raise ValueError(f"{self.key}: {len(instances)} cues, but {len(texts)} text embeddings")
@@ -115,7 +115,7 @@ class Association(Task):
         return Answers(predictions, [predictions.assign(correct=c) for c in (worst, best)] if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, ["candidates", "associations", "correct"], self.key)
+        checks.needs(predictions, ["candidates", "associations", "correct"], self.key)
         correct = predictions["correct"].to_numpy()
         counts = predictions["candidates"].to_numpy()
         jaccard = correct / (2 * predictions["associations"].to_numpy() - correct)

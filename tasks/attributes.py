@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs, ties
+from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.classification import ROWS, class_logits, rank_logits
 from clipeval.tasks.groups import by_group
-from clipeval.tasks.heads import head, prompt_counts, prompts
 from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.zero_shot import head, prompt_counts, prompts
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Attributes(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "meanings", {str(k): tuple(v) for k, v in self.meanings.items()})
-        object.__setattr__(self, "attributes", inputs.parts(Attribute, self.attributes, f"{self.key}: attributes"))
-        object.__setattr__(self, "harms", inputs.parts(Harm, self.harms, f"{self.key}: harms"))
+        object.__setattr__(self, "attributes", checks.parts(Attribute, self.attributes, f"{self.key}: attributes"))
+        object.__setattr__(self, "harms", checks.parts(Harm, self.harms, f"{self.key}: harms"))
         if not self.parts:
             raise ValueError(f"{self.key}: declare at least one attribute (objective, label, by) or harm")
 
@@ -152,9 +152,9 @@ class Attributes(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = inputs.rows(images["test"], test.keys, self.key)
+        n = checks.rows(images["test"], test.keys, self.key)
         for name in self.columns:
-            inputs.column(test.metadata, name, n, self.key)
+            checks.column(test.metadata, name, n, self.key)
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         counts = {objective: prompt_counts(*lines) for objective, lines in self.heads(test).items()}
         if len(texts) != sum(map(sum, counts.values())):
@@ -168,7 +168,7 @@ class Attributes(Task):
             found[f"pred_{objective}"], found[f"score_{objective}"] = best["prediction"], best["score_1"]
             equal[objective] = (logits >= logits.amax(dim=1, keepdim=True) - 100 * ties.CLOSE).cpu().numpy()
             start += sum(each)
-        return self.otherwise(inputs.with_metadata(found, test.metadata, n, self.key), equal)
+        return self.otherwise(checks.with_metadata(found, test.metadata, n, self.key), equal)
 
     def otherwise(self, predictions: pd.DataFrame, equal: Mapping[str, np.ndarray]) -> Answers:
         """The answers, and what each part would count had its ties gone the one way or the other.
@@ -210,8 +210,8 @@ class Attributes(Task):
         return {**split(classnames, "class name", self.key), **self.meanings}
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
-        table = {name: inputs.column(predictions, name, len(predictions), self.key) for name in self.columns}
+        checks.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
+        table = {name: checks.column(predictions, name, len(predictions), self.key) for name in self.columns}
         found: dict[str, Statistic | None] = {}
         for part in self.parts:
             answer = predictions[f"pred_{part.objective}"].to_numpy()

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks.heads import Templates
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.ties import RULES, Ties, ranges
+from clipeval.tasks.zero_shot import Templates
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs, text_rows
+from clipeval.tasks import checks, text_rows
 from clipeval.tasks.base import Samples, Task
-from clipeval.tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
+from clipeval.tasks.caption_metrics import CorpusMean, CorpusScore, bleu, meteor
 from clipeval.tasks.statistics import Mean, Statistic
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
@@ -46,7 +46,7 @@ class Captioning(Task):
     scorer: Scorer | None = None
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
-        inputs.captions(samples["test"].captions, samples["test"].keys, self.key)
+        checks.captions(samples["test"].captions, samples["test"].keys, self.key)
         return []
 
     def rehearse(self, samples: Mapping[str, Samples]) -> list[str]:
@@ -58,13 +58,13 @@ class Captioning(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
         test = samples["test"]
-        inputs.rows(images["test"], test.keys, self.key)
+        checks.rows(images["test"], test.keys, self.key)
         captions = text_rows.to_texts(images["test"])
-        found = self._scorer()(captions, inputs.captions(test.captions, test.keys, self.key))
+        found = self._scorer()(captions, checks.captions(test.captions, test.keys, self.key))
         return pd.concat([pd.DataFrame({"key": list(test.keys), "caption": captions}), found], axis=1)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, [*COUNTS, "meteor", "rouge_l", "cider"], self.key)
+        checks.needs(predictions, [*COUNTS, "meteor", "rouge_l", "cider"], self.key)
         counts = predictions[list(COUNTS)].to_numpy(dtype=np.float64)
         found: dict[str, Statistic | None] = {
             name: CorpusScore(*bleu(counts, order)) for order, name in enumerate(BLEU, start=1)

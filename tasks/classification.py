@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs, ties
+from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.f1 import MacroF1
 from clipeval.tasks.groups import GroupMetrics
-from clipeval.tasks.heads import class_vectors, head_texts
-from clipeval.tasks.macro import MacroF1
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
+from clipeval.tasks.zero_shot import class_vectors, head_texts
 
 ROWS = 4096
 """Images scored at once; nothing of N x C is kept."""
@@ -39,7 +39,7 @@ class Classification(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "by", inputs.parts(GroupMetrics, self.by, f"{self.key}: by"))
+        object.__setattr__(self, "by", checks.parts(GroupMetrics, self.by, f"{self.key}: by"))
 
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
@@ -54,18 +54,18 @@ class Classification(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = inputs.rows(images["test"], test.keys, self.key)
-        label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
+        n = checks.rows(images["test"], test.keys, self.key)
+        label = checks.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
-            inputs.column(test.metadata, part.field, n, self.key)
+            checks.column(test.metadata, part.field, n, self.key)
         found, places = rank_labelled(images["test"], class_vectors(texts, test), label, self.ties)
         table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
-        predictions = inputs.with_metadata(table, test.metadata, n, self.key)
+        predictions = checks.with_metadata(table, test.metadata, n, self.key)
         tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in found])
         return Answers(predictions, ties.ranked_otherwise(predictions, places), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, ["label", "prediction", "pred_1"], self.key)
+        checks.needs(predictions, ["label", "prediction", "pred_1"], self.key)
         label = predictions["label"].to_numpy()
         prediction = predictions["prediction"].to_numpy()
         top1 = predictions["pred_1"].to_numpy() == label
@@ -81,7 +81,7 @@ class Classification(Task):
             found["recall-macro_all"] = recall
             found["F1-macro_all"] = MacroF1(label, prediction)
         for part in self.groups:
-            groups = inputs.column(predictions, part.field, len(predictions), self.key)
+            groups = checks.column(predictions, part.field, len(predictions), self.key)
             if part.top == 5 and top5 is None:
                 raise ValueError(
                     f"{self.key}: {part.prefix} by {part.field!r} is a top-5 metric; it needs five classes"

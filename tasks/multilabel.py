@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs, ties
+from clipeval.tasks import checks, ties
+from clipeval.tasks.average_precision import AveragePrecision
 from clipeval.tasks.base import Answers, Samples, Task
-from clipeval.tasks.heads import class_vectors, head_texts
-from clipeval.tasks.precision import AveragePrecision
 from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.zero_shot import class_vectors, head_texts
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MultiLabel(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = inputs.rows(images["test"], test.keys, self.key)
+        n = checks.rows(images["test"], test.keys, self.key)
         classes = len(test.classnames)
         labels = np.asarray(test.labels if test.labels is not None else [])
         if labels.shape != (n, classes) or not np.isin(labels, (0, 1)).all():
@@ -54,7 +54,7 @@ class MultiLabel(Task):
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
         found |= {f"logit_{c}": logits[:, c] for c in range(classes)}
-        predictions = inputs.with_metadata(found, test.metadata, n, self.key)
+        predictions = checks.with_metadata(found, test.metadata, n, self.key)
         levels, tied = level(logits, labels.astype(bool), 100 * ties.CLOSE)
         otherwise = []
         for sign in (-1, 1) if tied.any() else ():
@@ -65,7 +65,7 @@ class MultiLabel(Task):
         return Answers(predictions, otherwise, int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, ["label_0", "logit_0"], self.key)
+        checks.needs(predictions, ["label_0", "logit_0"], self.key)
         classes = sum(f"label_{c}" in predictions.columns for c in range(predictions.shape[1]))
         scores = predictions[[f"logit_{c}" for c in range(classes)]].to_numpy(dtype=np.float32)
         labels = predictions[[f"label_{c}" for c in range(classes)]].to_numpy()

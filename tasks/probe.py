@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs, ties
+from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.classification import ROWS, rank_logits, within
 from clipeval.tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
@@ -82,7 +82,7 @@ class LinearProbe(Task):
     def texts(self, samples: Mapping[str, Samples]) -> list[str]:
         for split in self.roles:
             table = samples[split]
-            inputs.labels(table.labels, len(table.keys), len(table.classnames), table.keys, f"{self.key}, {split}")
+            checks.labels(table.labels, len(table.keys), len(table.classnames), table.keys, f"{self.key}, {split}")
         try:
             self.draws(samples)
         except ValueError as problem:
@@ -116,8 +116,8 @@ class LinearProbe(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = inputs.rows(images["test"], test.keys, self.key)
-        label = inputs.labels(test.labels, n, len(test.classnames), test.keys, self.key)
+        n = checks.rows(images["test"], test.keys, self.key)
+        label = checks.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         x = {split: rows.float() for split, rows in images.items()}
         y = {split: torch.from_numpy(np.asarray(samples[split].labels)).to(x[split].device) for split in self.roles}
         classes = int(max(labels.max() for split, labels in y.items() if split != "test")) + 1
@@ -148,7 +148,7 @@ class LinearProbe(Task):
                 }
                 if self.solver == "adamw":
                     table["epochs"] = np.full(n, self.epochs)
-                found.append(inputs.with_metadata(table, test.metadata, n, self.key))
+                found.append(checks.with_metadata(table, test.metadata, n, self.key))
         predictions, *otherwise = (pd.concat(found, ignore_index=True) for found in tables)
         return Answers(predictions, otherwise if hanging.any() else (), int(hanging.sum()))
 
@@ -231,7 +231,7 @@ class LinearProbe(Task):
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         settings = [name for name in ("weight_decay", "C", "epochs", "fewshot_k") if name in predictions.columns]
-        inputs.needs(predictions, ["seed", "label", "prediction", "pred_1", "fewshot_k"], self.key)
+        checks.needs(predictions, ["seed", "label", "prediction", "pred_1", "fewshot_k"], self.key)
         seeds = [part for _, part in predictions.groupby("seed", sort=False)]
         labels = [part["label"].to_numpy() for part in seeds]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs
+from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.statistics import ClusterMean, Linear, MeanOf, Proportion, Statistic
 from clipeval.tasks.ties import CLOSE
@@ -48,7 +48,7 @@ class Retrieval(Task):
 
     def captions(self, test: Samples) -> Sequence[Sequence[str]]:
         """The captions, of which each image has at least one."""
-        return inputs.captions(test.captions, test.keys, self.key)
+        return checks.captions(test.captions, test.keys, self.key)
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -59,7 +59,7 @@ class Retrieval(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = inputs.rows(images["test"], test.keys, self.key)
+        n = checks.rows(images["test"], test.keys, self.key)
         captions = self.captions(test)
         counts = [len(several) for several in captions]
         if len(texts) != sum(counts):
@@ -89,7 +89,7 @@ class Retrieval(Task):
         return Answers(predictions, otherwise if tied.any() else (), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, ["direction", "key", "rank"], self.key)
+        checks.needs(predictions, ["direction", "key", "rank"], self.key)
         captions = predictions[predictions["direction"] == "image"]
         images = predictions[predictions["direction"] == "text"]
         clusters = pd.Index(images["key"]).get_indexer(pd.Index(captions["key"]))

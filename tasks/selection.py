@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipeval.tasks import inputs
+from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.statistics import Proportion, Statistic
 from clipeval.tasks.ties import CLOSE
@@ -66,7 +66,7 @@ class Selection(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        inputs.rows(images["test"], test.keys, self.key)
+        checks.rows(images["test"], test.keys, self.key)
         instances = self.instances(test)
         shapes = np.array([(len(one["images"]), len(one["captions"])) for one in instances])
         starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
@@ -112,7 +112,7 @@ class Selection(Task):
         return Answers(predictions, tables if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        inputs.needs(predictions, ["text_correct", "image_correct"], self.key)
+        checks.needs(predictions, ["text_correct", "image_correct"], self.key)
         text = predictions["text_correct"].to_numpy(dtype=bool)
         image = predictions["image_correct"].to_numpy(dtype=bool)
         return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from scripts.make_miniature import write_miniature
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,7 +47,7 @@ def forty(place: Path) -> dict[str, Any]:
     from rich.console import Console
 
     from clipeval.configs.compose import compose
-    from clipeval.session import Session
+    from clipeval.engine.evaluation import Session
 
     write_miniature(place / "data", samples=8)
     config = compose(["suite=datacomp", f"data.root={place / 'data'}", f"cache.root={place / 'cache'}"])

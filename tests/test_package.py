@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ HOSTILE = {
 USE = """
 import clipeval.results.tables, clipeval.configs.compose, clipeval.tasks.base
 from clipeval import evaluate
-from clipeval.cli import main
+from clipeval.cli.main import main
 raise SystemExit(main(["run", "task=quickstart_digits", "out=run", "cache.root=cache"]))
 """
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipeval.cli import _parser, main
+from clipeval.cli.main import _parser, main
 from clipeval.configs.compose import compose, group_options
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
@@ -328,7 +328,7 @@ def test_a_class_of_ones_own(tmp_path: Path, folder: str, pictures: list) -> Non
     words = words_of("model=custom")
     out = [f"out={tmp_path / 'run'}", f"cache.root={tmp_path / 'cache'}", "runtime.workers=0"]
     repository = str(Path(__file__).parents[1])
-    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {repository!r}]; from clipeval.cli import main; sys.exit(main())"
+    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {repository!r}]; from clipeval.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", script, *shlex.split(folder)[1:], *words.split(), *out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ class Job:
         return DelayedSubmission(self)
 
     def _run(self, run: int, units: Sequence[Unit], console: Console) -> list[str]:
-        from clipeval.session import Session
+        from clipeval.engine.evaluation import Session
 
         words = self.runs[run]
         console.print(f"{' '.join(words)}: {', '.join(map(str, units))}", markup=False, highlight=False)

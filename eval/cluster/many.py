@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from clipeval import runner
-from clipeval.cache import ImageStore, TextStore, key_of
 from clipeval.cluster.markers import working
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine import runner
+from clipeval.engine.evaluation import Session
+from clipeval.engine.plan import Cell, ImageNeed, Plan, compare
+from clipeval.engine.progress import Progress
+from clipeval.engine.runner import Desk, Outcome, RunOptions
+from clipeval.engine.store import ImageStore, TextStore, key_of
 from clipeval.models import Encoder
 from clipeval.models.checkpoint_file import files_of
-from clipeval.plan import Cell, ImageNeed, Plan, compare
-from clipeval.progress import Progress
-from clipeval.runner import Desk, Outcome, RunOptions
-from clipeval.session import Session
 
 PATTERN = re.compile(r"^model\.pretrained=(['\"]?)glob\((.*)\)\1$")
 MOST = 32

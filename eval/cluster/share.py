@@ -2,7 +2,7 @@
 
 All cells are laid on one line, model by model, as long as they cost, and the line is cut into pieces of one length. So the
 shares are equal, few of them load more than one model, and a task that is longer than a share is cut by ranges of
-samples. Cuts fall on the chunks of the embedding store (`clipeval.cache`), which is all that such parts share: each process
+samples. Cuts fall on the chunks of the embedding store (`clipeval.engine.store`), which is all that such parts share: each process
 writes its chunks, and the one that finds the store whole scores the task.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from clipeval.cache import CHUNK
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.store import CHUNK
 
 SNAP = 0.05
 """A cut moves to a task's border that is nearer than this part of a share: a whole task needs no one else to finish it."""

@@ -16,8 +16,8 @@ from clipeval.cluster import slurm
 from clipeval.cluster.markers import Marker, markers
 from clipeval.cluster.submit import job_notes
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
-from clipeval.results.folder import RunFolder
 from clipeval.results.records import DamagedRecord
+from clipeval.results.run_folder import RunFolder
 
 STYLES = {
     "done": "green",

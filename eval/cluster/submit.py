@@ -15,7 +15,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from clipeval.cache import CHUNK, ImageStore
 from clipeval.cluster import slurm
 from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
@@ -23,10 +22,11 @@ from clipeval.cluster.job import Job
 from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
-from clipeval.plan import Cell
+from clipeval.engine.evaluation import Session
+from clipeval.engine.plan import Cell
+from clipeval.engine.store import CHUNK, ImageStore
 from clipeval.results import safe_json
-from clipeval.results.canonical import write_atomically
-from clipeval.session import Session
+from clipeval.results.json_io import write_atomically
 
 JOBS = "jobs"
 """The folder of a run folder that says which job was given what."""

@@ -33,7 +33,7 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     Returns:
         The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
-    from clipeval.session import Session
+    from clipeval.engine.evaluation import Session
 
     hydra_config = HydraConfig.get()
     about = hydra_config.runtime

@@ -22,7 +22,7 @@ from rich.table import Table
 from clipeval.cluster.many import natural, run_many
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.checkpoint_file import SUFFIXES
-from clipeval.results.canonical import write_atomically
+from clipeval.results.json_io import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
 

@@ -24,7 +24,7 @@ from clipeval.data.labels import classes_of
 from clipeval.data.split import DataConfig
 from clipeval.data.splits import choose_files, same_split
 from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
-from clipeval.hub.lock import check_lock
+from clipeval.download.lock import check_lock
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
 

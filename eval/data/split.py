@@ -14,7 +14,7 @@ from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
 from clipeval.data.images import Images, digest_of
 from clipeval.data.text_table import decode, parse_lines
-from clipeval.preprocess import Convert
+from clipeval.preprocess.transforms import Convert
 from clipeval.tasks.base import Samples
 
 
@@ -84,7 +84,7 @@ class DataConfig:
         if self.path:
             return Path(self.path).expanduser()
         if self.kind == "huggingface" and self.hub and not self.folder:
-            from clipeval.hub.lock import NAME
+            from clipeval.download.lock import NAME
 
             fetched = self.hub_folder(root)
             if (
@@ -209,13 +209,13 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import captions, folder, huggingface, table, webdataset
+    from clipeval.data import caption_files, huggingface, image_folder, table, webdataset
 
     return {
         "webdataset": webdataset.read,
-        "folder": folder.read,
+        "folder": image_folder.read,
         "table": table.read,
-        "captions": captions.read,
+        "captions": caption_files.read,
         "huggingface": huggingface.read,
     }
 

@@ -28,7 +28,7 @@ from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, is_deep
 from clipeval.data.tar_members import Member, read_members
 from clipeval.results import safe_json
-from clipeval.results.canonical import write_atomically
+from clipeval.results.json_io import write_atomically
 
 VERSION = 4
 IMAGE_EXTENSIONS = (

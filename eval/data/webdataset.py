@@ -20,7 +20,7 @@ from clipeval.data.shards import plain_tar, shard_paths
 from clipeval.data.split import DataConfig, read_instances, read_text
 from clipeval.data.tar_index import TarIndex, index_tars
 from clipeval.data.text_table import lines_of, read_table
-from clipeval.hub.lock import check_lock, expected_digests
+from clipeval.download.lock import check_lock, expected_digests
 from clipeval.tasks.base import Samples
 
 CLASSNAMES = "classnames.txt"

@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
+from clipeval.models.custom import from_memory
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle
 from clipeval.models.precision import PRECISIONS, image_precision, pick_device, text_precision
 from clipeval.models.resolve import resolve
-from clipeval.models.user import from_memory
 
 __all__ = [
     "PRECISIONS",

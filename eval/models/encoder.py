@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from clipeval.captioning.generate import write_captions
 from clipeval.configs.errors import ClipevalError
-from clipeval.memory import keep_freed_memory
+from clipeval.engine.memory import keep_freed_memory
 from clipeval.models.bpe import quicken
-from clipeval.models.captions import write_captions
 from clipeval.models.precision import (
     check_precision,
     current,
@@ -27,7 +27,7 @@ from clipeval.models.precision import (
     text_precision,
 )
 from clipeval.models.texts import TextEncoder, Tokenizer
-from clipeval.preprocess import Transform
+from clipeval.preprocess.transforms import Transform
 from clipeval.tasks.text_rows import to_rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

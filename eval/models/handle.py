@@ -18,7 +18,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.models.cuts import Cuts
 from clipeval.models.encoder import Encoder
 from clipeval.models.texts import Tokenizer
-from clipeval.preprocess import Transform
+from clipeval.preprocess.transforms import Transform
 from clipeval.results.stamp import settled, stamp
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.handle import digest_of, file_digest
+from clipeval.models.own_code import OwnCode, named_file, own_code
 from clipeval.models.state import Walk, modules_of
-from clipeval.own_code import OwnCode, named_file, own_code
 
 MOST_FILES = 10_000
 """Files of a folder that an argument names."""

@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import current
+from clipeval.models.custom import UserModel
 from clipeval.models.handle import ModelHandle
-from clipeval.models.hf import HuggingFace
-from clipeval.models.openclip import OpenClip
-from clipeval.models.user import UserModel
+from clipeval.models.open_clip import OpenClip
+from clipeval.models.transformers import HuggingFace
 
-_OPEN_CLIP = "clipeval.models.openclip.OpenClip"
-_HUGGING_FACE = "clipeval.models.hf.HuggingFace"
+_OPEN_CLIP = "clipeval.models.open_clip.OpenClip"
+_HUGGING_FACE = "clipeval.models.transformers.HuggingFace"
 _OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
 
 

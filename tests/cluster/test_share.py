@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipeval.cache import CHUNK
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.markers import markers, working
 from clipeval.cluster.share import Load, Part, parse_share, share_out
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.store import CHUNK
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(

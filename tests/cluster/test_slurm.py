@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from tests.cluster.conftest import LARGE, LARGE_COUNT, SMALL, words
 from tests.cluster.slurm_node import one_node, why_not
 
@@ -55,7 +55,7 @@ def call(environment: dict[str, str], folder: Path, *command: str) -> subprocess
 
 
 def clipeval(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return call(environment, folder, sys.executable, "-m", "clipeval.cli", *words)
+    return call(environment, folder, sys.executable, "-m", "clipeval.cli.main", *words)
 
 
 def queue(environment: dict[str, str]) -> list[list[str]]:
@@ -138,7 +138,7 @@ def test_array_sbatch(
 ) -> None:
     run = tmp_path / "run"
     script = tmp_path / "clipeval"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m clipeval.cli "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m clipeval.cli.main "$@"\n')
     script.chmod(0o755)
     more = (f"model.name={models[0]}", f"out={run}", f"cache.root={tmp_path / 'cache'}")
     # The configs' own sample counts would leave the large task to one index: here they say what there is.

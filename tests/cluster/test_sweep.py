@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.cluster.combinations import compose_all
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import folder_name, short_keys, suffix, value_name

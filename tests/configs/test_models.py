@@ -74,7 +74,7 @@ def test_a_model_in_full() -> None:
 
 def test_models_beyond_open_clip() -> None:
     folder = compose(["suite=none", "model=hf_transformers", "model.path=/models/clip-v1.5"]).model
-    assert folder._target_ == "clipeval.models.hf.HuggingFace"
+    assert folder._target_ == "clipeval.models.transformers.HuggingFace"
     assert folder.name == "clip-v1.5"
     assert folder.slug.startswith("clip-v1.5-")
     words = ["model=custom", "model._target_=package.Model", "+model.width=3"]

@@ -10,7 +10,7 @@ import pytest
 
 from clipeval.configs.compose import compose, describe, group_options
 from clipeval.configs.errors import ClipevalError
-from clipeval.prompts import prompt_set
+from clipeval.data.prompts import prompt_set
 from clipeval.tasks import Samples
 
 

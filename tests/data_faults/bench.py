@@ -14,8 +14,8 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.evaluation import Session
 from clipeval.models import from_memory
-from clipeval.session import Session
 from tests.data_faults.case import Case, Refused, Scored, check
 from tests.data_faults.colours import ColourModel
 

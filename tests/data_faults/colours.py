@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipeval.preprocess import from_open_clip
+from clipeval.preprocess.transforms import from_open_clip
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),

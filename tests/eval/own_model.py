@@ -77,7 +77,7 @@ class Bench:
 
     def score(self, *more: str, out: str = "run") -> float:
         """acc1 of a run; it must succeed."""
-        from clipeval.cli import main
+        from clipeval.cli.main import main
 
         assert main(["run", *self.words(*more, out=out)]) == 0
         value: float = self.record(out)["metrics"]["acc1"]

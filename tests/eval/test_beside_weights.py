@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
 from tests.data_faults.colours import write_picture
@@ -91,7 +91,7 @@ def test_every_tokenizer_file_counts(name: str, tmp_path: Path) -> None:
     folder, _ = hugging_face(tmp_path)
 
     def digest() -> str:
-        target = {"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}
+        target = {"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}
         return resolve(target, tmp_path / "cache").tokenizer_digest
 
     before = digest()
@@ -106,7 +106,7 @@ def test_an_adapter_beside_a_transformers_checkpoint_is_refused(tmp_path: Path) 
     folder, _ = hugging_face(tmp_path)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ClipevalError, match=r"holds an adapter .* which is not applied"):
-        resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+        resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path / "cache")
 
 
 def test_an_open_clip_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

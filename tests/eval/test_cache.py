@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.cache import CHUNK, ImageStore, TextStore, list_entries, prune
+from clipeval.engine.store import CHUNK, ImageStore, TextStore, list_entries, prune
 
 PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.cache import ImageStore, TextStore
-from clipeval.cache_command import human_size, parse_size
-from clipeval.cli import main
+from clipeval.cli.cache import human_size, parse_size
+from clipeval.cli.main import main
+from clipeval.engine.store import ImageStore, TextStore
 
 IMAGES = {"image": "abc", "precision": "fp32"}
 

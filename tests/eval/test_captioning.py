@@ -16,15 +16,15 @@ import torch
 from open_clip import coca_model
 from PIL import Image
 
-from clipeval import captions as scoring
-from clipeval.captions import CocoScorer
-from clipeval.cli import main
+from clipeval.captioning import generate as writing
+from clipeval.captioning import scorer as scoring
+from clipeval.captioning.generate import BEAMS, search
+from clipeval.captioning.scorer import CocoScorer
+from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.models import captions as writing
-from clipeval.models.captions import BEAMS, search
-from clipeval.plan import make_task
-from clipeval.results.folder import RunFolder
+from clipeval.engine.plan import make_task
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import report, write_report
 from clipeval.tasks import Captioning
 from tests.eval.tiny_model import write_tiny_model

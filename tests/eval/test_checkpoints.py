@@ -453,7 +453,9 @@ def test_a_transformers_folder_is_held_to_the_same(kind: str, tmp_path: Path) ->
     state = load_file(file)
 
     def embedding() -> torch.Tensor:
-        handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+        handle = resolve(
+            {"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path / "cache"
+        )
         with handle.load() as encoder:
             return encoder.encode_texts(["a photo of two dogs"])
 

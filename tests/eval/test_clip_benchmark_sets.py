@@ -25,7 +25,7 @@ from clip_benchmark.metrics import zeroshot_retrieval as zsr
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from tests.eval.tiny_model import write_tiny_model
 from tests.tasks.fakes import allow_numpy_2_4
 

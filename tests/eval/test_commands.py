@@ -16,10 +16,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipeval import classify
-from clipeval.cli import main
+from clipeval.cli.main import classify, main
 from clipeval.configs.errors import ClipevalError
-from clipeval.replay import pictures
+from clipeval.engine.verify import pictures
 
 TASKS = [
     "quickstart_digits",
@@ -113,7 +112,7 @@ def test_a_reader_that_has_gone_is_no_error(two):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "clipeval.cli", "report", str(two[0]), "--format", "csv"],
+        [sys.executable, "-m", "clipeval.cli.main", "report", str(two[0]), "--format", "csv"],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
@@ -135,7 +134,7 @@ def test_a_signal_is_a_stop_whatever_error_torch_makes_of_it(number, monkeypatch
         except KeyboardInterrupt:
             raise ClipevalError("x.safetensors is no checkpoint that can be read") from None
 
-    monkeypatch.setattr("clipeval.cli._run", read)
+    monkeypatch.setattr("clipeval.cli.main._run", read)
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     try:
         assert main(["run"]) == 130

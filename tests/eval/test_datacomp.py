@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from scripts.make_miniature import write_miniature
 from tests.eval.tiny_model import write_tiny_model
 

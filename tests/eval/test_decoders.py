@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.decoders import CHUNK, Decoders, ImageJob, default_workers, shares_cores
-from clipeval.preprocess import Opaque, Preprocess, Transform
+from clipeval.engine.decode import CHUNK, Decoders, ImageJob, default_workers, shares_cores
+from clipeval.preprocess.transforms import Opaque, Preprocess, Transform
 from tests.eval.test_stream import Squares
 
 CPU = torch.device("cpu")
@@ -97,8 +97,8 @@ def test_an_encoder_with_cores_to_spare_leaves_them_to_decoders(
 ORPHANS = """
 import os, signal, sys, numpy as np, torch
 torch.get_num_threads = lambda: 10**6
-from clipeval.decoders import Decoders, ImageJob
-from clipeval.preprocess import Preprocess
+from clipeval.engine.decode import Decoders, ImageJob
+from clipeval.preprocess.transforms import Preprocess
 from tests.eval.test_stream import Squares
 decoders = Decoders([ImageJob("a", Squares(0, 250), np.arange(250), "rgb_first", False)], Preprocess((8, 8)), False, 2,
                     torch.device("cpu"))

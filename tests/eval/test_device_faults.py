@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval import runner
 from clipeval.cluster.many import _Models
-from clipeval.decoders import ImageJob
+from clipeval.engine import runner
+from clipeval.engine.decode import ImageJob
+from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import resolve
 from clipeval.models.precision import indexed
-from clipeval.preprocess import Preprocess
-from clipeval.stream import ImageStream, StreamOptions, default_batch
+from clipeval.preprocess.transforms import Preprocess
 from tests.eval.tiny_model import write_tiny_model
 
 COUNT = 250

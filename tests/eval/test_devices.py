@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
+from clipeval.cluster.local import device_names
 from clipeval.configs.errors import ClipevalError
-from clipeval.devices import device_names
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_model import write_tiny_model
 

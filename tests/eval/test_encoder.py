@@ -17,7 +17,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
 from clipeval.models.bpe import QuickBpe, quicken
 from clipeval.models.precision import full_float32, pick_device
-from clipeval.preprocess import Preprocess
+from clipeval.preprocess.transforms import Preprocess
 from tests.eval.tiny_model import write_tiny_model
 
 WORDS = ["a", "photo", "of", "the", "large", "red", "dog", "house", "skateboarding", "antidisestablishmentarianism"]

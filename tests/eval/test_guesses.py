@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.heads import load_heads
+from clipeval.engine.head_files import load_heads
 from clipeval.models import from_memory, resolve
 from clipeval.models.cuts import Cuts
 from clipeval.models.positions import interpolated, shapes
@@ -60,7 +60,7 @@ def test_the_first_text_that_is_cut_is_shown_shortened() -> None:
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_transformers_tokenizers_are_asked_for_the_whole_length(kind: str, tmp_path: Path) -> None:
     folder = write_hugging_face(tmp_path / kind, kind, CLIP_PROCESSOR)
-    handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+    handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
     fits, long = "a photo of a red dog two dogs a photo of", "a photo of a red dog two dogs a photo of a"
     assert handle.cuts.of([fits, long]) == [long]  # 11 and 12 words, and an end token, of 12
     assert handle.cuts.context == 12
@@ -134,7 +134,7 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Pat
 def test_a_head_with_an_unsound_class_vector_is_refused(
     vector: tuple[float, float], message: str, exported: Path, tmp_path: Path
 ) -> None:
-    from clipeval.heads import save_head
+    from clipeval.engine.head_files import save_head
 
     save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], vector]), ["cat", "dog"], {})
     samples = {"test": Samples(keys=["a"], classnames=["cat", "dog"], metadata=pd.DataFrame())}
@@ -235,7 +235,7 @@ def test_weights_that_a_transformers_model_has_no_use_for_are_an_error(tmp_path:
     folder = write_hugging_face(tmp_path / "clip", "clip", CLIP_PROCESSOR)
     file = folder / "model.safetensors"
     save_file({**load_file(file), "adapter.weight": torch.ones(2)}, file, metadata={"format": "pt"})
-    handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+    handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
     with pytest.raises(ClipevalError, match=r"1 weights that a CLIPModel has not .*adapter\.weight"):
         handle.load()
 
@@ -244,7 +244,7 @@ def test_weights_that_a_transformers_model_has_no_use_for_are_an_error(tmp_path:
 def test_a_transformers_model_judges_labels_by_its_own_scale(kind: str, tmp_path: Path) -> None:
     """SigLIP by a sigmoid with its bias, CLIP by a softmax; both at the scale that the checkpoint holds, not at 100."""
     folder = write_hugging_face(tmp_path / kind, kind, CLIP_PROCESSOR)
-    handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+    handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
     cosines = torch.tensor([[0.1, 0.2, 0.3]])
     with handle.load() as encoder:
         model = encoder.model.model

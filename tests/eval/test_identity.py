@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from tests.eval.own_model import HELPER, MODEL, Bench
 
 
@@ -39,7 +39,7 @@ def test_another_process_reuses_it(bench: Bench) -> None:
         "PYTHONPATH": f"{bench.place / 'code'}:{Path(__file__).parents[2]}",
         "PYTHONHASHSEED": "7",
     }
-    command = [sys.executable, "-m", "clipeval.cli", "run", *bench.words()]
+    command = [sys.executable, "-m", "clipeval.cli.main", "run", *bench.words()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd="/")
     assert "nothing to compute" in done.stderr
 

@@ -16,7 +16,7 @@ from clip_benchmark.metrics import zeroshot_retrieval
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.data.images import FileImages
 from tests.eval.test_data import write_tar
 from tests.eval.tiny_model import write_tiny_model

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import from_memory, resolve
-from clipeval.preprocess import Opaque, Preprocess
+from clipeval.preprocess.transforms import Opaque, Preprocess
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, CONSTANTS, SIGLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import KINDS, write_tiny_model
 
@@ -271,7 +271,7 @@ def test_transformers_checkpoint(kind: str, processor: dict[str, Any], tmp_path:
     import transformers
 
     folder = write_hugging_face(tmp_path / "hf", kind, processor)
-    handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+    handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path / "cache")
     assert isinstance(handle.preprocess, Preprocess)
     assert handle.preprocess.resize_mode == ("shortest" if kind == "clip" else "squash")
     assert handle.preprocess.interpolation == ("bicubic" if kind == "clip" else "bilinear")
@@ -302,7 +302,7 @@ def test_transformers_checkpoint_with_another_processor_runs_it(tmp_path: Path) 
     import transformers
 
     folder = write_hugging_face(tmp_path / "hf", "clip", {**CLIP_PROCESSOR, "size": {"shortest_edge": 40}})
-    handle = resolve({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path / "cache")
+    handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path / "cache")
     assert isinstance(handle.preprocess, Opaque)
     assert "40" in handle.preprocess.reason
     reference = transformers.AutoImageProcessor.from_pretrained(folder)(images=picture(), return_tensors="pt")
@@ -310,7 +310,7 @@ def test_transformers_checkpoint_with_another_processor_runs_it(tmp_path: Path) 
 
 
 def test_transformers_folder_that_is_none(tmp_path: Path) -> None:
-    target = {"_target_": "clipeval.models.hf.HuggingFace"}
+    target = {"_target_": "clipeval.models.transformers.HuggingFace"}
     with pytest.raises(ClipevalError, match=r"config\.json"):
         resolve({**target, "path": str(tmp_path)}, tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.models import ModelHandle, hub, resolve
+from clipeval.models import ModelHandle, resolve
+from clipeval.models import hub_cache as hub_module
 from clipeval.models.handle import file_digest
-from clipeval.preprocess import Preprocess
+from clipeval.preprocess.transforms import Preprocess
 from clipeval.results import stamp
 from tests.eval.tiny_model import config_of, write_tiny_model
 
@@ -127,7 +128,7 @@ def test_every_architecture_resolves(name: str) -> None:
         ({"name": "hf-hub:org/model"}, "cannot be downloaded"),
         ({"name": "local-dir:x", "pretrained": "openai"}, "leave model.pretrained"),
         ({"name": "ViT-B-32", "pretrained": "openai", "config_dir": "/nowhere"}, "config_dir"),
-        ({"_target_": "clipeval.models.hf.HuggingFace"}, "model.path is missing"),
+        ({"_target_": "clipeval.models.transformers.HuggingFace"}, "model.path is missing"),
     ],
 )
 def test_wrong_configs_are_told_what_is_right(cfg: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def put_in_hub_cache(root: Path, repository: str, files: list[Path]) -> None:
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache. (The function's own default folder is bound when it is imported.)"""
     root = tmp_path / "hub"
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, name: _lookup(root, repository, name))
+    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repository, name: _lookup(root, repository, name))
     return root
 
 

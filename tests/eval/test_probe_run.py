@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.data.images import FileImages
 from tests.eval.test_data import write_tar
 from tests.eval.tiny_model import write_tiny_model

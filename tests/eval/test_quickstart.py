@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 
 BUNDLED = Path(__file__).parents[2] / "eval" / "bundled"
 SETS = {

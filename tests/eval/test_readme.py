@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "eval" / "bundled"

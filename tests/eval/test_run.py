@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_model import write_tiny_model
 
@@ -181,7 +181,7 @@ def test_plan_says_what_would_run(root: Path, model: str, capsys: pytest.Capture
 def test_killed_and_started_again(root: Path, model: str) -> None:
     assert main(words(root, model, f"out={root / 'whole'}", f"cache.root={root / 'other'}")) == 0
     whole = {p.stem: json.loads(p.read_text()) for p in (root / "whole" / "records").glob("*.json")}
-    command = [sys.executable, "-m", "clipeval.cli", *words(root, model)]
+    command = [sys.executable, "-m", "clipeval.cli.main", *words(root, model)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     first = root / "run" / "records" / "mnist.json"
     deadline = time.monotonic() + 120
@@ -226,7 +226,7 @@ def test_from_python_and_the_model_is_left_as_it_was(root: Path, model: str) -> 
 
 def test_a_reader_who_leaves_early_is_no_error(root: Path, model: str) -> None:
     assert main(words(root, model)) == 0
-    command = f"{sys.executable} -m clipeval.cli report {root / 'run'} --format csv | true"
+    command = f"{sys.executable} -m clipeval.cli.main report {root / 'run'} --format csv | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
 

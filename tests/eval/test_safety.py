@@ -21,14 +21,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.heads import _read as read_head
+from clipeval.engine.head_files import _read as read_head
+from clipeval.engine.trust import NOBODY, Trust, check_tasks, trust
+from clipeval.engine.verify import StoredRun, pictures
 from clipeval.models import resolve
-from clipeval.replay import StoredRun, pictures
-from clipeval.results.canonical import digest, pretty
-from clipeval.results.folder import RunFolder
-from clipeval.trust import NOBODY, Trust, check_tasks, trust
+from clipeval.results.json_io import digest, pretty
+from clipeval.results.run_folder import RunFolder
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import write_tiny_model
 
@@ -174,18 +174,18 @@ def attacks(scratch: Path) -> dict[str, dict[str, Any]]:
             "filepath_or_buffer": pickled,
         },
         "a function of the package": {
-            "_target_": "clipeval.results.canonical.write_atomically",
+            "_target_": "clipeval.results.json_io.write_atomically",
             "path": str(place),
             "content": "x",
         },
-        "a function that imports": {"_target_": "clipeval.models.user._find", "target": "theirs_evil.Own"},
+        "a function that imports": {"_target_": "clipeval.models.custom._find", "target": "theirs_evil.Own"},
         "a class of the package that imports": {
-            "_target_": "clipeval.models.user.UserModel",
+            "_target_": "clipeval.models.custom.UserModel",
             "target": "theirs_evil.Own",
             "arguments": {},
         },
         "a class of the package that is no task": {"_target_": "clipeval.tasks.Samples", "keys": []},
-        "a function of a task's module": {"_target_": "clipeval.tasks.inputs.parts"},
+        "a function of a task's module": {"_target_": "clipeval.tasks.checks.parts"},
         "the abstract class": {"_target_": "clipeval.tasks.base.Task"},
         "a module of the tasks' name": {"_target_": "clipeval.tasks.theirs_evil.Own"},
         "a module that is imported": {"_target_": "theirs_evil.Own"},
@@ -251,12 +251,12 @@ MODELS = {
     "exec": lambda place: {"_target_": "builtins.exec", "name": "x"},
     "an import": lambda place: {"_target_": "theirs_evil.Own"},
     "a class of the package that imports": lambda place: {
-        "_target_": "clipeval.models.user.UserModel",
+        "_target_": "clipeval.models.custom.UserModel",
         "target": "theirs_evil.Own",
         "arguments": {},
     },
     "a function of the package": lambda place: {
-        "_target_": "clipeval.results.canonical.write_atomically",
+        "_target_": "clipeval.results.json_io.write_atomically",
         "path": str(place),
         "content": "x",
     },
@@ -654,12 +654,12 @@ def test_a_repetition_writes_where_the_user_lets_it(run, tmp_path):
 
 
 def test_a_repetition_fetches_nothing(run, tmp_path, monkeypatch, capsys):
-    from clipeval.models import hub
+    from clipeval.models import hub_cache
 
     def fetch(*given: Any) -> Any:
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(hub, "download", fetch)
+    monkeypatch.setattr(hub_cache, "download", fetch)
     tamper(run, lambda config: config.update(model={"name": "hf-hub:somebody/somewhere", "pretrained": None}))
     assert main(["rerun", str(run), "--output", str(tmp_path / "again")]) == 1
     assert "is not on this machine" in capsys.readouterr().err
@@ -732,7 +732,7 @@ def test_a_cached_array_that_is_a_pickle_is_not_opened(tmp_path, canary):
 
     import numpy as np
 
-    from clipeval.cache import _read
+    from clipeval.engine.store import _read
 
     np.save(tmp_path / "x.npy", np.array([Trap(canary)], dtype=object), allow_pickle=True)
     content = (tmp_path / "x.npy").read_bytes()
@@ -779,7 +779,7 @@ def test_code_in_a_transformers_folder_is_never_run(name, trusting, tmp_path, ca
     config |= {"trust_remote_code": True} if trusting else {}
     (folder / name).write_text(json.dumps(config))
     try:
-        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
     except ClipevalError as problem:
         assert str(folder) in str(problem)
     else:
@@ -793,7 +793,7 @@ def test_no_attention_kernel_is_fetched(key, tmp_path):
     config["text_config"][key] = "somebody/kernel:run"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ClipevalError, match=rf"config.json asks for code .*text_config.{key}=somebody/kernel:run"):
-        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
 
 
 def test_a_pickle_among_a_transformers_folders_weights_is_not_run(tmp_path, canary):
@@ -801,7 +801,7 @@ def test_a_pickle_among_a_transformers_folders_weights_is_not_run(tmp_path, cana
     (folder / "model.safetensors").unlink()
     torch.save(Trap(canary), folder / "pytorch_model.bin")
     with pytest.raises(ClipevalError, match="cannot be loaded"):
-        load({"_target_": "clipeval.models.hf.HuggingFace", "path": str(folder)}, tmp_path)
+        load({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path)
 
 
 def with_tokenizer(folder: Path, **text: Any) -> str:

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from clipeval.api import evaluate
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.cluster.job import Job
 from clipeval.cluster.share import Unit
-from clipeval.replay import StoredRun
+from clipeval.engine.verify import StoredRun
 from clipeval.results.compare import compare
-from clipeval.results.folder import RunFolder
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import FORMATS
 from scripts.make_miniature import facts
 from tests.eval.test_run import TASKS, model, records, root, words

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.decoders import ImageJob
-from clipeval.preprocess import Preprocess
-from clipeval.stream import ImageStream, StreamOptions
+from clipeval.engine.decode import ImageJob
+from clipeval.engine.stream import ImageStream, StreamOptions
+from clipeval.preprocess.transforms import Preprocess
 
 CPU = torch.device("cpu")
 

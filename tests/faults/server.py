@@ -86,7 +86,7 @@ def _child(run: Mapping[str, Any], out: int, err: int) -> None:
             from tests.faults import hooks
 
             getattr(hooks, run["hook"])()
-        from clipeval.cli import main
+        from clipeval.cli.main import main
 
         status = main(run["words"])
     except BaseException as problem:  # noqa: BLE001 - whatever it is, the table shows it
@@ -139,11 +139,6 @@ def _serve(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _main() -> None:
-    import clipeval.cli
-    import clipeval.cluster.submit
-    import clipeval.models
-    import clipeval.results.tables
-    import clipeval.session  # noqa: F401
 
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clipeval.models import resolve
-from clipeval.preprocess import Preprocess
+from clipeval.preprocess.transforms import Preprocess
 from tests.gpu.towers import ARCHITECTURES, write_tower
 
 TOLERANCE = 1e-5

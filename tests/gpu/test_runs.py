@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipeval.api import evaluate
-from clipeval.cli import main
+from clipeval.cli.main import main
 from tests.eval.tiny_model import write_tiny_model
 
 DIGITS, NAMES = "quickstart_digits", "quickstart_emoji_people_name"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.decoders import ImageJob
+from clipeval.engine.decode import ImageJob
+from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import resolve
-from clipeval.preprocess import Preprocess
-from clipeval.stream import ImageStream, StreamOptions, default_batch
+from clipeval.preprocess.transforms import Preprocess
 from tests.gpu.towers import SIZE, write_tower
 
 COUNT, BATCH = 500, 24

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.folder import RunFolder
 from clipeval.results.records import Record
+from clipeval.results.run_folder import RunFolder
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "published_openclip_38.csv"
 

@@ -18,7 +18,7 @@ from clipeval.results import compare as module
 from clipeval.results import compare_block, paired
 from clipeval.results.compare import compare
 from clipeval.results.contact_sheet import _caption, contact_sheet, picture_keys, thumbnail
-from clipeval.results.folder import RunFolder
+from clipeval.results.run_folder import RunFolder
 from clipeval.tasks import Association, Classification, Retrieval
 from clipeval.tasks.statistics import GroupMean, Mean, Proportion, paired_differences
 

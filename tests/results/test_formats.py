@@ -14,7 +14,7 @@ import pytest
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import render_latex
 from clipeval.results.figures import figures
-from clipeval.results.folder import RunFolder
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import report, write_report
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import published
-from clipeval.results.folder import RunFolder
 from clipeval.results.importing import import_results
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import report, write_report
 
 CLASSES = {"acc1": 0.6423, "acc5": 0.89, "mean_per_class_recall": 0.6423}

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from clipeval.results import record_index
-from clipeval.results.folder import RunFolder
 from clipeval.results.records import read_content
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.runs import load
 from clipeval.results.tables import report
 

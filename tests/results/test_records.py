@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results import canonical, parquet
-from clipeval.results.folder import RunFolder
+from clipeval.results import json_io, parquet
 from clipeval.results.records import DamagedRecord, Record, read_record
+from clipeval.results.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -244,9 +244,9 @@ def test_fingerprints_say_which_part_differs(factory):
 def test_canonical_json_has_one_spelling():
     a = {"b": np.int64(1), "a": (0.1, np.float64("nan")), "c": {"ü": np.bool_(True)}}
     b = {"c": {"ü": True}, "a": [0.1, None], "b": 1}
-    assert canonical.canonical(a) == canonical.canonical(b) == '{"a":[0.1,null],"b":1,"c":{"ü":true}}'.encode()
+    assert json_io.canonical(a) == json_io.canonical(b) == '{"a":[0.1,null],"b":1,"c":{"ü":true}}'.encode()
     with pytest.raises(TypeError, match="object"):
-        canonical.digest({"x": object()})
+        json_io.digest({"x": object()})
 
 
 def test_provenance_is_quick_and_serialisable():
@@ -256,7 +256,7 @@ def test_provenance_is_quick_and_serialisable():
     start = time.perf_counter()
     found = provenance()
     assert time.perf_counter() - start < 0.2
-    assert canonical.digest(found)
+    assert json_io.digest(found)
     assert found["packages"]["torch"]
     assert found["hardware"]["cores"] >= 1
     assert set(found["code"]) == {"version", "commit", "dirty"}

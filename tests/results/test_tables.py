@@ -14,7 +14,7 @@ import pytest
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import runs, sheet
-from clipeval.results.folder import RunFolder
+from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import FORMATS, report, write_report
 
 
@@ -107,7 +107,7 @@ def test_every_line_of_the_csv_has_its_tasks_flags(three):
 
 @pytest.mark.parametrize("format", ["jsonl", "clip_benchmark"])
 def test_forms_without_a_place_for_flags_say_them_aloud(three, format, tmp_path, capsys):
-    from clipeval.cli import main
+    from clipeval.cli.main import main
 
     assert main(["report", str(three[0]), "--format", format, "--output", str(tmp_path / "out")]) == 0
     assert "ImageNet v2: 300 samples, 10,000 expected" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipeval.tasks import Attribute, Attributes, Harm, Samples
-from clipeval.tasks.tables import group_tables
+from clipeval.tasks.group_tables import group_tables
 from tests.tasks.fakes import model, unit
 
 COUNTS = {"race": 7, "gender": 2, "age": 9, "toxic": 22}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipeval.tasks import Captioning, Samples
-from clipeval.tasks.corpus import CorpusMean, CorpusScore, bleu, meteor
+from clipeval.tasks.caption_metrics import CorpusMean, CorpusScore, bleu, meteor
 from clipeval.tasks.text_rows import WIDTH, to_rows, to_texts
 
 

@@ -6,8 +6,8 @@ Two thousand draws give 95% to within 0.5 points (one standard error).
 import numpy as np
 import pytest
 
-from clipeval.tasks.macro import MacroF1
-from clipeval.tasks.precision import AveragePrecision
+from clipeval.tasks.average_precision import AveragePrecision
+from clipeval.tasks.f1 import MacroF1
 from clipeval.tasks.statistics import ClusterMean, GroupMean, Mean, MeanOf, Proportion, WorstGroup
 
 DRAWS = 2000

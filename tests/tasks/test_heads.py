@@ -6,7 +6,7 @@ from clip_benchmark.metrics import zeroshot_classification as zsc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipeval.tasks.heads import head, prompt_counts, prompts
+from clipeval.tasks.zero_shot import head, prompt_counts, prompts
 from tests.tasks.fakes import model
 
 NAMES = ["tench", "", "crane", "crane", "a {brace}"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipeval.tasks import MultiLabel, Samples
-from clipeval.tasks.precision import AveragePrecision
+from clipeval.tasks.average_precision import AveragePrecision
 from tests.tasks.fakes import Loader, allow_numpy_2_4, model, unit
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score
 
+from clipeval.tasks.average_precision import AveragePrecision
+from clipeval.tasks.f1 import MacroF1
 from clipeval.tasks.intervals import least, wilson
-from clipeval.tasks.macro import MacroF1
-from clipeval.tasks.precision import AveragePrecision
 from clipeval.tasks.statistics import (
     ClusterMean,
     Count,

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from clipeval.hub import remote
+from clipeval.download import remote
 
 
 @pytest.fixture(scope="session")

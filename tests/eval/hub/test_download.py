@@ -20,8 +20,8 @@ from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
-from clipeval.hub import DownloadError, download, expected_digests, fetch, read_lock, verify
-from clipeval.hub.lock import NAME
+from clipeval.download import DownloadError, download, expected_digests, fetch, read_lock, verify
+from clipeval.download.lock import NAME
 
 REPO = "djghosh/wds_pets_test"
 RNG = np.random.default_rng(0)
@@ -239,7 +239,7 @@ def test_ctrl_c_ends_it_at_once_and_the_next_call_goes_on(hub, tmp_path):
     hub.fault(r"/blobs/.*test/0\.tar", "stall", after=5000, times=99)
     program = (
         "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1000\n"
-        "from pathlib import Path; from clipeval.hub import download; from clipeval.data import DataConfig\n"
+        "from pathlib import Path; from clipeval.download import download; from clipeval.data import DataConfig\n"
         f"download({{'pets': DataConfig(folder='wds_pets_test', hub={REPO!r})}}, Path({str(tmp_path)!r}), None)"
     )
     environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.data import DataConfig, open_split
-from clipeval.hub import download
+from clipeval.download import download
 
 RNG = np.random.default_rng(0)
 

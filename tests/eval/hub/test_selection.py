@@ -13,14 +13,14 @@ import pytest
 from clip_benchmark.datasets.sugar_crepe import SugarCrepe
 from PIL import Image
 
-from clipeval.cli import main
+from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import open_split
-from clipeval.hub import read_lock, verify
-from clipeval.hub.lock import NAME
-from clipeval.hub.selection import convert_sugar_crepe, convert_winoground
-from clipeval.plan import data_config
+from clipeval.download import read_lock, verify
+from clipeval.download.lock import NAME
+from clipeval.download.selection import convert_sugar_crepe, convert_winoground
+from clipeval.engine.plan import data_config
 
 RNG = np.random.default_rng(0)
 PARTS = ["add_att", "swap_obj"]

@@ -1,0 +1,1 @@
+"""Captions that a model writes: how they are generated, and how they are scored."""

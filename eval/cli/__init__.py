@@ -1,0 +1,1 @@
+"""The commands: arguments, what each calls, and what is printed."""

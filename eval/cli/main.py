@@ -1,0 +1,173 @@
+"""The command `clipeval`: each subcommand parses its words and calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from rich.console import Console
+
+from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_left, share_units
+from clipeval.cli.reports import add_commands as add_report_commands
+from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
+
+EXIT_STOPPED, EXIT_PIPE = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Returns:
+        The exit status: 0 when everything that was asked for is done, 3 when all but what `data.on_missing=skip` left out is, 1
+        for an error, 130 when stopped, 141 when the reader of
+        its output has gone.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and not arguments.overrides:
+        parser.error(f"unknown words: {' '.join(rest)}")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGINT, stop)
+    try:
+        command: Callable[[argparse.Namespace, list[str]], int] = arguments.command
+        return command(arguments, rest)
+    except (KeyboardInterrupt, Exception) as problem:  # noqa: BLE001  (raised again where nobody foresaw it)
+        if isinstance(problem, Exception) and not stop.asked:
+            return _explain(problem)
+        print("clipeval: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+class _Stop:
+    """Handles the signals that ask for an end.
+
+    What is being done may make another error of the KeyboardInterrupt: torch, in the middle of a tensor's file, a TypeError,
+    and so a checkpoint that cannot be read. `asked` knows better.
+    """
+
+    asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
+def _explain(problem: Exception) -> int:
+    """Says what went wrong; the exit status. What nobody foresaw is raised again."""
+    if isinstance(problem, BrokenPipeError) and _reader_left():
+        return EXIT_PIPE
+    from clipeval.results.records import visible
+
+    if not isinstance(problem, ClipevalError | OSError):
+        raise problem
+    said = str(problem) if isinstance(problem, ClipevalError) else disk_words(problem)
+    print(f"clipeval: {visible(said)}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def disk_words(problem: OSError) -> str:
+    """What the system refused, where, and what to do about it."""
+    where = f" ({problem.filename})" if problem.filename else ""
+    cure = {
+        errno.ENOSPC: "make room, or choose other disks with out= and cache.root=",
+        errno.EDQUOT: "make room, or choose other disks with out= and cache.root=",
+        errno.EROFS: "choose folders that can be written with out= and cache.root=",
+        errno.EACCES: "choose folders that this user may write and read, with out=, cache.root= and data.root=",
+    }.get(problem.errno or 0, "see whether the disk and the network are well")
+    return (
+        f"{problem.strerror or problem}{where}: {cure}. What was finished is kept; the same command goes on from there."
+    )
+
+
+def _reader_left() -> bool:
+    """Whether standard output leads nowhere any more (`clipeval report RUN | head`), which needs no words."""
+    poll, out = select.poll(), sys.stdout.fileno()
+    poll.register(out, select.POLLERR)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)  # or Python complains of it at its end
+    return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipeval", description="A reproducible evaluation harness for CLIP-like models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", _run, "evaluate a model on tasks; running again goes on where it stopped"),
+        ("plan", _plan, "what would run, what is done, what is missing, and the estimated cost"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument(
+            "--config-dir", metavar="DIR", help="a folder of one's own configs, such as DIR/task/mine.yaml"
+        )
+        if name == "run":
+            add_run_options(sub)
+        sub.set_defaults(command=command, overrides=True)
+        sub.epilog = (
+            "Further words are Hydra overrides: model=… suite=… data.root=… tasks.mnist.metric=acc5 '~tasks.sun397'"
+        )
+    add_commands(commands)
+    add_report_commands(commands)
+    return parser
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from clipeval.configs.compose import compose
+    from clipeval.engine.evaluation import Session
+    from clipeval.results.run_folder import RunFolder
+    from clipeval.results.tables import print_table
+
+    if arguments.multirun:
+        from clipeval.cluster.sweep import sweep
+
+        return sweep(overrides, arguments.config_dir)
+    console = Console(stderr=True)
+    folders = run_checkpoints(overrides, arguments.config_dir, console) if not arguments.share else None
+    if folders is not None:
+        print_table(folders)
+        return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
+    session = Session.open(compose(overrides, arguments.config_dir), console)
+    session.say_folder()
+    if arguments.share:
+        session.units = share_units(session.config, arguments.share)
+        if not session.units:
+            console.print(f"share {arguments.share} holds nothing: there are fewer tasks than shares", highlight=False)
+            return 0
+    outcome = session.run()
+    say_left(outcome, console)
+    if outcome.records:
+        console.print(
+            f"{len(outcome.records)} tasks, {outcome.images:,} images and {outcome.texts:,} prompts embedded in "
+            f"{outcome.seconds:.1f} s",
+            highlight=False,
+        )
+    elif not outcome.left:
+        console.print("every record stands; nothing to compute", highlight=False)
+    print_table([session.folder.path])
+    return EXIT_SKIPPED if session.skipped else 0
+
+
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from clipeval.cli.plan_table import print_plan
+    from clipeval.configs.compose import compose
+    from clipeval.engine.evaluation import Session
+
+    session = Session.open(compose(overrides, arguments.config_dir), Console(stderr=True))
+    return print_plan(session, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""`clipeval plan` in the terminal: what would run, what is done, what is missing, the estimated cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
+from clipeval.engine.evaluation import Session
+from clipeval.engine.plan import Cell, Plan
+from clipeval.engine.runner import text_parts
+from clipeval.engine.store import ImageStore, TextStore, key_of
+
+WORDS = {"done": "done", "stale": "again", "todo": "to do"}
+
+
+def print_plan(session: Session, console: Console) -> int:
+    """Prints the plan.
+
+    Returns:
+        0 when every task can run, 3 when all can but those that would be skipped, 1 when anything else is missing.
+    """
+    plan = session.plan()
+    options = session.options()
+    console.print(f"model  {session.handle.name}", highlight=False, markup=False)
+    console.print(f"pixels {session.handle.preprocess.describe()}", highlight=False, markup=False)
+    console.print(f"out    {session.folder.path}", highlight=False, markup=False)
+    for flag in session.handle.flags:
+        console.print(f"(!) {flag}", highlight=False, markup=False)
+    table = Table(box=None, header_style="bold")
+    for column in ("task", "images", "to embed", "prompts", "state", "why"):
+        table.add_column(column, overflow="fold")  # a path that is cut is of no use
+    seen: set[str] = set()
+    images = 0
+    texts = TextStore(options.store, text_parts(session.handle, options))
+    for cell in plan.cells:
+        left = _left(cell, options.store, seen) if cell.state != "done" else 0
+        images += left
+        total = sum(len(split.images) for split in cell.splits.values())
+        why = "; ".join((*cell.why, *cell.flags))
+        table.add_row(cell.id, f"{total:,}", f"{left:,}", f"{len(set(cell.texts)):,}", WORDS[cell.state], why)
+    for name, problem in plan.problems.items():
+        table.add_row(name, "", "", "", "[red]missing[/red]", problem)
+    for name, why in plan.skipped.items():
+        table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
+    console.print(table)
+    prompts = len(texts.missing(text for cell in plan.open for text in cell.texts))
+    console.print(_summary(plan, images, prompts, _speed(session, plan)), highlight=False)
+    if plan.skipped:
+        count = len(plan.cells) + len(plan.problems) + len(plan.skipped)
+        console.print(
+            f"{len(plan.cells)} of {count} tasks; the others are skipped (data.on_missing=skip).", highlight=False
+        )
+    return EXIT_ERROR if plan.problems or not plan.cells else EXIT_SKIPPED if plan.skipped else 0
+
+
+def _left(cell: Cell, store: object, seen: set[str]) -> int:
+    """Images that no earlier cell of the plan embeds and no cache holds."""
+    count = 0
+    for need in cell.needs.values():
+        key = key_of(need.parts)
+        if key not in seen:
+            seen.add(key)
+            count += len(ImageStore(store, need.parts, len(need.images)).missing)  # type: ignore[arg-type]
+    return count
+
+
+def _speed(session: Session, plan: Plan) -> float | None:
+    """Images a second of this folder's own records, which ran on this machine's like; None before the first."""
+    return _rate(cell for cell in plan.cells if cell.record is not None)
+
+
+def _rate(cells: Iterable[Cell]) -> float | None:
+    images = seconds = 0.0
+    for cell in cells:
+        assert cell.record is not None
+        images += cell.record.samples or 0
+        seconds += cell.record.timings.get("embed_s", 0.0)
+    return images / seconds if seconds > 1 else None
+
+
+def _summary(plan: Plan, images: int, prompts: int, rate: float | None) -> str:
+    done = sum(cell.state == "done" for cell in plan.cells)
+    text = f"{len(plan.cells) + len(plan.problems)} tasks: {done} done, {len(plan.open)} to compute, {len(plan.problems)} missing. "
+    text += f"To embed: {images:,} images and {prompts:,} prompts"
+    return text + (f", about {images / rate / 60:.1f} min at {rate:,.0f} images/s." if rate and images else ".")

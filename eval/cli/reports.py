@@ -1,0 +1,326 @@
+"""The subcommands beside `run` and `plan`. What each needs is imported when it is called: `report` needs no model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from clipeval.cli.cache import add_cache
+from clipeval.cli.convert import add_convert
+from clipeval.configs.errors import ClipevalError
+
+BATCH = 64
+"""Pictures that `classify` embeds at once."""
+
+FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
+FLAGS_SAID = 5
+"""Warnings that are written out on standard error for a format that cannot hold them."""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the subcommands to the command line."""
+    add_cache(commands)
+    _add_import(commands)
+    _add_download(commands)
+    add_convert(commands)
+    _add_classify(commands)
+    report = commands.add_parser("report", help="tables and pages of one or several runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    report.add_argument("--format", default="table", help=FORMATS)
+    report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
+    report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark)")
+    report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
+    report.add_argument(
+        "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
+    )
+    _add_trust(report)
+    report.set_defaults(command=_report, overrides=False)
+    compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
+    compare.add_argument("a", type=Path, metavar="RUN_A")
+    compare.add_argument("b", type=Path, metavar="RUN_B")
+    compare.add_argument("--format", default="table", choices=("table", "md", "csv"), help="table, md or csv")
+    compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
+    _add_trust(compare)
+    compare.set_defaults(command=_compare, overrides=False)
+    verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
+    verify.add_argument("run", type=Path, metavar="RUN")
+    _add_trust(verify)
+    verify.set_defaults(command=_verify, overrides=False)
+    rerun = commands.add_parser("rerun", help="repeat a run from its manifest alone and compare sample by sample")
+    rerun.add_argument("run", type=Path, metavar="RUN")
+    rerun.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN with .rerun added")
+    _add_trust(rerun)
+    rerun.set_defaults(command=_rerun, overrides=False)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    """The two ways to vouch for classes that a run names and that are not clipeval's own."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE[.CLASS]",
+        help="call this class, or those of this module, where the run names them; may be given again. Runs their code",
+    )
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs, whose classes are trusted")
+
+
+def _trusted(arguments: argparse.Namespace) -> Any:
+    from clipeval.engine.trust import trust
+
+    return trust(arguments.trust, arguments.config_dir)
+
+
+def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from clipeval.results.tables import print_table, report, write_report
+
+    if arguments.groups:
+        return _report_groups(arguments.runs, _trusted(arguments))
+    if arguments.figures is not None:
+        from clipeval.results.figures import figures
+
+        for path in figures(arguments.runs, arguments.figures):
+            print(path)
+    if arguments.output is not None:
+        for path in write_report(
+            arguments.runs, arguments.output, arguments.format, arguments.against, pictures=_pictures(arguments.format)
+        ):
+            print(path)
+    elif arguments.format == "table":
+        print_table(arguments.runs, against=arguments.against)
+    else:
+        print(report(arguments.runs, arguments.format, arguments.against, pictures=_pictures(arguments.format)))
+    _say_flags(arguments.runs, arguments.format)
+    return 0
+
+
+def _report_groups(paths: list[Path], trusted: Any) -> int:
+    from clipeval.engine.verify import tables_by_group
+
+    for path in paths:
+        for title, table in tables_by_group(path, trusted):
+            print(f"{path}: {title}" if len(paths) > 1 else title)
+            print(table.to_string(float_format=lambda rate: f"{100 * rate:.1f}", na_rep="–"), end="\n\n")
+    return 0
+
+
+def _say_flags(paths: list[Path], format: str) -> None:
+    """Other tools' forms have no place for a warning: it goes to standard error, so that nobody misses it."""
+    from clipeval.results.run_folder import RunFolder
+    from clipeval.results.runs import load
+    from clipeval.results.sheet import warnings
+
+    if format not in ("jsonl", "clip_benchmark"):
+        return
+    for text in warnings(load(paths, slim=True)):
+        print(f"(!) {text}", file=sys.stderr)
+    for path in paths:
+        flagged = [record for record in RunFolder(path).records(damaged=[]) if record.flags]
+        for record in flagged[:FLAGS_SAID]:
+            print(f"(!) {path}: {record.name}: {'; '.join(record.flags)}", file=sys.stderr)
+        if len(flagged) > FLAGS_SAID:
+            print(f"(!) {path}: {len(flagged) - FLAGS_SAID} more tasks have warnings; see its table", file=sys.stderr)
+
+
+def _pictures(format: str) -> Any:
+    """The reader of pictures for the one format that shows them; the others need neither data nor its libraries."""
+    if format != "html":
+        return None
+    from clipeval.engine.verify import pictures
+
+    return pictures
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from clipeval.engine.verify import StoredRun, pictures
+    from clipeval.results.block import terminal
+    from clipeval.results.compare import compare
+    from clipeval.results.compare_block import build, render
+    from clipeval.results.contact_sheet import contact_sheet, picture_keys
+    from clipeval.results.run_folder import RunFolder
+
+    run = StoredRun.read(RunFolder(arguments.a), _trusted(arguments))
+    run.check()
+    found = compare(arguments.a, arguments.b, run.statistics)
+    if arguments.format == "table":
+        console = Console(highlight=False)
+        console.print(terminal(build(found), console.width))
+    else:
+        print(render(found, arguments.format))
+    if arguments.output is not None:
+        written = found.write(arguments.output)
+        for task, rows in found.parted.groupby("task"):
+            shown = rows.head(60)
+            keys = [key for row in shown.to_dict("records") for key in picture_keys(row)]
+            images = pictures(str(arguments.a), str(task), keys)
+            if images:
+                path = arguments.output / f"{task}.png"
+                path.write_bytes(contact_sheet(shown, images, RunFolder(arguments.a).record(str(task))))
+                written.append(path)
+        for path in written:
+            print(path)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from clipeval.engine.verify import verify
+
+    return _say(verify(arguments.run, _trusted(arguments)), "holds")
+
+
+def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from clipeval.engine.verify import rerun
+
+    out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
+    return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
+
+
+def _say(findings: Iterable[Any], good: str) -> int:
+    """Prints a row a task; the status is 1 where something is wrong."""
+    from clipeval.results.records import visible
+
+    table = Table("task", "", "", box=None, header_style="bold")
+    wrong = unchecked = skipped = count = 0
+    for finding in findings:
+        count += 1
+        wrong += bool(finding.problem)
+        unchecked += finding.unchecked
+        skipped += finding.skipped
+        told = visible(finding.problem or finding.remark)
+        word, style = (f"not {good}", "red") if finding.problem else (good, "green")
+        if finding.unchecked or finding.skipped:
+            word, style = "unchecked" if finding.unchecked else "skipped", "yellow"
+        table.add_row(escape(visible(finding.task)), Text(word, style), Text(told))
+    console = Console(highlight=False)
+    console.print(table)
+    rest = [f"{wrong} not"] * bool(wrong) + [f"{unchecked} imported, which nothing here can check"] * bool(unchecked)
+    rest += [f"{skipped} skipped, for the data could not be opened"] * bool(skipped)
+    console.print("; ".join([f"{count - wrong - unchecked - skipped} of {count}: {good}", *rest]))
+    return 1 if wrong else 0
+
+
+def _add_import(commands: Any) -> None:
+    text = "results of clip_benchmark (JSON) and DataComp (eval_results.jsonl) into run folders, marked as imported"
+    sub = commands.add_parser("import", help=text, description=text)
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("words", nargs="+", metavar="FILE|OVERRIDE", help="files or folders, and words: out=, model=…")
+    sub.set_defaults(command=_import, overrides=True)
+
+
+def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from clipeval.results.importing import import_results
+    from clipeval.results.tables import print_table
+
+    words, names = _split([*arguments.words, *rest])
+    if not names:
+        raise ClipevalError("no file was named: give clip_benchmark's JSON files, or DataComp's eval_results.jsonl")
+    found = import_results([Path(name) for name in names], words, arguments.config_dir)
+    for item in found:
+        print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.path}")
+        for remark in item.remarks:
+            print(f"  {remark}")
+    print_table([item.folder.path for item in found])
+    return 0
+
+
+def _split(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Overrides and files: a word with an equals sign is an override, unless a file has that name."""
+    words = list(words)
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    return overrides, [word for word in words if word not in overrides]
+
+
+def _add_download(commands: Any) -> None:
+    text = "fetch a suite's data and a model's weights, verify and convert them; later runs need no network"
+    sub = commands.add_parser("download", help=text, description=text)
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("--verify", action="store_true", help="also hash what is there already; damaged files come again")
+    sub.add_argument("--workers", type=int, default=8, help="files fetched at once (8)")
+    sub.add_argument("--no-model", action="store_true", help="leave the model's weights alone")
+    sub.set_defaults(command=_download, overrides=True)
+
+
+def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from clipeval.configs.compose import compose
+    from clipeval.download import DownloadError, download
+    from clipeval.engine.plan import data_config
+    from clipeval.models import resolve
+
+    config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
+    handle = None if arguments.no_model else resolve(config.model, Path(config.cache.root).expanduser())
+    root = config.data.root
+    try:
+        report = download(
+            {str(name): data_config(node, config.data) for name, node in config.tasks.items()},
+            None if root is None else Path(root).expanduser(),
+            handle,
+            workers=arguments.workers,
+            verify=arguments.verify,
+            splits={str(name): list(node.splits) for name, node in config.tasks.items()},
+            console=console,
+        )
+    except DownloadError as problem:
+        console.print(problem.report.table())
+        raise
+    console.print(report.table())
+    console.print(report.summary(), highlight=False)
+    return 0
+
+
+def _add_classify(commands: Any) -> None:
+    text = "zero-shot probabilities for one's own pictures: files, folders, or - for standard input"
+    sub = commands.add_parser("classify", help=text, description=text)
+    sub.add_argument("--labels", required=True, metavar='"A,B,C"', help="the labels, separated by commas")
+    sub.add_argument("--template", action="append", default=None, metavar="TEXT", help="with {c}; may be given again")
+    sub.add_argument("--json", action="store_true", help="a JSON object for each picture instead of a table")
+    sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
+    sub.add_argument("words", nargs="+", metavar="IMAGE|OVERRIDE", help="pictures, and words such as model=…")
+    sub.set_defaults(command=_classify, overrides=True)
+
+
+def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    import torch
+
+    from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
+    from clipeval.configs.compose import compose
+    from clipeval.engine.evaluation import choose_device
+    from clipeval.models import resolve
+    from clipeval.tasks.names import name_flags
+    from clipeval.tasks.zero_shot import prompts
+
+    overrides, names = _split([*arguments.words, *rest])
+    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise ClipevalError(f"--labels {arguments.labels!r} names {len(labels)} label; two or more are needed.")
+    templates = arguments.template or [WIDGET_TEMPLATE]
+    wrong = [t for t in templates if "{c}" not in t]
+    if wrong:
+        raise ClipevalError(f"--template {wrong[0]!r} has no {{c}}, the place of the label.")
+    pictures = read_pictures(names)
+    config = compose(["suite=none", *overrides], arguments.config_dir)
+    handle = resolve(config.model, Path(config.cache.root).expanduser())
+    if handle.missing:
+        raise ClipevalError(handle.missing)
+    parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
+        # Decoded part by part: a folder may hold more pictures than memory does.
+        found = (
+            classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])
+            for part in parts
+        )
+        rows = torch.cat(list(found)).numpy()
+        warnings = [*handle.flags, *handle.cuts.flags(prompts(labels, templates)), *name_flags(labels, "given")]
+        if encoder.scale is None:
+            warnings.append("the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it")
+    for warning in warnings:
+        print(f"! {warning}", file=sys.stderr)
+    print_probabilities([name for name, _ in pictures], labels, rows, arguments.json)
+    return 0

@@ -1,0 +1,165 @@
+"""`runtime.devices=N`: one run over several GPUs of a machine, a process each.
+
+The open cells are cut into N shares of about equal cost, as an array of jobs is (`clipeval.cluster.share`); each process embeds
+its share into the same stores, and files the records that it finds whole. What is left after that, the first process does
+as a run on one device would. So the records are those of one device. On CPUs (`runtime.device=cpu`) the cores are divided.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
+from types import FrameType
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
+from clipeval.configs.errors import ClipevalError
+from clipeval.engine.decode import default_workers
+from clipeval.engine.plan import Cell
+from clipeval.engine.store import CHUNK, ImageStore
+from clipeval.models import ModelHandle
+
+
+def device_names(device: str, count: int) -> list[str]:
+    """The devices that `count` processes use.
+
+    Raises:
+        ClipevalError: one GPU is named and several are asked for, or there are not that many.
+    """
+    kind = torch.device(device)
+    if kind.type != "cuda":
+        return [device] * count
+    if kind.index is not None:
+        raise ClipevalError(
+            f"runtime.device={device} is one GPU, and runtime.devices={count}; use runtime.device=cuda."
+        )
+    there = torch.cuda.device_count()
+    if there < count:
+        raise ClipevalError(f"runtime.devices={count}, and this machine has {there} CUDA devices; use at most {there}.")
+    return [f"cuda:{number}" for number in range(count)]
+
+
+def share_cells(cells: Sequence[Cell], options_store: Any, count: int) -> list[list[Unit]]:
+    """Cuts cells into at most `count` shares by what is missing of them; a cell that is itself a part is cut within it."""
+    loads, parts = [], {}
+    for cell in cells:
+        needs = cell.needs.values()
+        missing = sum(len(ImageStore(options_store, need.parts, len(need.images)).missing) for need in needs)
+        chunks = max(-(-len(need.images) // CHUNK) for need in needs)
+        if cell.part is not None:
+            missing, chunks = (
+                missing * (cell.part.last - cell.part.first) // cell.part.of,
+                cell.part.last - cell.part.first,
+            )
+            parts[cell.id] = cell.part
+        cost = missing + len(set(cell.texts)) / PROMPTS_PER_IMAGE + TASK_COST
+        loads.append(Load(0, cell.id, cost, 1 if options_store is None else max(1, chunks)))
+    shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in share_out(loads, count)]
+    return [share for share in shares if share]
+
+
+def _within(unit: Unit, outer: Part | None) -> Unit:
+    if outer is None or unit.part is None:
+        return Unit(unit.run, unit.task, outer or unit.part)
+    return Unit(unit.run, unit.task, Part(outer.first + unit.part.first, outer.first + unit.part.last, outer.of))
+
+
+def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequence[Unit]]) -> tuple[int, int]:
+    """Runs each share in a process of its own.
+
+    Args:
+        config: composed; its `runtime.device` and `runtime.devices` say where.
+        handle: the model, which is sent to the processes.
+        shares: what each does.
+
+    Returns:
+        How many images and texts they embedded.
+
+    Raises:
+        ClipevalError: a process failed; the others are stopped, and what was finished is kept.
+    """
+    names = device_names(config.runtime.device, int(config.runtime.devices))
+    context = get_context("spawn")
+    processes, ends = [], []
+    plain = OmegaConf.to_container(config, resolve=True)
+    for units, device in zip(shares, names, strict=False):
+        end, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(plain, handle, list(units), device, len(names), theirs))
+        try:
+            process.start()
+        except (PicklingError, TypeError, AttributeError) as problem:  # the first one, if any: all get the same model
+            raise ClipevalError(
+                f"runtime.devices={len(names)} sends the model to other processes, and {handle.name} cannot be sent "
+                f"({problem})."
+            ) from None
+        theirs.close()
+        processes.append(process)
+        ends.append(end)
+    try:
+        return _gather(ends)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _gather(ends: list[Connection]) -> tuple[int, int]:
+    images = texts = 0
+    waiting: list[Any] = list(ends)
+    while waiting:
+        for end in wait(waiting):
+            assert isinstance(end, Connection)
+            waiting.remove(end)
+            try:
+                problem, done = end.recv()
+            except EOFError:
+                problem = "it was killed. The system may have ended it for want of memory: use fewer runtime.devices"
+            if problem:
+                raise ClipevalError(f"process {ends.index(end)} of {len(ends)}: {problem}")
+            images, texts = images + done[0], texts + done[1]
+    return images, texts
+
+
+def _work(
+    plain: dict[str, Any], handle: ModelHandle, units: list[Unit], device: str, count: int, end: Connection
+) -> None:
+    """One process: its share of the run on its device."""
+    from clipeval.engine.evaluation import Session
+
+    signal.signal(signal.SIGTERM, _stop)
+    config = OmegaConf.create(plain)
+    kind = torch.device(device)
+    if kind.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+    elif kind.type == "cuda":
+        torch.cuda.set_device(kind)
+    workers = config.runtime.workers
+    config.runtime.workers = (
+        max(1, (default_workers(kind) if workers is None else workers) // count) if workers != 0 else 0
+    )
+    config.runtime.device, config.runtime.devices = device, 1
+    try:
+        session = Session.open(config, Console(stderr=True, force_terminal=False), handle)
+        session.units = units
+        plan = session.plan()
+        plan.raise_problems()
+        outcome = session.compute(plan)
+        end.send((None, (outcome.images, outcome.texts)))
+    except ClipevalError as problem:
+        end.send((str(problem), (0, 0)))
+    except KeyboardInterrupt:
+        return  # the first process says so
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
