@@ -21,11 +21,11 @@ import torch
 
 from clipeval.data.split import DataConfig, open_split
 from clipeval.engine.decode import ImageJob
-from clipeval.engine.memory import keep_freed_memory
 from clipeval.engine.runner import take_in
 from clipeval.engine.store import ImageStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
+from clipeval.models.memory import keep_freed_memory
 from clipeval.models.precision import current
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.tasks.solvers import adamw, lbfgs

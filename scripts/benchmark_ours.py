@@ -18,9 +18,9 @@ from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
 from clipeval.engine.decode import ImageJob, default_workers
 from clipeval.engine.evaluation import Session
-from clipeval.engine.memory import keep_freed_memory
 from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
+from clipeval.models.memory import keep_freed_memory
 from clipeval.tasks import Retrieval, Samples
 from clipeval.tasks.zero_shot import head, prompts
 from scripts import benchmark_data

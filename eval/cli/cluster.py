@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from clipeval.cluster.share import Unit
     from clipeval.engine.runner import Outcome
+    from clipeval.engine.shards import Unit
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
 
@@ -53,7 +53,8 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
 
 def share_units(config: DictConfig, share: str) -> list[Unit]:
     """What the process that was given `--share` does of a config."""
-    from clipeval.cluster.share import config_loads, parse_share, share_out
+    from clipeval.cluster.share import config_loads, parse_share
+    from clipeval.engine.shards import share_out
 
     place, count = parse_share(share)
     return share_out(config_loads(config), count)[place]

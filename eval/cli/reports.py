@@ -74,7 +74,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def _trusted(arguments: argparse.Namespace) -> Any:
-    from clipeval.engine.trust import trust
+    from clipeval.results.trust import trust
 
     return trust(arguments.trust, arguments.config_dir)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from clipeval.cluster.share import Unit
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.shards import Unit
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from clipeval.cluster.markers import working
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine import runner
@@ -34,6 +33,7 @@ from clipeval.engine.runner import Desk, Outcome, RunOptions
 from clipeval.engine.store import ImageStore, TextStore, key_of
 from clipeval.models import Encoder
 from clipeval.models.checkpoint_file import files_of
+from clipeval.results.heartbeats import working
 
 PATTERN = re.compile(r"^model\.pretrained=(['\"]?)glob\((.*)\)\1$")
 MOST = 32

@@ -19,11 +19,11 @@ from clipeval.cluster import slurm
 from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job import Job
-from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Session
 from clipeval.engine.plan import Cell
+from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
 from clipeval.engine.store import CHUNK, ImageStore
 from clipeval.results import safe_json
 from clipeval.results.json_io import write_atomically

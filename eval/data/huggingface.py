@@ -21,10 +21,10 @@ from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, flag_deep, is_deep
 from clipeval.data.images import digest_of
 from clipeval.data.labels import classes_of
+from clipeval.data.lock import check_lock
 from clipeval.data.split import DataConfig
 from clipeval.data.splits import choose_files, same_split
 from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
-from clipeval.download.lock import check_lock
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
 

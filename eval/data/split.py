@@ -84,7 +84,7 @@ class DataConfig:
         if self.path:
             return Path(self.path).expanduser()
         if self.kind == "huggingface" and self.hub and not self.folder:
-            from clipeval.download.lock import NAME
+            from clipeval.data.lock import NAME
 
             fetched = self.hub_folder(root)
             if (

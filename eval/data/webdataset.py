@@ -16,11 +16,11 @@ from clipeval.data.account import Account
 from clipeval.data.depth import flag_deep
 from clipeval.data.images import FileImages, digest_of
 from clipeval.data.labels import classes_of, given_names, named_wnids
+from clipeval.data.lock import check_lock, expected_digests
 from clipeval.data.shards import plain_tar, shard_paths
 from clipeval.data.split import DataConfig, read_instances, read_text
 from clipeval.data.tar_index import TarIndex, index_tars
 from clipeval.data.text_table import lines_of, read_table
-from clipeval.download.lock import check_lock, expected_digests
 from clipeval.tasks.base import Samples
 
 CLASSNAMES = "classnames.txt"

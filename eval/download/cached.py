@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.lock import NAME, Lock, entry_of, write_lock
 from clipeval.download.convert import ROWS, Row, convert_rows
-from clipeval.download.lock import NAME, Lock, entry_of, write_lock
 from clipeval.download.shards import SHARD_SIZE, install
 
 CACHE = "hf_cache"

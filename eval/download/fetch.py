@@ -22,9 +22,9 @@ from rich.progress import TaskID
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
+from clipeval.data.lock import NAME, Entry, Lock, entry_of, write_lock
 from clipeval.download.cached import convert_cached
 from clipeval.download.convert import convert
-from clipeval.download.lock import NAME, Entry, Lock, entry_of, write_lock
 from clipeval.download.plan import DataSet, Need, Plan, gather, plan
 from clipeval.download.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
 from clipeval.download.remote import Hub, RemoteFile, Stopped, quiet_client

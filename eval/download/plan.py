@@ -13,9 +13,9 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
+from clipeval.data.lock import NAME, Lock, damage, read_lock
 from clipeval.data.splits import same_split, split_of
 from clipeval.download.cached import CACHE, PARTIAL, cached_tables
-from clipeval.download.lock import NAME, Lock, damage, read_lock
 from clipeval.download.remote import Hub, RemoteFile
 from clipeval.download.report import Row
 

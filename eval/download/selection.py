@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.lock import NAME, Lock, entry_of, write_lock
 from clipeval.download.cached import PARTIAL, arrow_rows
 from clipeval.download.convert import Instance, Row, parquet_rows, plain_key, write_pairs, write_questions
-from clipeval.download.lock import NAME, Lock, entry_of, write_lock
 from clipeval.download.shards import SHARD_SIZE, ShardWriter, extension_of, install
 from clipeval.results import safe_json
 

@@ -12,19 +12,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from clipeval.cluster.local import run_shares, share_cells
-from clipeval.cluster.markers import working
-from clipeval.cluster.share import Unit, only
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
+from clipeval.engine.devices import run_shares, share_cells
 from clipeval.engine.head_files import head_path, save_head
 from clipeval.engine.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import Outcome, RunOptions, run_cells
+from clipeval.engine.shards import Unit, only
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, resolve
 from clipeval.models.precision import indexed
 from clipeval.results.fingerprint import identity_differences
+from clipeval.results.heartbeats import working
 from clipeval.results.provenance import provenance
 from clipeval.results.records import COUNTS, DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder

@@ -19,14 +19,13 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipeval.cluster.share import Part
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.images import Images
 from clipeval.data.languages import translate
 from clipeval.data.prompts import prompt_set, prompts_digest
 from clipeval.data.split import DataConfig, Split, open_split, take
 from clipeval.engine.head_files import load_heads
-from clipeval.engine.trust import NOT_TASK
+from clipeval.engine.shards import Part
 from clipeval.models import ModelHandle, image_precision, text_precision
 from clipeval.models.identity import code_digest
 from clipeval.models.own_code import OwnCode, import_fresh, is_own, own_code
@@ -35,6 +34,7 @@ from clipeval.preprocess.transforms import Convert
 from clipeval.results.fingerprint import Fingerprint, identity_differences
 from clipeval.results.records import COUNTS, DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
+from clipeval.results.trust import NOT_TASK
 from clipeval.tasks.base import Samples, Task
 from clipeval.tasks.names import name_flags
 
@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def unit(self) -> str:
-        """What this process does of it, as `clipeval.cluster.share.Unit` prints it."""
+        """What this process does of it, as `clipeval.engine.shards.Unit` prints it."""
         return self.id if self.part is None else f"{self.id}[{self.part}]"
 
     @property

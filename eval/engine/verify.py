@@ -24,10 +24,10 @@ from clipeval.data.languages import translate
 from clipeval.data.split import open_split
 from clipeval.engine.evaluation import Session
 from clipeval.engine.plan import data_config, make_task
-from clipeval.engine.trust import NOBODY, Trust, check_model, check_plain, check_tasks
 from clipeval.models import resolve
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
+from clipeval.results.trust import NOBODY, Trust, check_model, check_plain, check_tasks
 from clipeval.tasks.attributes import Attributes
 from clipeval.tasks.base import Task
 from clipeval.tasks.group_tables import group_tables
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run folder says was run. It may be anybody's: see `clipeval.engine.trust` for what is made of it.
+    """What a run folder says was run. It may be anybody's: see `clipeval.results.trust` for what is made of it.
 
     Attributes:
         file: its run.json.

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from clipeval.captioning.generate import write_captions
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.memory import keep_freed_memory
 from clipeval.models.bpe import quicken
+from clipeval.models.memory import keep_freed_memory
 from clipeval.models.precision import (
     check_precision,
     current,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.trust import mappings
 from clipeval.results import safe_json
+from clipeval.results.trust import mappings
 
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 """Keys under which transformers finds a repository with an attention kernel, which it downloads and runs."""

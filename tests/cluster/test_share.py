@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.markers import markers, working
-from clipeval.cluster.share import Load, Part, parse_share, share_out
+from clipeval.cluster.share import parse_share
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.shards import Load, Part, share_out
 from clipeval.engine.store import CHUNK
+from clipeval.results.heartbeats import markers, working
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.head_files import _read as read_head
-from clipeval.engine.trust import NOBODY, Trust, check_tasks, trust
 from clipeval.engine.verify import StoredRun, pictures
 from clipeval.models import resolve
 from clipeval.results.json_io import digest, pretty
 from clipeval.results.run_folder import RunFolder
+from clipeval.results.trust import NOBODY, Trust, check_tasks, trust
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import write_tiny_model
 

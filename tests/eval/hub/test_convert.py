@@ -20,10 +20,10 @@ from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
+from clipeval.data.lock import NAME
 from clipeval.download import DownloadError, convert_cached, download, read_lock, verify
 from clipeval.download.cached import main
 from clipeval.download.convert import convert, convert_rows, write_retrieval
-from clipeval.download.lock import NAME
 from clipeval.download.shards import ShardWriter
 
 FLICKR = "nlphuji/flickr_1k_test_image_text_retrieval"

@@ -20,8 +20,8 @@ from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
+from clipeval.data.lock import NAME
 from clipeval.download import DownloadError, download, expected_digests, fetch, read_lock, verify
-from clipeval.download.lock import NAME
 
 REPO = "djghosh/wds_pets_test"
 RNG = np.random.default_rng(0)

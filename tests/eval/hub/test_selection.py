@@ -17,8 +17,8 @@ from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import open_split
+from clipeval.data.lock import NAME
 from clipeval.download import read_lock, verify
-from clipeval.download.lock import NAME
 from clipeval.download.selection import convert_sugar_crepe, convert_winoground
 from clipeval.engine.plan import data_config
 

@@ -1,6 +1,6 @@
 """`runtime.devices=N`: one run over several GPUs of a machine, a process each.
 
-The open cells are cut into N shares of about equal cost, as an array of jobs is (`clipeval.cluster.share`); each process embeds
+The open cells are cut into N shares of about equal cost, as an array of jobs is (`clipeval.engine.shards`); each process embeds
 its share into the same stores, and files the records that it finds whole. What is left after that, the first process does
 as a run on one device would. So the records are those of one device. On CPUs (`runtime.device=cpu`) the cores are divided.
 """
@@ -20,10 +20,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from clipeval.cluster.share import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.plan import Cell
+from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
 from clipeval.engine.store import CHUNK, ImageStore
 from clipeval.models import ModelHandle
 

@@ -1,0 +1,126 @@
+"""Shares of a run: which cells, or which chunks of a large cell, each of several processes takes.
+
+All cells are laid on one line, model by model, as long as they cost, and the line is cut into pieces of one length. So the
+shares are equal, few of them load more than one model, and a task that is longer than a share is cut by ranges of
+samples. Cuts fall on the chunks of the embedding store (`clipeval.engine.store`), which is all that such parts share: each process
+writes its chunks, and the one that finds the store whole scores the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, open_dict
+
+from clipeval.configs.errors import ClipevalError
+from clipeval.engine.store import CHUNK
+
+SNAP = 0.05
+"""A cut moves to a task's border that is nearer than this part of a share: a whole task needs no one else to finish it."""
+TASK_COST = 300.0
+"""What opening and scoring a task costs, in images."""
+PROMPTS_PER_IMAGE = 17.0
+"""Prompts that cost as much as one image (ViT-B-32 on a CPU: 361 prompts/s and 21 images/s)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some chunks of a task's images: from `first` up to `last` of `of` equal lengths."""
+
+    first: int
+    last: int
+    of: int
+
+    def chunks(self, images: int) -> range:
+        """The chunk numbers of a split that has this many images. Parts that tile a task tile its chunks."""
+        count = -(-images // CHUNK)
+        return range(self.first * count // self.of, self.last * count // self.of)
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}/{self.of}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a process is given: a task of a model, or a part of one.
+
+    Attributes:
+        run: the number of the model (of the composed config) among those shared out.
+        task: the task's id.
+        part: None for all of it.
+    """
+
+    run: int
+    task: str
+    part: Part | None = None
+
+    def __str__(self) -> str:
+        return self.task if self.part is None else f"{self.task}[{self.part}]"
+
+
+@dataclass(frozen=True)
+class Load:
+    """A cell before it is shared out.
+
+    Attributes:
+        run, task: as in `Unit`.
+        cost: in images of a ViT-B-32.
+        chunks: in how many pieces it may be cut; 1 where it may not.
+    """
+
+    run: int
+    task: str
+    cost: float
+    chunks: int
+
+
+def share_out(loads: Sequence[Load], count: int) -> list[list[Unit]]:
+    """Cuts cells into `count` shares of about equal cost; the same loads give the same shares on every machine.
+
+    Args:
+        loads: every cell, those of one model side by side.
+        count: how many shares; some stay empty where there is less to share.
+
+    Returns:
+        `count` lists. Together they hold every cell once, cut or whole.
+    """
+    if count < 1:
+        raise ClipevalError(f"a run cannot be cut into {count} shares; at least 1 was expected.")
+    shares: list[list[Unit]] = [[] for _ in range(count)]
+    size = sum(load.cost for load in loads) / count or 1.0
+    edge = 0.0
+    for load in loads:
+        for number, first, last in _pieces(load, edge, size, count):
+            whole = last - first == load.chunks
+            shares[number].append(Unit(load.run, load.task, None if whole else Part(first, last, load.chunks)))
+        edge += load.cost
+    return shares
+
+
+def _pieces(load: Load, edge: float, size: float, count: int) -> list[tuple[int, int, int]]:
+    """(share, first chunk, last chunk) of each piece of a cell that begins at `edge` of the line."""
+    end = edge + load.cost
+    first_share = min(int((edge + SNAP * size) / size), count - 1)
+    last_share = min(max(int((end - SNAP * size) / size), first_share), count - 1)
+    if load.chunks == 1 or first_share == last_share:
+        middle = min(int((edge + end) / 2 / size), count - 1)
+        return [(middle if load.chunks == 1 else first_share, 0, load.chunks)]
+    pieces, start = [], 0
+    for number in range(first_share, last_share + 1):
+        stop = load.chunks
+        if number < last_share:
+            stop = round(((number + 1) * size - edge) / load.cost * load.chunks)
+        if stop > start:
+            pieces.append((number, start, stop))
+            start = stop
+    return pieces
+
+
+def only(config: DictConfig, units: Sequence[Unit]) -> DictConfig:
+    """The same config with the tasks of some units alone."""
+    config = config.copy()
+    wanted = {unit.task for unit in units}
+    with open_dict(config):
+        config.tasks = {name: node for name, node in config.tasks.items() if name in wanted}
+    return config
