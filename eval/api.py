@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from clipeval.configs.compose import compose, override
-from clipeval.engine.evaluation import Session
+from clipeval.engine.evaluation import Evaluation
 from clipeval.models import from_memory
 from clipeval.results.records import Record
 
@@ -65,14 +65,14 @@ def evaluate(
         if out is None:
             words.append("cache.features=false")
         handle = from_memory(model, tokenizer, transform, name=name)
-        session = Session.open(compose(words), Console(quiet=quiet, stderr=True), handle)
+        session = Evaluation.open(compose(words), Console(quiet=quiet, stderr=True), handle)
         session.run()
         names = [name for name in session.config.tasks if name not in session.skipped]
         frame = records_frame([r for r in map(session.folder.record, names) if r is not None])
         return pd.concat([frame, _skipped(session)], ignore_index=True) if session.skipped else frame
 
 
-def _skipped(session: Session) -> pd.DataFrame:
+def _skipped(session: Evaluation) -> pd.DataFrame:
     """A row without a value for each task that `data.on_missing=skip` left out."""
     rows = []
     for task, why in session.skipped.items():

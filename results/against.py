@@ -42,7 +42,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Against:
+class ReferenceComparison:
     """A run beside its reference, task by task and on average."""
 
     run: str
@@ -74,7 +74,7 @@ def judge(published: float, measured: float | None, interval: Interval | None) -
     return "within" if interval[0] - ROUNDING <= published <= interval[1] + ROUNDING else "outside"
 
 
-def against_published(run: Run) -> Against:
+def against_published(run: Run) -> ReferenceComparison:
     """A run beside the 121 published models: beside its own row if it has one, and its place among all."""
     row = published.find(run.model.get("name"), run.model.get("pretrained"))
     rows = published.table()
@@ -109,7 +109,7 @@ def against_published(run: Run) -> Against:
         average, neighbours = _average(row, rivals, keys, measured, pairs)
     reference_name = f"{row['name']} {row['pretrained']}" if row is not None else "the published models"
     imported = any(run.records[line.task].imported is not None for line in lines if line.task in run.records)
-    return Against(
+    return ReferenceComparison(
         run.label, reference_name, tuple(lines), average, row is not None, int(rivals.sum()), neighbours, imported
     )
 
@@ -137,7 +137,7 @@ def _average(
     return Line("", f"Average of {len(keys)}", "", reference, mean, interval, verdict, place), tuple(beside)
 
 
-def against_run(run: Run, other: Run) -> Against:
+def against_run(run: Run, other: Run) -> ReferenceComparison:
     """A run beside another one: differences, with intervals that take the two as independent.
 
     The same samples make a paired comparison much sharper: that is `compare.py`'s.
@@ -171,7 +171,7 @@ def against_run(run: Run, other: Run) -> Against:
         interval = difference_interval(a_mean, a_pair, b_mean, b_pair) if a_pair and b_pair else None
         verdict = _distance(a_mean, b_mean, interval)
         average = Line("", f"Average of {len(shared)}", "", b_mean, a_mean, interval, verdict)
-    return Against(run.label, other.label, tuple(lines), average, same_model=False)
+    return ReferenceComparison(run.label, other.label, tuple(lines), average, same_model=False)
 
 
 def _distance(a: float | None, b: float | None, interval: Interval | None) -> Verdict:
@@ -184,7 +184,7 @@ def _distance(a: float | None, b: float | None, interval: Interval | None) -> Ve
     return "within" if interval[0] <= 0 <= interval[1] else "outside"
 
 
-def compare_with(runs: Sequence[Run], against: str, others: Sequence[Run] = ()) -> list[Against]:
+def compare_with(runs: Sequence[Run], against: str, others: Sequence[Run] = ()) -> list[ReferenceComparison]:
     """Each run beside what `against` names: `published`, or the runs already loaded into `others`."""
     if against == "published":
         found = [against_published(run) for run in runs]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from clipeval.results import published, words
-from clipeval.results.against import Against, Line, Verdict
-from clipeval.results.block import Block, Tone
+from clipeval.results.against import Line, ReferenceComparison, Verdict
+from clipeval.results.block import Severity, SummaryTable
 
 SAYS: dict[Verdict, str] = {
     "exact": "exact",
@@ -14,7 +14,7 @@ SAYS: dict[Verdict, str] = {
     "missing": "missing",
 }
 
-TONES: dict[Verdict, Tone] = {
+TONES: dict[Verdict, Severity] = {
     "exact": "good",
     "within": "plain",
     "outside": "bad",
@@ -30,17 +30,17 @@ RUN_SAYS: dict[Verdict, str] = {
     "missing": "missing",
 }
 
-RUN_TONES: dict[Verdict, Tone] = {**TONES, "exact": "plain", "outside": "good"}
+RUN_TONES: dict[Verdict, Severity] = {**TONES, "exact": "plain", "outside": "good"}
 
 
-def block(found: Against) -> Block:
+def block(found: ReferenceComparison) -> SummaryTable:
     """What a reader sees: the verdict at a glance, then the tasks."""
     if not found.of:
         return _run_block(found)
     return _reproduction(found) if found.same_model else _places(found)
 
 
-def _reproduction(found: Against) -> Block:
+def _reproduction(found: ReferenceComparison) -> SummaryTable:
     scored = [line for line in found.lines if line.measured is not None]
     outside = [line for line in scored if line.verdict == "outside"]
     holds = not outside and bool(scored)
@@ -69,7 +69,7 @@ def _reproduction(found: Against) -> Block:
     else:
         remarks.append("Intervals: the measured score's, 95% over samples; published figures have four digits.")
     lines = [*found.lines, *([found.average] if found.average else [])]
-    return Block(
+    return SummaryTable(
         title=f"{found.run} against what was published for it",
         headline=headline,
         tone="good" if holds else "bad" if outside else "faint",
@@ -90,7 +90,7 @@ def _reproduction(found: Against) -> Block:
     )
 
 
-def _place_words(found: Against) -> str:
+def _place_words(found: ReferenceComparison) -> str:
     if found.average is None or found.average.place is None:
         return ""
     beside = ""
@@ -103,7 +103,7 @@ def _place_words(found: Against) -> str:
     )
 
 
-def _places(found: Against) -> Block:
+def _places(found: ReferenceComparison) -> SummaryTable:
     rows = published.table()
     lines = [line for line in found.lines if line.measured is not None]
     shown = []
@@ -119,7 +119,7 @@ def _places(found: Against) -> Block:
                 f"{line.place} of {found.of + 1}",
             )
         )
-    return Block(
+    return SummaryTable(
         title=f"{found.run} among {found.of} published models",
         headline=_place_words(found) or "Nothing to place yet: no task of the published table is recorded",
         tone="plain",
@@ -130,12 +130,12 @@ def _places(found: Against) -> Block:
     )
 
 
-def _run_block(found: Against) -> Block:
+def _run_block(found: ReferenceComparison) -> SummaryTable:
     scored = [line for line in found.lines if line.verdict not in ("missing",)]
     apart = [line for line in scored if line.verdict == "outside"]
     higher = sum((line.difference or 0) > 0 for line in apart)
     lines = [*found.lines, *([found.average] if found.average else [])]
-    return Block(
+    return SummaryTable(
         title=f"{found.run} against {found.reference}",
         headline=(
             f"{len(apart)} of {len(scored)} tasks differ by more than chance: {higher} higher, {len(apart) - higher} lower"

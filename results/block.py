@@ -14,21 +14,21 @@ from rich.text import Text
 
 from clipeval.results import render_markdown
 
-Tone = Literal["good", "bad", "plain", "faint"]
+Severity = Literal["good", "bad", "plain", "faint"]
 
-STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "plain": "", "faint": "dim"}
+STYLES: dict[Severity, str] = {"good": "green", "bad": "bold red", "plain": "", "faint": "dim"}
 
 
 @dataclass(frozen=True)
-class Block:
+class SummaryTable:
     """Title, verdict, rows of text; how good each row is; remarks below."""
 
     title: str
     headline: str
-    tone: Tone
+    tone: Severity
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    tones: tuple[Tone, ...]
+    tones: tuple[Severity, ...]
     remarks: tuple[str, ...] = ()
     left: int = 1
     """How many of the first columns are text, set left; the last is a verdict, set left too."""
@@ -40,7 +40,7 @@ NAMES = 18
 """Characters that the first column keeps at the least, its names broken over lines."""
 
 
-def terminal(block: Block, width: int) -> RenderableType:
+def terminal(block: SummaryTable, width: int) -> RenderableType:
     """For a rich console of `width` columns."""
     table = Table(box=SIMPLE_HEAD, pad_edge=True, padding=(0, 1, 0, 0), header_style="dim")
     columns = _fitting(block, width)
@@ -60,14 +60,14 @@ def terminal(block: Block, width: int) -> RenderableType:
     return Group(*lines)
 
 
-def _fitting(block: Block, width: int) -> list[int]:
+def _fitting(block: SummaryTable, width: int) -> list[int]:
     """The columns to show: all, or those that are not optional."""
     wide = [max(map(len, cells)) for cells in zip(block.header, *block.rows, strict=True)]
     needed = sum(wide[1:]) + min(wide[0], NAMES) + 2 * len(wide) + 1
     return [index for index in range(len(wide)) if needed <= width or index not in block.optional]
 
 
-def markdown(block: Block) -> str:
+def markdown(block: SummaryTable) -> str:
     """For a Markdown file."""
     escape = render_markdown.escape
     parts = [f"### {escape(block.title)}\n", f"**{escape(block.headline)}**\n"]
@@ -81,6 +81,6 @@ def markdown(block: Block) -> str:
     return "\n".join(parts) + "\n"
 
 
-def join(blocks: Sequence[Block]) -> str:
+def join(blocks: Sequence[SummaryTable]) -> str:
     """Several blocks as Markdown."""
     return "\n".join(markdown(block) for block in blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipeval.results import block, render_terminal, words
-from clipeval.results.block import Block, Tone
+from clipeval.results.block import Severity, SummaryTable
 from clipeval.results.compare import Comparison, TaskComparison
 from clipeval.results.uncertainty import Interval
 
@@ -18,7 +18,7 @@ def render(comparison: Comparison, format: str = "table", width: int | None = No
     return render_terminal.to_text(block.terminal(build(comparison), width), width, colour)
 
 
-def build(comparison: Comparison) -> Block:
+def build(comparison: Comparison) -> SummaryTable:
     """Title, verdict, a row a task."""
     better = [sum(item.verdict == side for item in comparison.tasks) for side in "AB"]
     undecided = len(comparison.tasks) - sum(better)
@@ -35,7 +35,7 @@ def build(comparison: Comparison) -> Block:
         *(f"{item.name}: {text}" for item in comparison.tasks for text in item.remarks),
         *comparison.remarks,
     ]
-    return Block(
+    return SummaryTable(
         title=f"A: {comparison.a}   B: {comparison.b}",
         headline=headline,
         tone="plain",
@@ -72,5 +72,5 @@ def _row(item: TaskComparison) -> tuple[str, ...]:
     )
 
 
-def _tone(item: TaskComparison) -> Tone:
+def _tone(item: TaskComparison) -> Severity:
     return {"B": "good", "A": "bad", "": "plain"}[item.verdict]  # type: ignore[return-value]

@@ -37,7 +37,7 @@ class Marker:
 
     Attributes:
         state: running | failed | stopped | dead (it said running, and no longer lives).
-        units: what it took on, as `clipeval.engine.shards.Unit` prints.
+        units: what it took on, as `clipeval.engine.shards.TaskShard` prints.
         who: host, process and Slurm job, for people.
         job: its Slurm job, such as 12_3; None outside of Slurm.
         error: the last line of what stopped it.

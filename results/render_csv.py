@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipeval.results.against import Against
+from clipeval.results.against import ReferenceComparison
 from clipeval.results.runs import Run, group_name, long_rows, tasks
 from clipeval.results.sheet import average_cell
 
@@ -92,7 +92,7 @@ def _averages(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def against(found: Sequence[Against]) -> str:
+def against(found: Sequence[ReferenceComparison]) -> str:
     """A comparison as CSV: a row for each run and task, and one for its average."""
     rows = [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipeval.results import words
-from clipeval.results.sheet import Cell, Row, Sheet
+from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -32,7 +32,7 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in text).replace("\n", " ")
 
 
-def render(sheet: Sheet) -> str:
+def render(sheet: ReportTable) -> str:
     """The table environment: caption, label, tabular, remarks. One run with every column, several side by side."""
     several = len(sheet.runs) > 1
     header, body = _several(sheet) if several else _single(sheet)
@@ -65,11 +65,11 @@ def render(sheet: Sheet) -> str:
     return "\n".join([*lines, "\\end{table}", ""])
 
 
-def _legend(sheet: Sheet) -> str:
+def _legend(sheet: ReportTable) -> str:
     return words.legend(sheet).replace(" *: the best.", " Bold: the best.")
 
 
-def _label(row: Row, sheet: Sheet) -> str:
+def _label(row: TableRow, sheet: ReportTable) -> str:
     text = escape(words.row_label(row, several=len(sheet.runs) > 1))
     if row.kind in ("task", "single") and any(cell.flagged for cell in row.cells):
         text += " !"
@@ -80,7 +80,7 @@ def _label(row: Row, sheet: Sheet) -> str:
     return f"\\textit{{{text}}}"
 
 
-def _rules(sheet: Sheet, lines: list[str]) -> list[str]:
+def _rules(sheet: ReportTable, lines: list[str]) -> list[str]:
     """A rule above the averages, a little air above each group."""
     found: list[str] = []
     before = None
@@ -94,7 +94,7 @@ def _rules(sheet: Sheet, lines: list[str]) -> list[str]:
     return found
 
 
-def _single(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
+def _single(sheet: ReportTable) -> tuple[list[list[str]], list[str]]:
     lines = []
     for row in sheet.rows:
         cell = row.cells[0]
@@ -114,7 +114,7 @@ def _single(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
     return header, _rules(sheet, lines)
 
 
-def _several(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
+def _several(sheet: ReportTable) -> tuple[list[list[str]], list[str]]:
     lines = [
         " & ".join([_label(row, sheet), *[_beside(cell, row) for cell in row.cells]]) + " \\\\" for row in sheet.rows
     ]
@@ -125,7 +125,7 @@ def _several(sheet: Sheet) -> tuple[list[list[str]], list[str]]:
     return [top, below], _rules(sheet, lines)
 
 
-def _beside(cell: Cell, row: Row) -> str:
+def _beside(cell: TableCell, row: TableRow) -> str:
     if cell.absent:
         return "" if cell.absent == "not planned" else f"\\textit{{{cell.absent}}}"
     score = words.score(cell.value) if cell.value is not None else escape(words.DASH)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipeval.results import words
-from clipeval.results.sheet import Cell, Row, Sheet
+from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 
-def render(sheet: Sheet) -> str:
+def render(sheet: ReportTable) -> str:
     """The report as Markdown: one run with every column, several runs side by side."""
     several = len(sheet.runs) > 1
     parts = [f"> **Warning** {escape(text)}\n" for text in sheet.warnings]
@@ -34,7 +34,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *rows])
 
 
-def _label(row: Row, several: bool) -> str:
+def _label(row: TableRow, several: bool) -> str:
     text = escape(words.row_label(row, several))
     if row.kind != "task":
         text = f"**{text}**"
@@ -43,7 +43,7 @@ def _label(row: Row, several: bool) -> str:
     return text + (f" <sup>{','.join(map(str, row.marks))}</sup>" if row.marks else "")
 
 
-def _single(sheet: Sheet) -> str:
+def _single(sheet: ReportTable) -> str:
     rows = []
     for row in sheet.rows:
         cell = row.cells[0]
@@ -62,12 +62,12 @@ def _single(sheet: Sheet) -> str:
     return table(["Task", "Score", "95% interval", "Corrected", "Samples", "Metric"], rows)
 
 
-def _several(sheet: Sheet) -> str:
+def _several(sheet: ReportTable) -> str:
     rows = [[_label(row, several=True), *[_beside(cell, row) for cell in row.cells]] for row in sheet.rows]
     return table(["Task", *map(escape, sheet.runs)], rows)
 
 
-def _beside(cell: Cell, row: Row) -> str:
+def _beside(cell: TableCell, row: TableRow) -> str:
     if cell.absent:
         return "" if cell.absent == "not planned" else f"**{cell.absent}**"
     score = words.score(cell.value)

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from clipeval.results import words
-from clipeval.results.sheet import Cell, Row, Sheet
+from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 STYLES = {"group": "bold", "task": "", "single": "bold", "average": "bold green", "common": "bold green"}
 
 
-def render(sheet: Sheet, width: int | None = None, colour: bool = False) -> str:
+def render(sheet: ReportTable, width: int | None = None, colour: bool = False) -> str:
     """The report as text of at most `width` columns (default: the terminal's), with ANSI colours if asked."""
     return to_text(layout(sheet, width or terminal_width()), width, colour)
 
@@ -46,7 +46,7 @@ def to_text(body: RenderableType, width: int | None, colour: bool) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
 
 
-def layout(sheet: Sheet, width: int) -> Group:
+def layout(sheet: ReportTable, width: int) -> Group:
     """The report's parts, to be printed by a rich console."""
     parts: list[RenderableType] = []
     parts += [warning(text) for text in sheet.warnings]
@@ -68,7 +68,7 @@ def warning(text: str) -> RenderableType:
     return Padding(Text(f"! {text}", style="bold yellow"), (0, 1))
 
 
-def _label(row: Row, several: bool) -> Text:
+def _label(row: TableRow, several: bool) -> Text:
     style = STYLES[row.kind]
     text = Text(words.row_label(row, several), style=style)
     if any(cell.flagged for cell in row.cells) and row.kind in ("task", "single"):
@@ -78,7 +78,7 @@ def _label(row: Row, several: bool) -> Text:
     return text
 
 
-def _indented(row: Row, sheet: Sheet) -> RenderableType:
+def _indented(row: TableRow, sheet: ReportTable) -> RenderableType:
     """A row's name, a task's set in below its group, its second line too where it needs one."""
     label = _label(row, several=len(sheet.runs) > 1)
     return Padding(label, (0, 0, 0, INDENT)) if row.kind == "task" and sheet.grouped else label
@@ -87,7 +87,7 @@ def _indented(row: Row, sheet: Sheet) -> RenderableType:
 INDENT = 2
 
 
-def _single(sheet: Sheet, width: int) -> Table:
+def _single(sheet: ReportTable, width: int) -> Table:
     """One run: score, interval, corrected score, samples, and the metric's name where there is room."""
     table = Table(box=SIMPLE_HEAD, pad_edge=True, padding=(0, 1), header_style="dim")
     table.add_column("Task", no_wrap=False, ratio=None)
@@ -115,18 +115,18 @@ def _single(sheet: Sheet, width: int) -> Table:
     return table
 
 
-def _fitting(sheet: Sheet, width: int) -> int:
+def _fitting(sheet: ReportTable, width: int) -> int:
     """How many runs stand side by side: those whose columns fit, at least one."""
     names = INDENT + max(len(_label(row, several=True).plain) for row in sheet.rows)
     return max(1, (width - names - 4) // (_column(sheet) + 2))
 
 
-def _column(sheet: Sheet) -> int:
+def _column(sheet: ReportTable) -> int:
     """Characters of a run's column: a score with its margin and mark, and most names unbroken."""
     return min(max(15, *(len(word) for name in sheet.runs for word in name.split(" "))), 22)
 
 
-def _several(sheet: Sheet, which: slice) -> Table:
+def _several(sheet: ReportTable, which: slice) -> Table:
     """Runs side by side: score and half of its interval, the best marked."""
     table = Table(box=SIMPLE_HEAD, pad_edge=True, padding=(0, 1), header_style="bold")
     table.add_column("Task", no_wrap=True)
@@ -142,7 +142,7 @@ def _several(sheet: Sheet, which: slice) -> Table:
     return table
 
 
-def _beside(cell: Cell, row: Row) -> Text:
+def _beside(cell: TableCell, row: TableRow) -> Text:
     if cell.absent:
         return Text(cell.absent if cell.absent != "not planned" else "", style="yellow")
     text = Text()
@@ -156,7 +156,7 @@ def _beside(cell: Cell, row: Row) -> Text:
     return text
 
 
-def _below(sheet: Sheet) -> list[RenderableType]:
+def _below(sheet: ReportTable) -> list[RenderableType]:
     lines = [Text(text, style="dim") for text in words.details(sheet)]
     for note in sheet.footnotes:
         text = Text(f"[{note.number}] ", style="dim")

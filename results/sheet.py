@@ -16,7 +16,7 @@ Kind = Literal["group", "task", "single", "average", "common"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One run's answer in one row."""
 
     value: float | None = None
@@ -38,12 +38,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A task, a group's average, or an average over tasks, for every run."""
 
     kind: Kind
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     metric: str = ""
     task: str = ""
     marks: tuple[int, ...] = ()
@@ -60,11 +60,11 @@ class Footnote:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ReportTable:
     """The whole table."""
 
     runs: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     footnotes: tuple[Footnote, ...] = ()
     warnings: tuple[str, ...] = ()
     details: tuple[str, ...] = field(default=())
@@ -76,9 +76,9 @@ class Sheet:
         return any(row.kind == "group" for row in self.rows)
 
 
-def build(runs: Sequence[Run]) -> Sheet:
+def build(runs: Sequence[Run]) -> ReportTable:
     """Lays out the report of some runs, one column of scores for each."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     footnotes = _Footnotes(several=len(runs) > 1)
     by_group: dict[str, list[str]] = {}
     union = tasks(runs)
@@ -96,7 +96,7 @@ def build(runs: Sequence[Run]) -> Sheet:
     common = [task for task in union if all(_scored(run, task) for run in runs)]
     if len(runs) > 1 and common and any(sorted(_members(run, list(union))) != sorted(common) for run in runs):
         rows.append(_average("common", f"Average, {len(common)} in common", common, runs))
-    return Sheet(
+    return ReportTable(
         runs=tuple(run.label for run in runs),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries),
@@ -120,7 +120,7 @@ class _Footnotes:
         return self._numbers[flag, text]
 
 
-def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run], footnotes: _Footnotes) -> Row:
+def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run], footnotes: _Footnotes) -> TableRow:
     cells, marks = [], []
     metrics = {run.planned[task].get("metric") for run in runs if task in run.planned}
     for run in runs:
@@ -131,7 +131,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
                 "missing" if task in run.planned else "not planned"
             )
             skipped = task in run.skipped
-            cells.append(Cell(absent="skipped" if skipped else "damaged" if broken else why, flagged=skipped))
+            cells.append(TableCell(absent="skipped" if skipped else "damaged" if broken else why, flagged=skipped))
             if skipped:
                 owner = f"{run.label}: " if footnotes.several else ""
                 name = run.planned[task].get("name") or task
@@ -144,7 +144,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
             marks.append(footnotes.add(f"{owner}{'' if shared else f'{record.name}: '}{text}", flag=True))
         marks += [footnotes.add(_with_values(text, record, owner), flag=False) for text in record.notes]
         cells.append(
-            Cell(
+            TableCell(
                 value=record.value,
                 interval=record.interval,
                 corrected=chance_corrected(record.value, record.chance),
@@ -157,7 +157,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
         marks.append(footnotes.add(f"{spec.get('name') or task}: the runs differ in the main metric", flag=True))
     elif len({cell.samples for cell in cells if cell.samples is not None}) <= 1:
         cells = _mark_best(cells)
-    return Row(
+    return TableRow(
         kind=kind,
         label=str(spec.get("name") or task),
         cells=tuple(cells),
@@ -190,13 +190,13 @@ def _members(run: Run, among: Sequence[str]) -> list[str]:
     return [task for task in among if task in run.planned and run.planned[task].get("metric") is not None]
 
 
-def average_cell(run: Run, among: Sequence[str]) -> Cell:
+def average_cell(run: Run, among: Sequence[str]) -> TableCell:
     """A run's average over those of some tasks that have a main metric and a value."""
     members = _members(run, among)
     records = [run.records[task] for task in members if _scored(run, task)]
     values = [record.value for record in records if record.value is not None]
     corrected = [c for c in (chance_corrected(record.value, record.chance) for record in records) if c is not None]
-    return Cell(
+    return TableCell(
         value=math.fsum(values) / len(values) if values else None,
         interval=average_interval(values, [r.interval for r in records], [run.images(r.task) for r in records]),
         corrected=math.fsum(corrected) / len(corrected) if corrected else None,
@@ -214,20 +214,20 @@ def _total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if counts and len(known) == len(counts) else None
 
 
-def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) -> Row:
+def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) -> TableRow:
     cells = [average_cell(run, among) for run in runs]
     same = len({tuple(sorted(task for task in among if _scored(run, task))) for run in runs}) == 1
-    return Row(kind=kind, label=label, cells=tuple(_mark_best(cells) if same else cells))
+    return TableRow(kind=kind, label=label, cells=tuple(_mark_best(cells) if same else cells))
 
 
-def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
+def _mark_best(cells: Sequence[TableCell]) -> list[TableCell]:
     """Marks the highest of several values, to the printed digit; none where all are equal."""
     values = [round(cell.value, 4) for cell in cells if cell.value is not None]
     if len(set(values)) < 2:
         return list(cells)
     top = max(values)
     return [
-        Cell(**{**cell.__dict__, "best": True}) if cell.value is not None and round(cell.value, 4) == top else cell
+        TableCell(**{**cell.__dict__, "best": True}) if cell.value is not None and round(cell.value, 4) == top else cell
         for cell in cells
     ]
 

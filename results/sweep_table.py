@@ -31,7 +31,7 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
     """
     console = console or Console(highlight=False)
     done = [folder for _, folder in rows if folder.is_dir() and RunFolder(folder).tasks()]
-    built = sheet.build(runs.load(done, slim=True)) if done else sheet.Sheet((), ())
+    built = sheet.build(runs.load(done, slim=True)) if done else sheet.ReportTable((), ())
     tasks = [row for row in built.rows if row.kind in ("task", "single")]
     averages = [row for row in built.rows if row.kind in ("average", "common")]
     groups = [row for row in built.rows if row.kind == "group"] if len(tasks) > MOST_TASKS else []
@@ -65,7 +65,7 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
     return missing
 
 
-def _cell(cell: sheet.Cell) -> Text:
+def _cell(cell: sheet.TableCell) -> Text:
     if cell.absent:
         return Text("" if cell.absent == "not planned" else cell.absent, style="yellow")
     text = Text(words.score(cell.value))

@@ -112,7 +112,9 @@ def print_table(paths: Sequence[str | Path], console: Console | None = None, aga
     console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *blocks))
 
 
-def _load(paths: Sequence[str | Path], against: str | None, slim: bool) -> tuple[list[runs.Run], list[beside.Against]]:
+def _load(
+    paths: Sequence[str | Path], against: str | None, slim: bool
+) -> tuple[list[runs.Run], list[beside.ReferenceComparison]]:
     """The runs, and each beside what `against` names. All are read together, so that labels tell them apart."""
     if against in (None, "published"):
         loaded = runs.load(paths, slim)

@@ -82,7 +82,7 @@ def line(result: Result) -> str:
     ratio = (
         f"{median(result.ratios):.3g}x ({min(result.ratios):.3g} to {max(result.ratios):.3g})" if result.ratios else ""
     )
-    cells = (
+    planned_tasks = (
         result.work,
         _figure(result.theirs),
         _figure(result.ours),
@@ -92,7 +92,7 @@ def line(result: Result) -> str:
         met,
         "; ".join(result.notes),
     )
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(planned_tasks) + " |"
 
 
 def _figure(values: Sequence[float] | None) -> str:

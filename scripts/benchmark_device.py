@@ -20,8 +20,8 @@ import open_clip
 import torch
 
 from clipeval.data.split import DataConfig, open_split
-from clipeval.engine.decode import ImageJob
-from clipeval.engine.runner import take_in
+from clipeval.engine.decode import DecodeJob
+from clipeval.engine.runner import store_batch
 from clipeval.engine.store import ImageStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
@@ -118,13 +118,13 @@ def end_to_end(
 
 def main_thread(device: str, workers: int, batch: int, images: int) -> dict[str, Any]:
     """Processor time that the main thread needs for an image of 224 px where decoding and the model cost nothing."""
-    job = ImageJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
+    job = DecodeJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
     transform, store = _Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
     stream = ImageStream([job], transform, StreamOptions(workers, batch), torch.device(device))
     failures: list[tuple[int, str]] = []
     started = time.thread_time()
     for piece in _embed(stream, _Nothing(transform, torch.device(device), 512)):
-        take_in(piece, job, store, failures)
+        store_batch(piece, job, store, failures)
     return {"us": (time.thread_time() - started) / images * 1e6}
 
 
@@ -236,7 +236,7 @@ def _stream(root: str, transform: Any, options: StreamOptions, device: str, time
     split = open_split(DataConfig(folder="photos"), root, "test", None)
     places = np.tile(np.arange(len(split.images)), times)
     return ImageStream(
-        [ImageJob("photos", split.images, places, "rgb_first", False)], transform, options, torch.device(device)
+        [DecodeJob("photos", split.images, places, "rgb_first", False)], transform, options, torch.device(device)
     )
 
 

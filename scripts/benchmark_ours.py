@@ -16,8 +16,8 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
-from clipeval.engine.decode import ImageJob, default_workers
-from clipeval.engine.evaluation import Session
+from clipeval.engine.decode import DecodeJob, default_workers
+from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
 from clipeval.models.memory import keep_freed_memory
@@ -163,7 +163,7 @@ def _stream(
     transform: Any, root: str, encoder: Any, options: StreamOptions, device: str = "cpu", times: int = 1
 ) -> Any:
     split = open_split(DataConfig(folder="photos"), root, "test", None)
-    job = ImageJob("photos", split.images, np.tile(np.arange(len(split.images)), times), "rgb_first", False)
+    job = DecodeJob("photos", split.images, np.tile(np.arange(len(split.images)), times), "rgb_first", False)
     stream = ImageStream([job], transform, options, torch.device(device))
     try:
         yield from stream.embed(encoder)
@@ -176,7 +176,7 @@ def _session(words: list[str]) -> dict[str, Any]:
     config = compose(words, None)
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as quiet:
-        outcome = Session.open(config, Console(file=quiet)).run()
+        outcome = Evaluation.open(config, Console(file=quiet)).run()
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "images": outcome.images, "texts": outcome.texts, "records": len(outcome.records)}
 

@@ -47,14 +47,16 @@ def forty(place: Path) -> dict[str, Any]:
     from rich.console import Console
 
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import Session
+    from clipeval.engine.evaluation import Evaluation
 
     write_miniature(place / "data", samples=8)
     config = compose(["suite=datacomp", f"data.root={place / 'data'}", f"cache.root={place / 'cache'}"])
-    plan = Session.open(config, Console(quiet=True)).plan()
+    plan = Evaluation.open(config, Console(quiet=True)).plan()
     assert not plan.problems
     parts = ("preprocess", "precision", "prompts", "protocol")
-    return {cell.id: {k: v for k, v in cell.fingerprint.to_json().items() if k in parts} for cell in plan.cells}
+    return {
+        planned.id: {k: v for k, v in planned.fingerprint.to_json().items() if k in parts} for planned in plan.tasks
+    }
 
 
 @pytest.mark.parametrize("what", [quickstart, forty])

@@ -50,6 +50,7 @@ def test_no_import_goes_upwards() -> None:
     upwards = [
         where
         for part, other, where in found
-        if (part != "__init__" and ORDER.index(part) > ORDER.index(other)) or (part == "__init__" and other not in LATER)
+        if (part != "__init__" and ORDER.index(part) > ORDER.index(other))
+        or (part == "__init__" and other not in LATER)
     ]
     assert not upwards, "\n".join(upwards)

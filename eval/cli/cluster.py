@@ -11,7 +11,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from clipeval.engine.runner import Outcome
-    from clipeval.engine.shards import Unit
+    from clipeval.engine.shards import TaskShard
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
 
@@ -51,13 +51,13 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     watch.set_defaults(command=_watch, overrides=True)
 
 
-def share_units(config: DictConfig, share: str) -> list[Unit]:
+def share_units(config: DictConfig, share: str) -> list[TaskShard]:
     """What the process that was given `--share` does of a config."""
     from clipeval.cluster.share import config_loads, parse_share
-    from clipeval.engine.shards import share_out
+    from clipeval.engine.shards import partition
 
     place, count = parse_share(share)
-    return share_out(config_loads(config), count)[place]
+    return partition(config_loads(config), count)[place]
 
 
 def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:

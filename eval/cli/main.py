@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import Session
+    from clipeval.engine.evaluation import Evaluation
     from clipeval.results.run_folder import RunFolder
     from clipeval.results.tables import print_table
 
@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if folders is not None:
         print_table(folders)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
-    session = Session.open(compose(overrides, arguments.config_dir), console)
+    session = Evaluation.open(compose(overrides, arguments.config_dir), console)
     session.say_folder()
     if arguments.share:
         session.units = share_units(session.config, arguments.share)
@@ -163,9 +163,9 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cli.plan_table import print_plan
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import Session
+    from clipeval.engine.evaluation import Evaluation
 
-    session = Session.open(compose(overrides, arguments.config_dir), Console(stderr=True))
+    session = Evaluation.open(compose(overrides, arguments.config_dir), Console(stderr=True))
     return print_plan(session, Console())
 
 

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
-from clipeval.engine.evaluation import Session
-from clipeval.engine.plan import Cell, Plan
+from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
 from clipeval.engine.store import ImageStore, TextStore, key_of
 
 WORDS = {"done": "done", "stale": "again", "todo": "to do"}
 
 
-def print_plan(session: Session, console: Console) -> int:
+def print_plan(session: Evaluation, console: Console) -> int:
     """Prints the plan.
 
     Returns:
@@ -35,31 +35,31 @@ def print_plan(session: Session, console: Console) -> int:
     seen: set[str] = set()
     images = 0
     texts = TextStore(options.store, text_parts(session.handle, options))
-    for cell in plan.cells:
-        left = _left(cell, options.store, seen) if cell.state != "done" else 0
+    for planned in plan.tasks:
+        left = _left(planned, options.store, seen) if planned.state != "done" else 0
         images += left
-        total = sum(len(split.images) for split in cell.splits.values())
-        why = "; ".join((*cell.why, *cell.flags))
-        table.add_row(cell.id, f"{total:,}", f"{left:,}", f"{len(set(cell.texts)):,}", WORDS[cell.state], why)
+        total = sum(len(split.images) for split in planned.splits.values())
+        why = "; ".join((*planned.why, *planned.flags))
+        table.add_row(planned.id, f"{total:,}", f"{left:,}", f"{len(set(planned.texts)):,}", WORDS[planned.state], why)
     for name, problem in plan.problems.items():
         table.add_row(name, "", "", "", "[red]missing[/red]", problem)
     for name, why in plan.skipped.items():
         table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
     console.print(table)
-    prompts = len(texts.missing(text for cell in plan.open for text in cell.texts))
+    prompts = len(texts.missing(text for planned in plan.open for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(session, plan)), highlight=False)
     if plan.skipped:
-        count = len(plan.cells) + len(plan.problems) + len(plan.skipped)
+        count = len(plan.tasks) + len(plan.problems) + len(plan.skipped)
         console.print(
-            f"{len(plan.cells)} of {count} tasks; the others are skipped (data.on_missing=skip).", highlight=False
+            f"{len(plan.tasks)} of {count} tasks; the others are skipped (data.on_missing=skip).", highlight=False
         )
-    return EXIT_ERROR if plan.problems or not plan.cells else EXIT_SKIPPED if plan.skipped else 0
+    return EXIT_ERROR if plan.problems or not plan.tasks else EXIT_SKIPPED if plan.skipped else 0
 
 
-def _left(cell: Cell, store: object, seen: set[str]) -> int:
-    """Images that no earlier cell of the plan embeds and no cache holds."""
+def _left(planned: PlannedTask, store: object, seen: set[str]) -> int:
+    """Images that no earlier task of the plan embeds and no cache holds."""
     count = 0
-    for need in cell.needs.values():
+    for need in planned.needs.values():
         key = key_of(need.parts)
         if key not in seen:
             seen.add(key)
@@ -67,22 +67,22 @@ def _left(cell: Cell, store: object, seen: set[str]) -> int:
     return count
 
 
-def _speed(session: Session, plan: Plan) -> float | None:
+def _speed(session: Evaluation, plan: Plan) -> float | None:
     """Images a second of this folder's own records, which ran on this machine's like; None before the first."""
-    return _rate(cell for cell in plan.cells if cell.record is not None)
+    return _rate(planned for planned in plan.tasks if planned.record is not None)
 
 
-def _rate(cells: Iterable[Cell]) -> float | None:
+def _rate(planned_tasks: Iterable[PlannedTask]) -> float | None:
     images = seconds = 0.0
-    for cell in cells:
-        assert cell.record is not None
-        images += cell.record.samples or 0
-        seconds += cell.record.timings.get("embed_s", 0.0)
+    for planned in planned_tasks:
+        assert planned.record is not None
+        images += planned.record.samples or 0
+        seconds += planned.record.timings.get("embed_s", 0.0)
     return images / seconds if seconds > 1 else None
 
 
 def _summary(plan: Plan, images: int, prompts: int, rate: float | None) -> str:
-    done = sum(cell.state == "done" for cell in plan.cells)
-    text = f"{len(plan.cells) + len(plan.problems)} tasks: {done} done, {len(plan.open)} to compute, {len(plan.problems)} missing. "
+    done = sum(planned.state == "done" for planned in plan.tasks)
+    text = f"{len(plan.tasks) + len(plan.problems)} tasks: {done} done, {len(plan.open)} to compute, {len(plan.problems)} missing. "
     text += f"To embed: {images:,} images and {prompts:,} prompts"
     return text + (f", about {images / rate / 60:.1f} min at {rate:,.0f} images/s." if rate and images else ".")

@@ -1,9 +1,9 @@
 """Runs that are shared out: over the jobs of a Slurm array, over processes of one's own, over time.
 
-share      which cells, or which part of a large one, a process takes
+share      which tasks, or which part of a large one, a process takes
 submit     `clipeval submit`: a Slurm array, submitted and left
 job        what one job of that array does
-status     `clipeval status`: which cells are done, running, failed or missing
+status     `clipeval status`: which tasks are done, running, failed or missing
 sweep      `clipeval run -m`: Hydra's own sweeps
 watch      `clipeval watch`: each checkpoint of a training run as it appears
 """

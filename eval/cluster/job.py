@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import Unit
+from clipeval.engine.shards import TaskShard
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Job:
     Attributes:
         runs: the words of each run, sweeps resolved.
         config_dir: as `--config-dir`.
-        units: what to do; `Unit.run` is a place in `runs`.
+        units: what to do; `TaskShard.run` is a place in `runs`.
     """
 
     runs: tuple[tuple[str, ...], ...]
     config_dir: str | None
-    units: tuple[Unit, ...]
+    units: tuple[TaskShard, ...]
 
     def __call__(self) -> None:
         """Does everything it can.
@@ -47,13 +47,13 @@ class Job:
 
         return DelayedSubmission(self)
 
-    def _run(self, run: int, units: Sequence[Unit], console: Console) -> list[str]:
-        from clipeval.engine.evaluation import Session
+    def _run(self, run: int, units: Sequence[TaskShard], console: Console) -> list[str]:
+        from clipeval.engine.evaluation import Evaluation
 
         words = self.runs[run]
         console.print(f"{' '.join(words)}: {', '.join(map(str, units))}", markup=False, highlight=False)
         try:
-            session = Session.open(compose(words, self.config_dir), console)
+            session = Evaluation.open(compose(words, self.config_dir), console)
             session.units = tuple(units)
             outcome = session.run()
         except (ClipevalError, OSError) as problem:

@@ -26,10 +26,10 @@ from rich.console import Console
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine import runner
-from clipeval.engine.evaluation import Session
-from clipeval.engine.plan import Cell, ImageNeed, Plan, compare
+from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.plan import FeatureSpec, Plan, PlannedTask, compare
 from clipeval.engine.progress import Progress
-from clipeval.engine.runner import Desk, Outcome, RunOptions
+from clipeval.engine.runner import Outcome, RunOptions, ScoringQueue
 from clipeval.engine.store import ImageStore, TextStore, key_of
 from clipeval.models import Encoder
 from clipeval.models.checkpoint_file import files_of
@@ -45,7 +45,7 @@ WEIGHT = 2.5
 
 
 @dataclass
-class Checkpoint(Session):
+class Checkpoint(Evaluation):
     """A session whose sets were opened for another checkpoint of the same architecture."""
 
     planned: Plan | None = field(default=None)
@@ -54,7 +54,7 @@ class Checkpoint(Session):
         """The plan that `like` made, or one of its own."""
         return super().plan() if self.planned is None else self.planned
 
-    def like(self, other: Session, plan: Plan) -> None:
+    def like(self, other: Evaluation, plan: Plan) -> None:
         """Takes over another session's plan, with this checkpoint's weights in place of its.
 
         Raises:
@@ -67,18 +67,18 @@ class Checkpoint(Session):
             )
         if mine.missing:
             raise ClipevalError(mine.missing)
-        cells = []
-        for cell in plan.cells:
+        planned_tasks = []
+        for planned in plan.tasks:
             needs = {
                 split: replace(need, parts={**need.parts, "image": mine.image_digest})
-                for split, need in cell.needs.items()
+                for split, need in planned.needs.items()
             }
-            known = replace(cell.fingerprint, weights=mine.weights_digest)
-            copy = replace(cell, needs=needs, fingerprint=known, record=None, state="todo", why=())
-            copy.__dict__["texts"] = cell.texts
+            known = replace(planned.fingerprint, weights=mine.weights_digest)
+            copy = replace(planned, needs=needs, fingerprint=known, record=None, state="todo", why=())
+            copy.__dict__["texts"] = planned.texts
             compare(copy, self.folder)
-            cells.append(copy)
-        self.planned = Plan(cells, dict(plan.problems), dict(plan.skipped), plan.unopened)
+            planned_tasks.append(copy)
+        self.planned = Plan(planned_tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
 
 
 def pattern_of(words: Sequence[str]) -> str | None:
@@ -156,7 +156,7 @@ def run_many(
     return [session.folder.path for session in sessions]
 
 
-def fitting(session: Session) -> int:
+def fitting(session: Evaluation) -> int:
     """How many models of a session's size fit in the memory that is free."""
     path = session.config.model.get("pretrained")
     size = sum(file.stat().st_size for file in files_of(Path(path))) * WEIGHT if path and Path(path).is_file() else 2e9
@@ -203,11 +203,11 @@ class _Seat:
     session: Checkpoint
     options: RunOptions
     encoder: Encoder
-    cells: list[Cell]
+    planned_tasks: list[PlannedTask]
     stores: dict[str, ImageStore]
     texts: dict[str, TextStore]
     failures: dict[str, list[tuple[int, str]]]
-    desk: Desk
+    desk: ScoringQueue
     outcome: Outcome
 
 
@@ -218,10 +218,10 @@ def _run_group(sessions: Sequence[Checkpoint], console: Console) -> list[str]:
         scorer = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         seats: list[_Seat] = []
         for session in sessions:
-            cells = session.plan().open
+            planned_tasks = session.plan().open
             try:
-                with working(session.folder.path, [cell.id for cell in cells]):
-                    seats.append(_take_seat(session, cells, scorer, console, stack))
+                with working(session.folder.path, [planned.id for planned in planned_tasks]):
+                    seats.append(_take_seat(session, planned_tasks, scorer, console, stack))
             except ClipevalError as problem:
                 failed.append(f"  {session.folder.name}: {problem}")
         if seats:
@@ -239,17 +239,23 @@ def _run_group(sessions: Sequence[Checkpoint], console: Console) -> list[str]:
 
 
 def _take_seat(
-    session: Checkpoint, cells: list[Cell], scorer: ThreadPoolExecutor, console: Console, stack: ExitStack
+    session: Checkpoint,
+    planned_tasks: list[PlannedTask],
+    scorer: ThreadPoolExecutor,
+    console: Console,
+    stack: ExitStack,
 ) -> _Seat:
     options = session.options()
     encoder = session.handle.load(str(options.device), options.precision, options.compile)
     stack.callback(encoder.close)
-    stores = runner.image_stores(cells, options.store)
-    texts = runner.text_stores(cells, session.handle, options)
+    stores = runner.image_stores(planned_tasks, options.store)
+    texts = runner.text_stores(planned_tasks, session.handle, options)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
-    outcome, progress = Outcome(), Progress(console, len(cells))
-    desk = Desk(list(cells), stores, failures, texts, session.file, progress, scorer, outcome, options.device)
-    return _Seat(session, options, encoder, cells, stores, texts, failures, desk, outcome)
+    outcome, progress = Outcome(), Progress(console, len(planned_tasks))
+    desk = ScoringQueue(
+        list(planned_tasks), stores, failures, texts, session.file, progress, scorer, outcome, options.device
+    )
+    return _Seat(session, options, encoder, planned_tasks, stores, texts, failures, desk, outcome)
 
 
 def _share_tokens(seats: list[_Seat]) -> list[_Seat]:
@@ -267,16 +273,19 @@ def _share_tokens(seats: list[_Seat]) -> list[_Seat]:
 
 def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
     for seat in seats:
-        stack.enter_context(working(seat.session.folder.path, [cell.id for cell in seat.cells]))
+        stack.enter_context(working(seat.session.folder.path, [planned.id for planned in seat.planned_tasks]))
         stack.enter_context(runner.keeping(seat.stores, seat.options))
     progress = Progress(console)
     jobs, keys, needs = _joint(seats)
     first = seats[0]
-    with runner.sharing_cpu(), runner.open_stream(jobs, needs, first.session.handle, first.options) as stream:
+    with (
+        runner.disable_tokenizer_threads(),
+        runner.open_stream(jobs, needs, first.session.handle, first.options) as stream,
+    ):
         for seat in seats:
-            wanted = runner.wanted_texts(seat.cells, seat.texts)
-            seat.outcome.texts = runner.embed_texts(seat.encoder, wanted, progress, seat.cells)
-            seat.desk.settle()
+            wanted = runner.wanted_texts(seat.planned_tasks, seat.texts)
+            seat.outcome.texts = runner.embed_texts(seat.encoder, wanted, progress, seat.planned_tasks)
+            seat.desk.submit_ready()
         if stream is not None:
             models = _Models([seat.encoder for seat in seats])
             order = list(jobs)
@@ -288,27 +297,27 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
                             width = piece.rows.shape[1] // len(seats) if len(piece.rows) else 0
                             rows = piece.rows[:, number * width : (number + 1) * width] if width else piece.rows
                             mine = replace(piece, rows=rows)
-                            runner.take_in(mine, stream.jobs[piece.job], seat.stores[key], seat.failures[key])
+                            runner.store_batch(mine, stream.jobs[piece.job], seat.stores[key], seat.failures[key])
                             if seat.stores[key].complete:
-                                seat.desk.settle()
+                                seat.desk.submit_ready()
     for seat in seats:
-        seat.desk.settle()
+        seat.desk.submit_ready()
         seat.desk.close()
 
 
 def _joint(
     seats: Sequence[_Seat],
-) -> tuple[dict[str, np.ndarray], dict[str, list[str | None]], dict[str, tuple[Cell, ImageNeed]]]:
+) -> tuple[dict[str, np.ndarray], dict[str, list[str | None]], dict[str, tuple[PlannedTask, FeatureSpec]]]:
     """What any seat lacks of each split, each seat's own store of it, and who needs it."""
     jobs: dict[str, np.ndarray] = {}
     keys: dict[str, list[str | None]] = {}
-    needs: dict[str, tuple[Cell, ImageNeed]] = {}
+    needs: dict[str, tuple[PlannedTask, FeatureSpec]] = {}
     for number, seat in enumerate(seats):
-        for cell in seat.cells:
-            for need in cell.needs.values():
+        for planned in seat.planned_tasks:
+            for need in planned.needs.values():
                 joint = key_of({k: v for k, v in need.parts.items() if k != "image"})
                 own = key_of(need.parts)
                 keys.setdefault(joint, [None] * len(seats))[number] = own
-                needs.setdefault(joint, (cell, need))
+                needs.setdefault(joint, (planned, need))
                 jobs[joint] = np.union1d(jobs.get(joint, np.zeros(0, np.int64)), seat.stores[own].missing)
     return {key: places for key, places in jobs.items() if len(places)}, keys, needs

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import TASK_COST, Load
+from clipeval.engine.shards import TASK_COST, TaskCost
 from clipeval.engine.store import CHUNK
 
 
@@ -46,7 +46,7 @@ def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
     return (place - least) // step, count
 
 
-def config_loads(config: DictConfig, run: int = 0) -> list[Load]:
+def config_loads(config: DictConfig, run: int = 0) -> list[TaskCost]:
     """What each task of a config costs, by what the config says of it or else by the size of its folder.
 
     It must not depend on what is done already: each process of a share works it out for itself, at its own time.
@@ -58,7 +58,7 @@ def config_loads(config: DictConfig, run: int = 0) -> list[Load]:
         classes = node.data.get("classes") or 0
         splits = len(node.get("splits") or ["test"])
         chunks = max(1, -(-samples // CHUNK)) if splittable else 1
-        loads.append(Load(run, str(name), samples * splits + classes + TASK_COST, chunks))
+        loads.append(TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks))
     return loads
 
 

@@ -1,4 +1,4 @@
-"""`clipeval status RUN…`: which cells are done, running, waiting, failed or missing, from the run folder and the queue."""
+"""`clipeval status RUN…`: which tasks are done, running, waiting, failed or missing, from the run folder and the queue."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
     for path in paths:
         states = cell_states(path)
         table = Table("task", "state", "", box=None, header_style="bold")
-        for cell in states:
-            table.add_row(cell.task, Text(cell.state, STYLES[cell.state]), Text(cell.detail))
-        count = Counter(cell.state for cell in states)
+        for planned in states:
+            table.add_row(planned.task, Text(planned.state, STYLES[planned.state]), Text(planned.detail))
+        count = Counter(planned.state for planned in states)
         summary = ", ".join(f"{count[state]} {state}" for state in STYLES if count[state])
         of = f"; {count['done']} of {len(states)} tasks" if count["skipped"] else ""
         console.print(f"{path}: {summary}{of}", markup=False, highlight=False)

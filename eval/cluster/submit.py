@@ -21,9 +21,9 @@ from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job import Job
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.evaluation import Session
-from clipeval.engine.plan import Cell
-from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, Load, Unit, share_out
+from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.plan import PlannedTask
+from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, TaskCost, TaskShard, partition
 from clipeval.engine.store import CHUNK, ImageStore
 from clipeval.results import safe_json
 from clipeval.results.json_io import write_atomically
@@ -37,7 +37,7 @@ class Run:
     """One model's run among those submitted."""
 
     words: tuple[str, ...]
-    session: Session
+    session: Evaluation
 
 
 def submit(words: Sequence[str], config_dir: str | None, console: Console) -> int:
@@ -60,7 +60,7 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
         return 0
     config = runs[0].session.config
-    shares = [units for units in share_out(loads, int(config.slurm.array)) if units]
+    shares = [units for units in partition(loads, int(config.slurm.array)) if units]
     for run in runs:
         run.session.announce()
     absolute = None if config_dir is None else str(Path(config_dir).expanduser().absolute())
@@ -75,13 +75,13 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
     return 0
 
 
-def _open(config: DictConfig, console: Console) -> Session:
+def _open(config: DictConfig, console: Console) -> Evaluation:
     """The session as its jobs will see it: on a GPU that this machine need not have."""
     gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
     if gpu:
         config = config.copy()
         config.runtime.device = "cpu"
-    session = Session.open(config, console)
+    session = Evaluation.open(config, console)
     if gpu:
         session.config.runtime.device = "cuda"
     return session
@@ -126,28 +126,28 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _loads(number: int, run: Run, console: Console) -> list[Load]:
+def _loads(number: int, run: Run, console: Console) -> list[TaskCost]:
     """What is missing of a run, and in no job that still waits or runs."""
     session = run.session
     plan = session.prepare()
     queued = queued_units(session.folder.path)
     factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
     loads = []
-    for cell in plan.open:
-        if cell.id in queued:
-            console.print(f"{session.folder.path}: {cell.id} is in job {queued[cell.id]}", highlight=False)
+    for planned in plan.open:
+        if planned.id in queued:
+            console.print(f"{session.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
             continue
-        loads.append(_load(number, cell, factor, session))
+        loads.append(_load(number, planned, factor, session))
     return loads
 
 
-def _load(number: int, cell: Cell, factor: float, session: Session) -> Load:
+def _load(number: int, planned: PlannedTask, factor: float, session: Evaluation) -> TaskCost:
     store = session.options().store
-    needs = cell.needs.values()
+    needs = planned.needs.values()
     missing = sum(len(ImageStore(store, need.parts, len(need.images)).missing) for need in needs)
     images = max(len(need.images) for need in needs)
-    cost = factor * (missing + len(set(cell.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
-    return Load(number, cell.id, cost, 1 if store is None else max(1, -(-images // CHUNK)))
+    cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
+    return TaskCost(number, planned.id, cost, 1 if store is None else max(1, -(-images // CHUNK)))
 
 
 def queued_units(folder: Path) -> dict[str, str]:
@@ -193,9 +193,9 @@ def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> 
 
 
 def _say(job_id: str, jobs: Sequence[Job], logs: Path, console: Console) -> None:
-    units: list[Unit] = [unit for job in jobs for unit in job.units]
-    cells = len({(unit.run, unit.task) for unit in units})
+    units: list[TaskShard] = [unit for job in jobs for unit in job.units]
+    planned_tasks = len({(unit.run, unit.task) for unit in units})
     what = f"array job {job_id}, {len(jobs)} jobs" if len(jobs) > 1 else f"job {job_id}"
     console.print(
-        f"submitted {what}: {cells} tasks in {len(units)} parts; logs in {logs}", markup=False, highlight=False
+        f"submitted {what}: {planned_tasks} tasks in {len(units)} parts; logs in {logs}", markup=False, highlight=False
     )

@@ -33,14 +33,14 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     Returns:
         The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
-    from clipeval.engine.evaluation import Session
+    from clipeval.engine.evaluation import Evaluation
 
     hydra_config = HydraConfig.get()
     about = hydra_config.runtime
     folder = next((source.path for source in about.config_sources if source.provider == COMMAND_LINE), None)
     done = finish(config, about.choices, folder)
     done.out = naming.out(done, list(hydra_config.overrides.task))
-    session = Session.open(done, Console(stderr=True))
+    session = Evaluation.open(done, Console(stderr=True))
     session.say_folder()
     session.run()
     records = [session.folder.record(str(task)) for task in session.config.tasks]

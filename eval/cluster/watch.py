@@ -120,8 +120,8 @@ def print_curve(runs: dict[Path, Path], curve: Path, console: Console) -> None:
         average = f"{sum(values) / len(values):.4f}" if values else ""
         if len(values) < len(found[path]):
             average += f" ({len(values)} of {len(found[path])})"
-        cells = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
-        table.add_row(path.name, average, *cells)
+        planned_tasks = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
+        table.add_row(path.name, average, *planned_tasks)
     console.print(table)
     console.print(f"{len(ordered)} checkpoints; every metric: {curve}", markup=False, highlight=False)
 

@@ -25,9 +25,9 @@ from clipeval.data import DataConfig
 from clipeval.data.lock import NAME, Entry, Lock, entry_of, write_lock
 from clipeval.download.cached import convert_cached
 from clipeval.download.convert import convert
-from clipeval.download.plan import DataSet, Need, Plan, gather, plan
+from clipeval.download.plan import Action, DataSet, Plan, gather, plan
 from clipeval.download.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
-from clipeval.download.remote import Hub, RemoteFile, Stopped, quiet_client
+from clipeval.download.remote import Cancelled, Hub, RemoteFile, quiet_client
 from clipeval.download.report import Display, DownloadError, Report, Row, location_name
 from clipeval.download.shards import SHARD_SIZE, install
 
@@ -85,9 +85,9 @@ def download(
     display = Display(console or Console(stderr=True))
     with quiet_client(), display.running(), _threads(workers) as pool:
         plans = _plan_all(gathered.sets, hub, pool, verify)
-        if any(isinstance(p, Plan) and p.need is not Need.NOTHING for p in plans.values()):
+        if any(isinstance(p, Plan) and p.need is not Action.NOTHING for p in plans.values()):
             with _alone(root, display):
-                again = [data for data, p in plans.items() if isinstance(p, Plan) and p.need is not Need.NOTHING]
+                again = [data for data, p in plans.items() if isinstance(p, Plan) and p.need is not Action.NOTHING]
                 plans.update(_plan_all(again, hub, pool, verify))
                 rows = _Work(hub, pool, display, shard_size).run(plans)
         else:
@@ -167,7 +167,7 @@ class _Work:
         """One file, checked. Gives the bytes that came over the network."""
         target = p.target / file.path
         if self._stop.is_set():
-            raise Stopped
+            raise Cancelled
         if file in p.check and file.matches(target):
             self._display.advance(bar, file.size)
             return 0
@@ -189,11 +189,11 @@ class _Work:
         """Waits for a set's files, converts, locks."""
         try:
             transferred = _all(transfers)
-            if p.need is Need.NOTHING:
+            if p.need is Action.NOTHING:
                 lock, status = p.lock, "reused"
-            elif p.need is Need.CACHED:
+            elif p.need is Action.CACHED:
                 lock, status = convert_cached(p.data.cache, p.data.hub, p.data.folder, self._shard_size), "converted"
-            elif p.need is Need.CONVERT:
+            elif p.need is Action.CONVERT:
                 lock, status = self._converted(p), "converted"
             else:
                 lock, status = _locked(p), "fetched" if transferred else "reused"
@@ -208,7 +208,7 @@ class _Work:
             note = f"{problem.filename or p.data.folder} cannot be read or written ({problem.strerror}). Check its permissions."
             return Row(p.data.name, str(p.data.folder), "failed", note=note)
         note = p.note
-        if p.need is Need.FETCH and lock is not None and not (p.data.folder / NAME).exists():
+        if p.need is Action.FETCH and lock is not None and not (p.data.folder / NAME).exists():
             note = f"the folder is read-only, so {NAME} could not be written"
         files, size = (0, 0) if lock is None else (len(lock.files), lock.size)
         return Row(p.data.name, str(p.data.folder), status, files, size, transferred, note)
@@ -258,7 +258,7 @@ def _entry(file: RemoteFile, path: Path) -> Entry:
 
 def _give_up_old_lock(p: Plan) -> None:
     """A folder that moves to another revision has no lock while it does: a run must not take the mixture for either."""
-    if p.need is Need.FETCH and p.lock is None:
+    if p.need is Action.FETCH and p.lock is None:
         with suppress(PermissionError):  # where the lock cannot be removed no file can be replaced, and it stays true
             (p.data.folder / NAME).unlink(missing_ok=True)
 

@@ -27,7 +27,7 @@ CONVERSION_SPACE = 1.05
 _OF_TEST = re.compile(r"(^|[/_.-])test([/_.-]|$)")
 
 
-class Need(Enum):
+class Action(Enum):
     """What has to be done for a set."""
 
     NOTHING = "nothing"
@@ -80,7 +80,7 @@ class Plan:
     """
 
     data: DataSet
-    need: Need
+    need: Action
     commit: str | None = None
     files: Sequence[RemoteFile] = ()
     check: Sequence[RemoteFile] = ()
@@ -92,7 +92,7 @@ class Plan:
     @property
     def target(self) -> Path:
         """The folder that files are fetched into."""
-        return self.data.partial / "source" if self.need is Need.CONVERT else self.data.folder
+        return self.data.partial / "source" if self.need is Action.CONVERT else self.data.folder
 
     @property
     def space(self) -> int:
@@ -101,26 +101,28 @@ class Plan:
         for file in self.missing:
             if _size(self.target / file.path) != file.size:
                 needed += file.size - min(file.size, max(0, _size(self.data.partial / file.identity)))
-        if self.need is Need.CONVERT:
+        if self.need is Action.CONVERT:
             needed += int(CONVERSION_SPACE * sum(file.size for file in self.files))
         return needed
 
 
 @dataclass
-class Gathered:
+class DownloadRequests:
     """The distinct sets of the chosen tasks, and rows for those that the hub has no part in."""
 
     sets: list[DataSet] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
 
-def gather(tasks: Mapping[str, DataConfig], root: Path | None, splits: Mapping[str, Sequence[str]] | None) -> Gathered:
+def gather(
+    tasks: Mapping[str, DataConfig], root: Path | None, splits: Mapping[str, Sequence[str]] | None
+) -> DownloadRequests:
     """The distinct folders that the tasks read.
 
     Raises:
         ClipevalError: two tasks want different repositories or revisions in one folder.
     """
-    gathered = Gathered()
+    gathered = DownloadRequests()
     by_folder: dict[Path, DataSet] = {}
     base = None if root is None else str(root)
     for name, config in tasks.items():
@@ -165,10 +167,10 @@ def plan(data: DataSet, hub: Hub, *, full: bool = False) -> Plan:
         lock = None
     broken = {} if lock is None else damage(data.folder, lock, full=full)
     if lock is not None and not broken and lock.has_splits(data.splits):
-        return Plan(data, Need.NOTHING, lock=lock, splits=lock.splits)
+        return Plan(data, Action.NOTHING, lock=lock, splits=lock.splits)
     from_cache = not _is_prepared(data.folder) if lock is None else lock.hub is None
     if from_cache and cached_tables(data.cache, data.hub):
-        return Plan(data, Need.CACHED, note=f"from {CACHE}; its revision is unknown")
+        return Plan(data, Action.CACHED, note=f"from {CACHE}; its revision is unknown")
     if lock is not None and lock.revision:
         commit, files = lock.revision, _recorded(data, hub, lock.revision)
     else:
@@ -219,7 +221,7 @@ def _fetch(
     known = lock.files if lock is not None else {}
     check = [file for file in same_size if file.path in broken or file.path not in known]
     missing = [file for file in wanted if file not in same_size]
-    return Plan(data, Need.FETCH, commit, wanted, check, missing, lock, splits)
+    return Plan(data, Action.FETCH, commit, wanted, check, missing, lock, splits)
 
 
 def _convert(data: DataSet, commit: str, files: Sequence[RemoteFile], lock: Lock | None) -> Plan:
@@ -236,11 +238,11 @@ def _convert(data: DataSet, commit: str, files: Sequence[RemoteFile], lock: Lock
         where = f"{data.hub} at {data.revision or CONVERTED}"
         raise ClipevalError(f"{where}: the hub's parquet conversion is partial; name another data.revision.")
     if lock is None and _is_prepared(data.folder):
-        return Plan(data, Need.NOTHING, note="prepared elsewhere, so there is nothing to check it against")
+        return Plan(data, Action.NOTHING, note="prepared elsewhere, so there is nothing to check it against")
     place = data.partial / "source"
     check = [file for file in sources if _size(place / file.path) == file.size]
     missing = [file for file in sources if file not in check]
-    return Plan(data, Need.CONVERT, commit, sources, check, missing, lock)
+    return Plan(data, Action.CONVERT, commit, sources, check, missing, lock)
 
 
 def _huggingface(name: str, config: DataConfig) -> Row:

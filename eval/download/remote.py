@@ -40,7 +40,7 @@ T = TypeVar("T")
 Progress = Callable[[int], None]
 
 
-class Stopped(Exception):  # noqa: N818  (a signal between threads, not an error)
+class Cancelled(Exception):  # noqa: N818  (a signal between threads, not an error)
     """Another thread has failed or the user has pressed Ctrl-C."""
 
 
@@ -181,7 +181,7 @@ class Hub:
 
         def attempt() -> None:
             if stop.is_set():
-                raise Stopped
+                raise Cancelled
             with _appending(kept, count, stop) as (stream, have):
                 count(have)
                 if have >= file.size:  # whole, or longer than it may be: its digest will tell
@@ -213,7 +213,7 @@ class _Headers(dict[str, str]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, str]:
         if self._stop.is_set():
-            raise Stopped
+            raise Cancelled
         return dict(self)
 
 
@@ -225,7 +225,7 @@ class _Stream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         if self._stop.is_set():
-            raise Stopped
+            raise Cancelled
         written = self._file.write(data)
         self._count(self._file.tell())
         return written

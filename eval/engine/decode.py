@@ -32,7 +32,7 @@ AHEAD = {"cpu": 2, "cuda": 4}
 
 
 @dataclass(frozen=True)
-class ImageJob:
+class DecodeJob:
     """The images of one split that are still to be embedded.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Decoder(Dataset[_Answer]):
 
     def __init__(
         self,
-        jobs: Sequence[ImageJob],
+        jobs: Sequence[DecodeJob],
         runs: Sequence[tuple[int, int, int]],
         transform: Transform,
         fast: bool,
@@ -161,7 +161,7 @@ class Decoders:
     """
 
     def __init__(
-        self, jobs: Sequence[ImageJob], transform: Transform, fast: bool, workers: int, device: torch.device
+        self, jobs: Sequence[DecodeJob], transform: Transform, fast: bool, workers: int, device: torch.device
     ) -> None:
         self._runs = [
             (number, first, min(first + CHUNK, len(job.positions)))

@@ -1,6 +1,6 @@
 """`runtime.devices=N`: one run over several GPUs of a machine, a process each.
 
-The open cells are cut into N shares of about equal cost, as an array of jobs is (`clipeval.engine.shards`); each process embeds
+The open tasks are cut into N shares of about equal cost, as an array of jobs is (`clipeval.engine.shards`); each process embeds
 its share into the same stores, and files the records that it finds whole. What is left after that, the first process does
 as a run on one device would. So the records are those of one device. On CPUs (`runtime.device=cpu`) the cores are divided.
 """
@@ -22,8 +22,8 @@ from rich.console import Console
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
-from clipeval.engine.plan import Cell
-from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, Load, Part, Unit, share_out
+from clipeval.engine.plan import PlannedTask
+from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, ChunkRange, TaskCost, TaskShard, partition
 from clipeval.engine.store import CHUNK, ImageStore
 from clipeval.models import ModelHandle
 
@@ -47,32 +47,34 @@ def device_names(device: str, count: int) -> list[str]:
     return [f"cuda:{number}" for number in range(count)]
 
 
-def share_cells(cells: Sequence[Cell], options_store: Any, count: int) -> list[list[Unit]]:
-    """Cuts cells into at most `count` shares by what is missing of them; a cell that is itself a part is cut within it."""
+def partition_tasks(planned_tasks: Sequence[PlannedTask], options_store: Any, count: int) -> list[list[TaskShard]]:
+    """Cuts tasks into at most `count` shares by what is missing of them; a task that is itself a part is cut within it."""
     loads, parts = [], {}
-    for cell in cells:
-        needs = cell.needs.values()
+    for planned in planned_tasks:
+        needs = planned.needs.values()
         missing = sum(len(ImageStore(options_store, need.parts, len(need.images)).missing) for need in needs)
         chunks = max(-(-len(need.images) // CHUNK) for need in needs)
-        if cell.part is not None:
+        if planned.part is not None:
             missing, chunks = (
-                missing * (cell.part.last - cell.part.first) // cell.part.of,
-                cell.part.last - cell.part.first,
+                missing * (planned.part.last - planned.part.first) // planned.part.of,
+                planned.part.last - planned.part.first,
             )
-            parts[cell.id] = cell.part
-        cost = missing + len(set(cell.texts)) / PROMPTS_PER_IMAGE + TASK_COST
-        loads.append(Load(0, cell.id, cost, 1 if options_store is None else max(1, chunks)))
-    shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in share_out(loads, count)]
+            parts[planned.id] = planned.part
+        cost = missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE + TASK_COST
+        loads.append(TaskCost(0, planned.id, cost, 1 if options_store is None else max(1, chunks)))
+    shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(loads, count)]
     return [share for share in shares if share]
 
 
-def _within(unit: Unit, outer: Part | None) -> Unit:
+def _within(unit: TaskShard, outer: ChunkRange | None) -> TaskShard:
     if outer is None or unit.part is None:
-        return Unit(unit.run, unit.task, outer or unit.part)
-    return Unit(unit.run, unit.task, Part(outer.first + unit.part.first, outer.first + unit.part.last, outer.of))
+        return TaskShard(unit.run, unit.task, outer or unit.part)
+    return TaskShard(
+        unit.run, unit.task, ChunkRange(outer.first + unit.part.first, outer.first + unit.part.last, outer.of)
+    )
 
 
-def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequence[Unit]]) -> tuple[int, int]:
+def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequence[TaskShard]]) -> tuple[int, int]:
     """Runs each share in a process of its own.
 
     Args:
@@ -131,10 +133,10 @@ def _gather(ends: list[Connection]) -> tuple[int, int]:
 
 
 def _work(
-    plain: dict[str, Any], handle: ModelHandle, units: list[Unit], device: str, count: int, end: Connection
+    plain: dict[str, Any], handle: ModelHandle, units: list[TaskShard], device: str, count: int, end: Connection
 ) -> None:
     """One process: its share of the run on its device."""
-    from clipeval.engine.evaluation import Session
+    from clipeval.engine.evaluation import Evaluation
 
     signal.signal(signal.SIGTERM, _stop)
     config = OmegaConf.create(plain)
@@ -149,7 +151,7 @@ def _work(
     )
     config.runtime.device, config.runtime.devices = device, 1
     try:
-        session = Session.open(config, Console(stderr=True, force_terminal=False), handle)
+        session = Evaluation.open(config, Console(stderr=True, force_terminal=False), handle)
         session.units = units
         plan = session.plan()
         plan.raise_problems()

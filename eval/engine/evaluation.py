@@ -14,12 +14,12 @@ from rich.console import Console
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
-from clipeval.engine.devices import run_shares, share_cells
+from clipeval.engine.devices import partition_tasks, run_shares
 from clipeval.engine.head_files import head_path, save_head
-from clipeval.engine.plan import DETERMINISTIC_BATCH, Cell, Plan, make_plan
+from clipeval.engine.plan import DETERMINISTIC_BATCH, Plan, PlannedTask, make_plan
 from clipeval.engine.progress import Progress
-from clipeval.engine.runner import Outcome, RunOptions, run_cells
-from clipeval.engine.shards import Unit, only
+from clipeval.engine.runner import Outcome, RunOptions, run_tasks
+from clipeval.engine.shards import TaskShard, only
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, resolve
 from clipeval.models.precision import indexed
@@ -35,21 +35,21 @@ from clipeval.tasks.zero_shot import class_vectors
 
 
 @dataclass
-class Session:
+class Evaluation:
     """One model on one set of tasks: what `clipeval run`, `plan` and the Python interface share."""
 
     config: DictConfig
     handle: ModelHandle
     folder: RunFolder
     console: Console
-    units: Sequence[Unit] | None = None
+    units: Sequence[TaskShard] | None = None
     """What of the config this process does; None: all of it."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
     _opened: Sequence[str] = ()
 
     @classmethod
-    def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Session:
+    def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
         """Resolves the model and the run folder; loads and writes nothing."""
         config = config.copy()
         config.runtime.device = str(choose_device(config.runtime.device))
@@ -66,10 +66,10 @@ class Session:
             config = self.config if self.units is None else only(self.config, self.units)
             plan = make_plan(config, self.handle, self.folder, lambda name: status.update(f"reading {name} …"))
             for unit in self.units or ():
-                for cell in plan.cells:
-                    cell.part = unit.part if cell.id == unit.task else cell.part
-        splits = (r for cell in plan.cells for s in cell.splits.values() for r in s.remarks)
-        for remark in dict.fromkeys([*splits, *(r for cell in plan.cells for r in cell.remarks)]):
+                for planned in plan.tasks:
+                    planned.part = unit.part if planned.id == unit.task else planned.part
+        splits = (r for planned in plan.tasks for s in planned.splits.values() for r in s.remarks)
+        for remark in dict.fromkeys([*splits, *(r for planned in plan.tasks for r in planned.remarks)]):
             self.console.print(remark, markup=False, highlight=False)
         return plan
 
@@ -109,29 +109,29 @@ class Session:
         """
         plan = self.prepare()
         self.announce()
-        done = [cell for cell in plan.cells if cell.state == "done"]
-        for cell in done:
-            self._relabel(cell)
+        done = [planned for planned in plan.tasks if planned.state == "done"]
+        for planned in done:
+            self._relabel(planned)
         outcome = Outcome()
         if plan.open:
-            with working(self.folder.path, [cell.unit for cell in plan.open]):
+            with working(self.folder.path, [planned.unit for planned in plan.open]):
                 outcome = self.compute(plan)
         self.folder.rebuild_eval_results()
         return outcome
 
     def compute(self, plan: Plan) -> Outcome:
-        """Every open cell of a plan, on one device or several; `run.json` and `eval_results.jsonl` are left alone."""
+        """Every open task of a plan, on one device or several; `run.json` and `eval_results.jsonl` are left alone."""
         started, count = time.monotonic(), int(self.config.runtime.devices)
-        shares = share_cells(plan.open, self.options().store, count) if count > 1 else []
+        shares = partition_tasks(plan.open, self.options().store, count) if count > 1 else []
         images = texts = 0
         filed: list[Record] = []
         if len(shares) > 1:
-            todo = {cell.id for cell in plan.open}
+            todo = {planned.id for planned in plan.open}
             images, texts = run_shares(self.config, self.handle, shares)
             plan = self.plan()
-            filed = [c.record for c in plan.cells if c.record and c.state == "done" and c.id in todo]
-        progress = Progress(self.console, total=len(plan.cells), done=len(plan.cells) - len(plan.open))
-        outcome = run_cells(plan.open, self.handle, self.options(), self.file, progress)
+            filed = [c.record for c in plan.tasks if c.record and c.state == "done" and c.id in todo]
+        progress = Progress(self.console, total=len(plan.tasks), done=len(plan.tasks) - len(plan.open))
+        outcome = run_tasks(plan.open, self.handle, self.options(), self.file, progress)
         return Outcome(
             records=filed + outcome.records,
             images=images + outcome.images,
@@ -149,10 +149,10 @@ class Session:
         plan = self.plan()
         if plan.problems or self.units is None:  # a share may consist of skipped tasks alone
             plan.raise_problems()
-        self.skipped, self._opened = plan.skipped, [cell.id for cell in plan.cells]
+        self.skipped, self._opened = plan.skipped, [planned.id for planned in plan.tasks]
         if plan.skipped:
             lines = (f"  {task}: {problem}" for task, problem in plan.skipped.items())
-            count = f"{len(plan.skipped)} of {len(plan.skipped) + len(plan.cells)} tasks are skipped"
+            count = f"{len(plan.skipped)} of {len(plan.skipped) + len(plan.tasks)} tasks are skipped"
             self.console.print(
                 f"{count}, for their data cannot be opened (data.on_missing=skip):",
                 *lines,
@@ -224,10 +224,10 @@ class Session:
         return RunOptions(device, runtime.precision, bool(runtime.compile), stream, store)
 
     def _settle_stale(self, plan: Plan) -> None:
-        stale = [cell for cell in plan.cells if cell.state == "stale"]
+        stale = [planned for planned in plan.tasks if planned.state == "stale"]
         if not stale:
             return
-        lines = [f"  {cell.id}: {'; '.join(cell.why)}" for cell in stale]
+        lines = [f"  {planned.id}: {'; '.join(planned.why)}" for planned in stale]
         if self.config.resume == "refuse":
             raise ClipevalError(
                 f"{self.folder.path} holds records of something else, and resume=refuse:\n" + "\n".join(lines) + "\n"
@@ -245,37 +245,37 @@ class Session:
 
     def file(
         self,
-        cell: Cell,
+        planned: PlannedTask,
         samples: Mapping[str, Samples],
         texts: torch.Tensor,
         scores: Scores,
         flags: Sequence[str],
         timings: Mapping[str, float],
     ) -> Record:
-        """Writes a cell's record and predictions; what `run_cells` calls once a cell is scored."""
-        task, options = cell.task, self.options()
+        """Writes a task's record and predictions; what `run_tasks` calls once a task is scored."""
+        task, options = planned.task, self.options()
         test = samples["test"]
         known = intervals(scores.statistics)
-        cut = self.handle.cuts.flags(cell.texts) if cell.texts else []
+        cut = self.handle.cuts.flags(planned.texts) if planned.texts else []
         tied = tie_flags(scores.ties, scores.metrics, known, task.metric)
         of_model = dict.fromkeys((*self.handle.flags, *self.handle.checkpoint_flags()))
         record = Record(
-            task=cell.id,
+            task=planned.id,
             key=task.key,
             name=task.name,
             protocol=task.protocol,
             group=task.group,
-            model={**self.handle.describe(), "identity": {k: v for k, v in cell.identity.items() if k != COUNTS}},
+            model={**self.handle.describe(), "identity": {k: v for k, v in planned.identity.items() if k != COUNTS}},
             metric=task.metric,
             chance=task.chance,
             metrics=scores.metrics,
             intervals=known,
             samples=len(test.instances) if test.instances is not None else len(test.keys),
             classes=len(test.classnames) or None,
-            fingerprint=cell.fingerprint,
-            flags=(*of_model, *cell.flags, *flags, *cut, *tied),
-            notes=cell.notes,
-            prompts=cell.prompts,
+            fingerprint=planned.fingerprint,
+            flags=(*of_model, *planned.flags, *flags, *cut, *tied),
+            notes=planned.notes,
+            prompts=planned.prompts,
             timings=timings,
             options={
                 "device": str(options.device),
@@ -288,20 +288,24 @@ class Session:
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head:
-            about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": cell.prompts}
+            about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
             weight = class_vectors(texts, test)
-            save_head(head_path(self.config.head.save, cell.id), weight, test.classnames, about)
+            save_head(head_path(self.config.head.save, planned.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 
     def _want_heads(self, plan: Plan) -> None:
         """A task that is done is scored once more where its head is to be kept and is not: its embeddings are at hand."""
-        for cell in plan.cells if self.config.head.save else ():
-            if cell.state == "done" and cell.task.one_head and not head_path(self.config.head.save, cell.id).exists():
-                cell.state, cell.why = "todo", ("its head is not kept yet",)
+        for planned in plan.tasks if self.config.head.save else ():
+            if (
+                planned.state == "done"
+                and planned.task.one_head
+                and not head_path(self.config.head.save, planned.id).exists()
+            ):
+                planned.state, planned.why = "todo", ("its head is not kept yet",)
 
-    def _relabel(self, cell: Cell) -> None:
+    def _relabel(self, planned: PlannedTask) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""
-        task, old = cell.task, cell.record
+        task, old = planned.task, planned.record
         assert old is not None
         new = replace(
             old,
@@ -310,7 +314,7 @@ class Session:
             group=task.group,
             metric=task.metric,
             chance=task.chance,
-            notes=cell.notes,
+            notes=planned.notes,
         )
         if new != old:
             self.folder.amend(new)

@@ -1,4 +1,4 @@
-"""What a run would do: one cell for each task, what it needs, and whether its record already stands.
+"""What a run would do: one task for each task, what it needs, and whether its record already stands.
 
 Planning reads configs, indices of data and digests of weights. It loads no weights, decodes no image and writes nothing
 but the caches of indices and digests.
@@ -25,7 +25,7 @@ from clipeval.data.languages import translate
 from clipeval.data.prompts import prompt_set, prompts_digest
 from clipeval.data.split import DataConfig, Split, open_split, take
 from clipeval.engine.head_files import load_heads
-from clipeval.engine.shards import Part
+from clipeval.engine.shards import ChunkRange
 from clipeval.models import ModelHandle, image_precision, text_precision
 from clipeval.models.identity import code_digest
 from clipeval.models.own_code import OwnCode, import_fresh, is_own, own_code
@@ -46,13 +46,13 @@ DETERMINISTIC_BATCH = 32
 
 
 @dataclass(frozen=True)
-class ImageNeed:
+class FeatureSpec:
     """Images that some tasks need embedded in one way; tasks that agree on all of it share the work.
 
     Attributes:
         parts: everything that the embeddings depend on; the key of their store.
         images: the split's images.
-        convert, mixed, output: as in `clipeval.engine.stream.ImageJob`.
+        convert, mixed, output: as in `clipeval.engine.stream.DecodeJob`.
     """
 
     parts: Mapping[str, Any]
@@ -68,7 +68,7 @@ class ImageNeed:
 
 
 @dataclass
-class Cell:
+class PlannedTask:
     """One task of a run, opened.
 
     Attributes:
@@ -92,14 +92,14 @@ class Cell:
     task: Task
     splits: Mapping[str, Split]
     samples: Mapping[str, Samples]
-    needs: Mapping[str, ImageNeed]
+    needs: Mapping[str, FeatureSpec]
     prompts: Mapping[str, Any]
     fingerprint: Fingerprint
     notes: tuple[str, ...]
     record: Record | None = None
     state: str = "todo"
     why: tuple[str, ...] = ()
-    part: Part | None = None
+    part: ChunkRange | None = None
     warnings: tuple[str, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def unit(self) -> str:
-        """What this process does of it, as `clipeval.engine.shards.Unit` prints it."""
+        """What this process does of it, as `clipeval.engine.shards.TaskShard` prints it."""
         return self.id if self.part is None else f"{self.id}[{self.part}]"
 
     @property
@@ -123,9 +123,9 @@ class Cell:
 
 @dataclass
 class Plan:
-    """Every cell of a run, and what stands in its way."""
+    """Every task of a run, and what stands in its way."""
 
-    cells: list[Cell] = field(default_factory=list)
+    tasks: list[PlannedTask] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     """{task id: why it cannot run}."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -134,9 +134,9 @@ class Plan:
     """Whether some of the problems are of data that cannot be opened."""
 
     @property
-    def open(self) -> list[Cell]:
-        """The cells that are still to be computed."""
-        return [cell for cell in self.cells if cell.state != "done"]
+    def open(self) -> list[PlannedTask]:
+        """The tasks that are still to be computed."""
+        return [planned for planned in self.tasks if planned.state != "done"]
 
     def raise_problems(self) -> None:
         """One error for everything that stands in the way.
@@ -144,12 +144,12 @@ class Plan:
         Raises:
             ClipevalError: some task cannot run, or none is left.
         """
-        problems = self.problems if self.problems or self.cells else self.skipped
+        problems = self.problems if self.problems or self.tasks else self.skipped
         if problems:
             lines = "\n".join(f"  {task}: {problem}" for task, problem in problems.items())
-            count = len(self.problems) + len(self.cells) + len(self.skipped)
+            count = len(self.problems) + len(self.tasks) + len(self.skipped)
             skip = "data.on_missing=skip runs the others, and says in every table which were left out."
-            offered = f"\n{skip}" if self.cells and self.unopened else ""
+            offered = f"\n{skip}" if self.tasks and self.unopened else ""
             raise ClipevalError(f"{len(problems)} of {count} tasks cannot run:\n{lines}{offered}")
 
 
@@ -176,7 +176,7 @@ def make_plan(
         if progress:
             progress(name)
         try:
-            cell = open_cell(name, node, config, handle)
+            planned = open_cell(name, node, config, handle)
         except MissingData as problem:
             plan.unopened = True
             (plan.skipped if config.data.on_missing == "skip" else plan.problems)[name] = str(problem)
@@ -184,12 +184,12 @@ def make_plan(
         except ClipevalError as problem:
             plan.problems[name] = str(problem)
             continue
-        compare(cell, folder)
-        plan.cells.append(cell)
+        compare(planned, folder)
+        plan.tasks.append(planned)
     return plan
 
 
-def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHandle) -> Cell:
+def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHandle) -> PlannedTask:
     """Opens one task: its data, its prompts, its fingerprint.
 
     Raises:
@@ -234,7 +234,7 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if config.runtime.deterministic:  # the same bits want the same batches: kept apart from embeddings made otherwise
         how["batches"] = f"aligned/{config.runtime.batch_size or DETERMINISTIC_BATCH}"
     needs = {
-        s: ImageNeed(
+        s: FeatureSpec(
             {**how, "data": split.images.digest},
             split.images,
             data.convert,
@@ -264,20 +264,20 @@ def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     identity = _identity(task, samples["test"], handle, given_head=loaded is not None)
     if COUNTS in identity:
         about["counts"] = identity[COUNTS]
-    cell = Cell(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
-    cell.identity = identity
+    planned = PlannedTask(name, task, splits, samples, needs, about, fingerprint, tuple(node.get("notes") or ()))
+    planned.identity = identity
     if code is not None and code.problem:
-        cell.remarks = (f"{task.name} is computed anew by each run: {code.problem}",)
-    cell.warnings = () if loaded is None else loaded.flags
+        planned.remarks = (f"{task.name} is computed anew by each run: {code.problem}",)
+    planned.warnings = () if loaded is None else loaded.flags
     if data.classnames is not None or not data.names_as_published:
         for what, names in task.name_lists(samples).items():
-            cell.warnings = (*cell.warnings, *name_flags(names, what))
+            planned.warnings = (*planned.warnings, *name_flags(names, what))
     if task.roles["test"] != "test":
-        cell.warnings = (*cell.warnings, f"scored on the split {task.roles['test']!r}")
-    cell.__dict__["texts"] = texts
+        planned.warnings = (*planned.warnings, f"scored on the split {task.roles['test']!r}")
+    planned.__dict__["texts"] = texts
     if task.metric is not None:
-        _check_metric(cell)
-    return cell
+        _check_metric(planned)
+    return planned
 
 
 def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) -> dict[str, str]:
@@ -292,18 +292,18 @@ def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) 
     return found
 
 
-def _check_metric(cell: Cell) -> None:
+def _check_metric(planned: PlannedTask) -> None:
     """Has the task rehearse on a few samples, so that a metric that does not exist costs no hours."""
     samples = {
         s: table if table.instances is not None else take(table, np.arange(min(FEW, len(table.keys))))
-        for s, table in cell.samples.items()
+        for s, table in planned.samples.items()
     }
     try:
-        metrics = cell.task.rehearse(samples)
+        metrics = planned.task.rehearse(samples)
     except ValueError as problem:
         raise ClipevalError(str(problem)) from None
-    if cell.task.metric not in metrics:
-        raise ClipevalError(nearest("metric", cell.task.metric, metrics))
+    if planned.task.metric not in metrics:
+        raise ClipevalError(nearest("metric", planned.task.metric, metrics))
 
 
 def make_task(name: str, node: DictConfig) -> Task:
@@ -373,25 +373,25 @@ def protocol_digest(task: Task, code: OwnCode | None = None, cache: Path | None 
     return f"{known}/{uuid.uuid4().hex[:16] if code.problem else code_digest(code, cache)}"
 
 
-def compare(cell: Cell, folder: RunFolder) -> None:
-    """Finds out whether the record that stands is this cell's."""
+def compare(planned: PlannedTask, folder: RunFolder) -> None:
+    """Finds out whether the record that stands is this task's."""
     try:
-        cell.record = folder.record(cell.id)
+        planned.record = folder.record(planned.id)
     except DamagedRecord as problem:
-        cell.state, cell.why = "stale", (str(problem),)
+        planned.state, planned.why = "stale", (str(problem),)
         return
-    if cell.record is None:
+    if planned.record is None:
         return
-    if cell.record.imported is not None:  # it fills a table's row, and never stands for what would be computed
-        cell.state, cell.why, cell.record = (
+    if planned.record.imported is not None:  # it fills a table's row, and never stands for what would be computed
+        planned.state, planned.why, planned.record = (
             "stale",
-            (f"imported from {cell.record.imported['file']}, not computed",),
+            (f"imported from {planned.record.imported['file']}, not computed",),
             None,
         )
         return
-    differences = cell.fingerprint.differences(cell.record.fingerprint)
-    others = identity_differences(cell.identity, cell.record.identity)
+    differences = planned.fingerprint.differences(planned.record.fingerprint)
+    others = identity_differences(planned.identity, planned.record.identity)
     if any(text.startswith("the model's") for text in others):  # which say it in more detail
         differences = [text for text in differences if not text.startswith("the weights")]
     differences += others
-    cell.state, cell.why = ("stale", tuple(differences)) if differences else ("done", ())
+    planned.state, planned.why = ("stale", tuple(differences)) if differences else ("done", ())

@@ -1,6 +1,6 @@
-"""The harness: plan the cells, stream their images, embed their texts, score them, write their records.
+"""The harness: plan the tasks, stream their images, embed their texts, score them, write their records.
 
-    cells      tasks without a valid record                                   clipeval.engine.plan
+    tasks      tasks without a valid record                                   clipeval.engine.plan
     images     every split that they need, once, through one encoder          clipeval.engine.stream, kept by clipeval.engine.store
     texts      every distinct text of all tasks, once                         kept by clipeval.engine.store
     scores     task.score(images, texts, samples), a pure function            tasks
@@ -24,8 +24,8 @@ import torch
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.split import take
-from clipeval.engine.decode import ImageJob
-from clipeval.engine.plan import Cell, ImageNeed
+from clipeval.engine.decode import DecodeJob
+from clipeval.engine.plan import FeatureSpec, PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import CHUNK, ImageStore, TextStore, key_of
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
@@ -36,7 +36,7 @@ from clipeval.results.records import Record
 from clipeval.tasks import text_rows
 from clipeval.tasks.base import Samples, Scores
 
-File = Callable[[Cell, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
+File = Callable[[PlannedTask, Mapping[str, Samples], torch.Tensor, Scores, Sequence[str], Mapping[str, float]], Record]
 
 TEXTS_AT_ONCE = 16_384
 """Texts embedded between two writes of the text store: what a killed run may lose of them."""
@@ -73,20 +73,20 @@ class Outcome:
     """Tasks of which this process had a part, and whose other parts are not there yet."""
 
 
-def run_cells(
-    cells: Sequence[Cell],
+def run_tasks(
+    planned_tasks: Sequence[PlannedTask],
     handle: ModelHandle,
     options: RunOptions,
     file: File,
     progress: Progress,
 ) -> Outcome:
-    """Computes every given cell and files its record.
+    """Computes every given task and files its record.
 
     Args:
-        cells: what to compute.
+        planned_tasks: what to compute.
         handle: the model; it is loaded only when an embedding is missing.
         options: how.
-        file: writes a cell's record: `file(cell, samples, texts, scores, flags, timings)`, the samples being those that were
+        file: writes a task's record: `file(task, samples, texts, scores, flags, timings)`, the samples being those that were
             scored, texts their texts' embeddings.
         progress: shows how far it is.
 
@@ -95,41 +95,43 @@ def run_cells(
     """
     started = time.monotonic()
     outcome = Outcome()
-    stores = image_stores(cells, options.store)
-    needs = {key_of(need.parts): (cell, need) for cell in cells for need in cell.needs.values()}
-    jobs = {key: positions for key in stores if len(positions := _own(stores[key], key, cells))}
-    texts = text_stores(cells, handle, options)
-    wanted = wanted_texts(cells, texts)
+    stores = image_stores(planned_tasks, options.store)
+    needs = {key_of(need.parts): (planned, need) for planned in planned_tasks for need in planned.needs.values()}
+    jobs = {key: positions for key in stores if len(positions := _own(stores[key], key, planned_tasks))}
+    texts = text_stores(planned_tasks, handle, options)
+    wanted = wanted_texts(planned_tasks, texts)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
     with (
         keeping(stores, options),
         ThreadPoolExecutor(max_workers=1) as scorer,  # scores one task while the next one's images are embedded
     ):
-        whole = [cell for cell in cells if cell.part is None]
-        desk = Desk(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
+        whole = [planned for planned in planned_tasks if planned.part is None]
+        desk = ScoringQueue(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
         if jobs or wanted:
             with (
-                sharing_cpu(),
+                disable_tokenizer_threads(),
                 open_stream(jobs, needs, handle, options) as stream,
                 _load(handle, options, bool(jobs)) as encoder,
             ):
-                outcome.texts = embed_texts(encoder, wanted, progress, cells)
-                desk.settle()
+                outcome.texts = embed_texts(encoder, wanted, progress, planned_tasks)
+                desk.submit_ready()
                 outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
-        desk.settle()
+        desk.submit_ready()
         desk.close()
     stores.clear()
-    _finish_parts([cell for cell in cells if cell.part is not None], handle, options, file, progress, outcome)
+    _finish_parts(
+        [planned for planned in planned_tasks if planned.part is not None], handle, options, file, progress, outcome
+    )
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def _own(store: ImageStore, key: str, cells: Sequence[Cell]) -> np.ndarray:
-    """The positions of a store that this process embeds: what is missing, of the chunks that are its cells' parts."""
+def _own(store: ImageStore, key: str, planned_tasks: Sequence[PlannedTask]) -> np.ndarray:
+    """The positions of a store that this process embeds: what is missing, of the chunks that are its tasks' parts."""
     missing, mine = store.missing, np.zeros(store.count, dtype=bool)
-    for cell in cells:
-        if any(key_of(need.parts) == key for need in cell.needs.values()):
-            chunks = cell.part.chunks(store.count) if cell.part else range(-(-store.count // CHUNK))
+    for planned in planned_tasks:
+        if any(key_of(need.parts) == key for need in planned.needs.values()):
+            chunks = planned.part.chunks(store.count) if planned.part else range(-(-store.count // CHUNK))
             mine[chunks.start * CHUNK : chunks.stop * CHUNK] = True
     return np.asarray(missing[mine[missing]])
 
@@ -147,28 +149,32 @@ def keeping(stores: Mapping[str, ImageStore], options: RunOptions) -> Iterator[N
 
 
 def _finish_parts(
-    cells: Sequence[Cell],
+    planned_tasks: Sequence[PlannedTask],
     handle: ModelHandle,
     options: RunOptions,
     file: File,
     progress: Progress,
     outcome: Outcome,
 ) -> None:
-    """Scores the cells whose last part has now arrived, whoever embedded the others."""
-    ready = [cell for cell in cells if all(store.visited for store in image_stores([cell], options.store).values())]
-    outcome.left = [cell.id for cell in cells if cell not in ready]
+    """Scores the tasks whose last part has now arrived, whoever embedded the others."""
+    ready = [
+        planned
+        for planned in planned_tasks
+        if all(store.visited for store in image_stores([planned], options.store).values())
+    ]
+    outcome.left = [planned.id for planned in planned_tasks if planned not in ready]
     if ready:
-        rest = run_cells([replace(cell, part=None) for cell in ready], handle, options, file, progress)
+        rest = run_tasks([replace(planned, part=None) for planned in ready], handle, options, file, progress)
         outcome.records += rest.records
         outcome.images += rest.images
         outcome.texts += rest.texts
 
 
-def image_stores(cells: Sequence[Cell], root: Path | None) -> dict[str, ImageStore]:
-    """One store for each distinct need, in the order of the cells."""
+def image_stores(planned_tasks: Sequence[PlannedTask], root: Path | None) -> dict[str, ImageStore]:
+    """One store for each distinct need, in the order of the tasks."""
     stores: dict[str, ImageStore] = {}
-    for cell in cells:
-        for need in cell.needs.values():
+    for planned in planned_tasks:
+        for need in planned.needs.values():
             key = key_of(need.parts)
             if key not in stores:
                 stores[key] = ImageStore(root, need.parts, len(need.images), need.label)
@@ -183,7 +189,7 @@ def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
 @contextmanager
 def open_stream(
     jobs: Mapping[str, np.ndarray],
-    needs: Mapping[str, tuple[Cell, ImageNeed]],
+    needs: Mapping[str, tuple[PlannedTask, FeatureSpec]],
     handle: ModelHandle,
     options: RunOptions,
 ) -> Iterator[ImageStream | None]:
@@ -193,9 +199,11 @@ def open_stream(
         return
     work = []
     for key, positions in jobs.items():
-        cell, need = needs[key]
+        planned, need = needs[key]
         limits = need.max_pixels, need.max_text_chunk
-        work.append(ImageJob(cell.task.name, need.images, positions, need.convert, need.mixed, need.output, *limits))
+        work.append(
+            DecodeJob(planned.task.name, need.images, positions, need.convert, need.mixed, need.output, *limits)
+        )
     stream = ImageStream(work, handle.preprocess, options.stream, options.device)
     try:
         yield stream
@@ -219,7 +227,7 @@ def _load(handle: ModelHandle, options: RunOptions, images: bool) -> Iterator[En
 
 
 @contextmanager
-def sharing_cpu() -> Iterator[None]:
+def disable_tokenizer_threads() -> Iterator[None]:
     """Keeps the tokenizers' own threads from being forked into the decoders."""
     import os
 
@@ -232,8 +240,8 @@ def sharing_cpu() -> Iterator[None]:
             del os.environ["TOKENIZERS_PARALLELISM"]
 
 
-def text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions) -> dict[str, TextStore]:
-    """The store of each cell's texts: one for all, so that a text is embedded once.
+def text_stores(planned_tasks: Sequence[PlannedTask], handle: ModelHandle, options: RunOptions) -> dict[str, TextStore]:
+    """The store of each task's texts: one for all, so that a text is embedded once.
 
     With fixed batches (`aligned`) a store for each list of texts: which others a text is embedded with, and so its last
     bits, must not depend on the other tasks of a run.
@@ -241,27 +249,32 @@ def text_stores(cells: Sequence[Cell], handle: ModelHandle, options: RunOptions)
     parts = text_parts(handle, options)
     if not options.stream.aligned:
         store = TextStore(options.store, parts, handle.name)
-        return {cell.id: store for cell in cells}
-    lists = dict.fromkeys(cell.fingerprint.prompts for cell in cells)
+        return {planned.id: store for planned in planned_tasks}
+    lists = dict.fromkeys(planned.fingerprint.prompts for planned in planned_tasks)
     apart = {prompts: TextStore(options.store, {**parts, "only": prompts}, handle.name) for prompts in lists}
-    return {cell.id: apart[cell.fingerprint.prompts] for cell in cells}
+    return {planned.id: apart[planned.fingerprint.prompts] for planned in planned_tasks}
 
 
-def wanted_texts(cells: Sequence[Cell], stores: Mapping[str, TextStore]) -> list[tuple[TextStore, list[str]]]:
+def wanted_texts(
+    planned_tasks: Sequence[PlannedTask], stores: Mapping[str, TextStore]
+) -> list[tuple[TextStore, list[str]]]:
     """What each text store lacks; of a task done in parts, the process with the first part embeds the texts."""
     texts: dict[int, tuple[TextStore, list[str]]] = {}
-    for cell in cells:
-        if cell.part is None or cell.part.first == 0:
-            store = stores[cell.id]
-            texts.setdefault(id(store), (store, []))[1].extend(cell.texts)
+    for planned in planned_tasks:
+        if planned.part is None or planned.part.first == 0:
+            store = stores[planned.id]
+            texts.setdefault(id(store), (store, []))[1].extend(planned.texts)
     found = [(store, store.missing(every)) for store, every in texts.values()]
     return [(store, missing) for store, missing in found if missing]
 
 
 def embed_texts(
-    encoder: Encoder, wanted: Sequence[tuple[TextStore, list[str]]], progress: Progress, cells: Sequence[Cell]
+    encoder: Encoder,
+    wanted: Sequence[tuple[TextStore, list[str]]],
+    progress: Progress,
+    planned_tasks: Sequence[PlannedTask],
 ) -> int:
-    """Embeds what `wanted_texts` found of `cells` into its stores; how many texts that were.
+    """Embeds what `wanted_texts` found of `planned_tasks` into its stores; how many texts that were.
 
     Raises:
         ClipevalError: the model gives NaN, infinity or zeros for a text.
@@ -277,7 +290,7 @@ def embed_texts(
             rows = encoder.encode_texts(part, progress=bar.advance)
             if found := first_unsound(rows):
                 bad, what = part[found[0]], found[1]
-                tasks = [cell.task.name for cell in cells if bad in cell.texts]
+                tasks = [planned.task.name for planned in planned_tasks if bad in planned.texts]
                 raise ClipevalError(
                     f"{store.parts['label']}, {', '.join(tasks[:3])}: the embedding of the text {bad!r} is {what}: {CAUSES}."
                 )
@@ -291,7 +304,7 @@ def _embed_images(
     encoder: Encoder,
     stores: Mapping[str, ImageStore],
     failures: dict[str, list[tuple[int, str]]],
-    desk: Desk,
+    desk: ScoringQueue,
     progress: Progress,
 ) -> int:
     if stream is None:
@@ -301,13 +314,13 @@ def _embed_images(
         for piece in stream.embed(encoder):
             key, job = keys[piece.job], stream.jobs[piece.job]
             bar.advance(len(piece.positions), job.name)
-            count += take_in(piece, job, stores[key], failures[key])
+            count += store_batch(piece, job, stores[key], failures[key])
             if stores[key].complete:
-                desk.settle()
+                desk.submit_ready()
     return count
 
 
-def take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
+def store_batch(piece: Embedded, job: DecodeJob, store: ImageStore, failures: list[tuple[int, str]]) -> int:
     """Puts what the stream gave into its store; how many embeddings that were.
 
     Raises:
@@ -326,7 +339,7 @@ def take_in(piece: Embedded, job: ImageJob, store: ImageStore, failures: list[tu
 
 
 def check_stored(
-    cell: Cell,
+    planned: PlannedTask,
     images: Mapping[str, torch.Tensor],
     rows: torch.Tensor,
     texts: Sequence[str],
@@ -334,40 +347,40 @@ def check_stored(
     stores: Mapping[str, ImageStore],
     text_store: TextStore,
 ) -> None:
-    """What a cell is about to be scored on. What this run embedded has been looked at; what lay in the cache has not.
+    """What a task is about to be scored on. What this run embedded has been looked at; what lay in the cache has not.
 
     Raises:
         ClipevalError: an embedding is NaN, infinite or zero, or images and texts have different widths.
     """
-    if cell.task.output != "embeddings":
+    if planned.task.output != "embeddings":
         return
     model = text_store.parts["label"]
     for split, embedded in images.items():
         if found := first_unsound(embedded):
             key, where = samples[split].keys[found[0]], stores[split].folder
             raise ClipevalError(
-                f"{model}, {cell.task.name}: the embedding of the sample {key!r} in the cache is {found[1]}. Remove {where}, and "
-                "the images are embedded again."
+                f"{model}, {planned.task.name}: the embedding of the sample {key!r} in the cache is {found[1]}. Remove {where}, "
+                "and the images are embedded again."
             )
         widths = {embedded.shape[1], *(t.shape[1] for t in [rows] if len(t))}
         widths |= {table.head.shape[1] for table in samples.values() if table.head is not None}
         if len(widths) > 1:
             raise ClipevalError(
-                f"{model}, {cell.task.name}: images have embeddings of {embedded.shape[1]} numbers, and texts of "
+                f"{model}, {planned.task.name}: images have embeddings of {embedded.shape[1]} numbers, and texts of "
                 f"{', '.join(str(w) for w in sorted(widths - {embedded.shape[1]}))}: they cannot be compared."
             )
     if len(rows) and (found := first_unsound(rows)):
         raise ClipevalError(
-            f"{model}, {cell.task.name}: the embedding of the text {texts[found[0]]!r} in the cache is {found[1]}. Remove "
+            f"{model}, {planned.task.name}: the embedding of the text {texts[found[0]]!r} in the cache is {found[1]}. Remove "
             f"{text_store.folder}, and the texts are embedded again."
         )
 
 
 @dataclass
-class Desk:
-    """Scores each cell as soon as all its embeddings are there, off the stream's thread, and files its record."""
+class ScoringQueue:
+    """Scores each task as soon as all its embeddings are there, off the stream's thread, and files its record."""
 
-    waiting: list[Cell]
+    waiting: list[PlannedTask]
     stores: dict[str, ImageStore]
     failures: Mapping[str, list[tuple[int, str]]]
     texts: Mapping[str, TextStore]
@@ -379,13 +392,13 @@ class Desk:
     _scoring: list[Future[Record]] = field(default_factory=list)
     _clock: float = field(default_factory=time.monotonic)
 
-    def settle(self) -> None:
-        """Hands every cell that is complete to the scorer, and raises what scoring raised."""
-        for cell in [cell for cell in self.waiting if self._complete(cell)]:
-            self.waiting.remove(cell)
+    def submit_ready(self) -> None:
+        """Hands every task that is complete to the scorer, and raises what scoring raised."""
+        for planned in [planned for planned in self.waiting if self._complete(planned)]:
+            self.waiting.remove(planned)
             elapsed, self._clock = time.monotonic() - self._clock, time.monotonic()
-            stores = {split: self.stores[key_of(need.parts)] for split, need in cell.needs.items()}
-            self._scoring.append(self.scorer.submit(self._score, cell, stores, elapsed))
+            stores = {split: self.stores[key_of(need.parts)] for split, need in planned.needs.items()}
+            self._scoring.append(self.scorer.submit(self._score, planned, stores, elapsed))
         self._release()
         for future in [f for f in self._scoring if f.done()]:
             self._scoring.remove(future)
@@ -402,18 +415,18 @@ class Desk:
         self.outcome.records.append(record)
         self.progress.done(record)
 
-    def _complete(self, cell: Cell) -> bool:
-        return all(self.stores[key_of(need.parts)].complete for need in cell.needs.values())
+    def _complete(self, planned: PlannedTask) -> bool:
+        return all(self.stores[key_of(need.parts)].complete for need in planned.needs.values())
 
     def _release(self) -> None:
-        """Forgets the embeddings that no waiting cell needs, so that memory does not grow with the suite."""
-        needed = {key_of(need.parts) for cell in self.waiting for need in cell.needs.values()}
+        """Forgets the embeddings that no waiting task needs, so that memory does not grow with the suite."""
+        needed = {key_of(need.parts) for planned in self.waiting for need in planned.needs.values()}
         for key in [key for key, store in self.stores.items() if store.complete and key not in needed]:
             del self.stores[key]
 
-    def _score(self, cell: Cell, stores: Mapping[str, ImageStore], elapsed: float) -> Record:
+    def _score(self, planned: PlannedTask, stores: Mapping[str, ImageStore], elapsed: float) -> Record:
         started = time.monotonic()
-        samples, flags = dict(cell.samples), []
+        samples, flags = dict(planned.samples), []
         images = {split: store.finish() for split, store in stores.items()}
         for split, rows in images.items():
             places = samples[split].positions
@@ -421,7 +434,7 @@ class Desk:
             kept = ~torch.isnan(used[:, 0]).numpy()
             if not kept.all():
                 samples[split] = take(samples[split], np.flatnonzero(kept))
-                known = dict(self.failures[key_of(cell.needs[split].parts)])
+                known = dict(self.failures[key_of(planned.needs[split].parts)])
                 lost = [
                     known[int(p)] for p in (np.arange(len(kept)) if places is None else places)[~kept] if p in known
                 ]
@@ -429,13 +442,13 @@ class Desk:
                     f"{int((~kept).sum())} of {len(kept):,} images left out, unreadable: {'; '.join(lost[:20])}"
                 )
                 used = used[torch.from_numpy(kept)]
-            images[split] = used.to(self.device) if cell.task.on_device else used
-        texts = cell.task.texts(samples) if flags else cell.texts  # flagged by now is what was left out
-        rows = self.texts[cell.id].rows(texts)
-        check_stored(cell, images, rows, texts, samples, stores, self.texts[cell.id])
-        if cell.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
+            images[split] = used.to(self.device) if planned.task.on_device else used
+        texts = planned.task.texts(samples) if flags else planned.texts  # flagged by now is what was left out
+        rows = self.texts[planned.id].rows(texts)
+        check_stored(planned, images, rows, texts, samples, stores, self.texts[planned.id])
+        if planned.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         with current(self.device):  # a thread begins on the first GPU
-            scores = cell.task.score(images, rows, samples)
+            scores = planned.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
-        return self.file(cell, samples, rows, scores, flags, timings)
+        return self.file(planned, samples, rows, scores, flags, timings)

@@ -1,6 +1,6 @@
-"""Shares of a run: which cells, or which chunks of a large cell, each of several processes takes.
+"""Shares of a run: which tasks, or which chunks of a large task, each of several processes takes.
 
-All cells are laid on one line, model by model, as long as they cost, and the line is cut into pieces of one length. So the
+All tasks are laid on one line, model by model, as long as they cost, and the line is cut into pieces of one length. So the
 shares are equal, few of them load more than one model, and a task that is longer than a share is cut by ranges of
 samples. Cuts fall on the chunks of the embedding store (`clipeval.engine.store`), which is all that such parts share: each process
 writes its chunks, and the one that finds the store whole scores the task.
@@ -25,7 +25,7 @@ PROMPTS_PER_IMAGE = 17.0
 
 
 @dataclass(frozen=True)
-class Part:
+class ChunkRange:
     """Some chunks of a task's images: from `first` up to `last` of `of` equal lengths."""
 
     first: int
@@ -42,7 +42,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Unit:
+class TaskShard:
     """What a process is given: a task of a model, or a part of one.
 
     Attributes:
@@ -53,18 +53,18 @@ class Unit:
 
     run: int
     task: str
-    part: Part | None = None
+    part: ChunkRange | None = None
 
     def __str__(self) -> str:
         return self.task if self.part is None else f"{self.task}[{self.part}]"
 
 
 @dataclass(frozen=True)
-class Load:
-    """A cell before it is shared out.
+class TaskCost:
+    """A task before it is shared out.
 
     Attributes:
-        run, task: as in `Unit`.
+        run, task: as in `TaskShard`.
         cost: in images of a ViT-B-32.
         chunks: in how many pieces it may be cut; 1 where it may not.
     """
@@ -75,31 +75,33 @@ class Load:
     chunks: int
 
 
-def share_out(loads: Sequence[Load], count: int) -> list[list[Unit]]:
-    """Cuts cells into `count` shares of about equal cost; the same loads give the same shares on every machine.
+def partition(loads: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:
+    """Cuts tasks into `count` shares of about equal cost; the same loads give the same shares on every machine.
 
     Args:
-        loads: every cell, those of one model side by side.
+        loads: every task, those of one model side by side.
         count: how many shares; some stay empty where there is less to share.
 
     Returns:
-        `count` lists. Together they hold every cell once, cut or whole.
+        `count` lists. Together they hold every task once, cut or whole.
     """
     if count < 1:
         raise ClipevalError(f"a run cannot be cut into {count} shares; at least 1 was expected.")
-    shares: list[list[Unit]] = [[] for _ in range(count)]
+    shares: list[list[TaskShard]] = [[] for _ in range(count)]
     size = sum(load.cost for load in loads) / count or 1.0
     edge = 0.0
     for load in loads:
         for number, first, last in _pieces(load, edge, size, count):
             whole = last - first == load.chunks
-            shares[number].append(Unit(load.run, load.task, None if whole else Part(first, last, load.chunks)))
+            shares[number].append(
+                TaskShard(load.run, load.task, None if whole else ChunkRange(first, last, load.chunks))
+            )
         edge += load.cost
     return shares
 
 
-def _pieces(load: Load, edge: float, size: float, count: int) -> list[tuple[int, int, int]]:
-    """(share, first chunk, last chunk) of each piece of a cell that begins at `edge` of the line."""
+def _pieces(load: TaskCost, edge: float, size: float, count: int) -> list[tuple[int, int, int]]:
+    """(share, first chunk, last chunk) of each piece of a task that begins at `edge` of the line."""
     end = edge + load.cost
     first_share = min(int((edge + SNAP * size) / size), count - 1)
     last_share = min(max(int((end - SNAP * size) / size), first_share), count - 1)
@@ -117,7 +119,7 @@ def _pieces(load: Load, edge: float, size: float, count: int) -> list[tuple[int,
     return pieces
 
 
-def only(config: DictConfig, units: Sequence[Unit]) -> DictConfig:
+def only(config: DictConfig, units: Sequence[TaskShard]) -> DictConfig:
     """The same config with the tasks of some units alone."""
     config = config.copy()
     wanted = {unit.task for unit in units}

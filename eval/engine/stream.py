@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import Decoders, ImageJob
+from clipeval.engine.decode import DecodeJob, Decoders
 from clipeval.engine.store import CHUNK as STORED
 from clipeval.models import Encoder
 from clipeval.models.precision import current, indexed
@@ -68,7 +68,7 @@ class ImageStream:
     """
 
     def __init__(
-        self, jobs: Sequence[ImageJob], transform: Transform, options: StreamOptions, device: torch.device
+        self, jobs: Sequence[DecodeJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, indexed(device)
         self._decoders = Decoders(jobs, transform, options.fast, options.workers, self.device)

@@ -22,7 +22,7 @@ from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
 from clipeval.data.languages import translate
 from clipeval.data.split import open_split
-from clipeval.engine.evaluation import Session
+from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.plan import data_config, make_task
 from clipeval.models import resolve
 from clipeval.results.records import DamagedRecord, Record
@@ -40,7 +40,7 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """What was found of one task: `problem` is empty where all is well, `unchecked` where nothing can be said."""
 
     task: str
@@ -185,7 +185,7 @@ def pictures(folder: str, task: str, keys: Sequence[str]) -> dict[str, bytes]:
     return {key: split.images.read(at[key]) for key in keys if key in at}
 
 
-def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Finding]:
+def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Check]:
     """Checks every digest of a run folder, computes every metric again from the stored predictions, and looks for gaps.
 
     Raises:
@@ -200,23 +200,23 @@ def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Finding]:
         try:
             record = folder.record(name)
             if name in skipped and (record is None or record.imported is None):
-                yield Finding(name, "", f"skipped: {skipped[name]}", skipped=True)
+                yield Check(name, "", f"skipped: {skipped[name]}", skipped=True)
                 continue
             if record is None:
-                yield Finding(name, "no record: the task is not finished")
+                yield Check(name, "no record: the task is not finished")
                 continue
             if record.imported is not None:
                 where = f"from {record.imported['file']}; another program's figure cannot be computed again"
-                yield Finding(name, "", f"imported {where}", unchecked=True)
+                yield Check(name, "", f"imported {where}", unchecked=True)
                 continue
             found = run.statistics(record, folder.predictions(record))
         except DamagedRecord as problem:
-            yield Finding(name, str(problem))
+            yield Check(name, str(problem))
             continue
-        yield Finding(name, "; ".join(_differences(record, found)), f"{len(record.metrics)} metrics agree")
+        yield Check(name, "; ".join(_differences(record, found)), f"{len(record.metrics)} metrics agree")
     lines = path / "eval_results.jsonl"
     if not lines.exists():
-        yield Finding("eval_results.jsonl", "missing; `clipeval run` writes it again")
+        yield Check("eval_results.jsonl", "missing; `clipeval run` writes it again")
 
 
 def _differences(record: Record, found: Mapping[str, Statistic | None]) -> Iterator[str]:
@@ -231,7 +231,7 @@ def _differences(record: Record, found: Mapping[str, Statistic | None]) -> Itera
             yield f"{name} is recorded as {recorded} and comes to {again}"
 
 
-def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Finding]:
+def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Check]:
     """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample.
 
     Its model and data have to be on this machine: nothing is fetched, and nothing is written but `out` and the user's own cache.
@@ -249,14 +249,14 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     config = _repeatable(stored.config, recorded, out)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
     handle = resolve(config.model, Path(config.cache.root), offline=True)
-    session = Session.open(config, console, handle)
+    session = Evaluation.open(config, console, handle)
     session.run()
     for name in config.tasks:
         before, after = old.record(name), session.folder.record(name)
         assert before is not None
         assert after is not None
         parts = before.fingerprint.differences(after.fingerprint)
-        yield Finding(
+        yield Check(
             name,
             _changed(old.predictions(before), session.folder.predictions(after)),
             f"differs in {', '.join(parts)}" if parts else "",

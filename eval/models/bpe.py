@@ -18,7 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from clipeval.models.texts import Tokenizer
 
 
-class QuickBpe:
+class CachedBpeTokenizer:
     """Tokens as `SimpleTokenizer.__call__` gives them: int64 [T, context], zeros behind the end token.
 
     A word here is what lies between spaces. No part of SimpleTokenizer's pattern matches a space or looks around itself,
@@ -61,5 +61,5 @@ def quicken(tokenizer: Tokenizer) -> Tokenizer:
         and known.clean_fn is reference.get_clean_fn("lower")
         and int(known.context_length or 0) >= 3
     ):
-        return QuickBpe(known)
+        return CachedBpeTokenizer(known)
     return tokenizer

@@ -18,7 +18,7 @@ from clipeval.models.handle import ModelHandle, digest_of, slug_of
 from clipeval.models.identity import Identity, identify, own_digest
 from clipeval.models.own_code import import_fresh
 from clipeval.models.texts import PROBES, Tokenizer, tokenise
-from clipeval.preprocess.transforms import Opaque, Preprocess, Transform, read_transform
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform, read_transform
 
 _PARTS = ("encode_image", "encode_text", "tokenizer", "transform")
 
@@ -162,7 +162,7 @@ class MemoryModel(ModelHandle):
         self._problem = seen.problem if digest is None else None
         parts = [name, digest or "", dict(seen.parts)] if self._problem is None else [uuid.uuid4().hex]
         self._preprocess = read_transform(transform, digest_of(parts))
-        if not isinstance(self._preprocess, Opaque):
+        if not isinstance(self._preprocess, CustomTransform):
             self._problem = None  # it was read: its pixels are known
         self._weights: str | None = None
         self._tokens: str | None = None
@@ -288,4 +288,4 @@ def _find(target: str) -> Callable[..., Any]:
 
 def _has(instance: Any, part: str) -> bool:
     value = getattr(instance, part, None)
-    return callable(value) or (part == "transform" and isinstance(value, Preprocess | Opaque))
+    return callable(value) or (part == "transform" and isinstance(value, Preprocess | CustomTransform))

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 
-class SharedPrefixes:
+class PrefixSharing:
     """open_clip's own text transformer, of plain causal blocks, without what several texts compute alike.
 
     Whether it gives what the tower gives is for the caller to measure.
@@ -29,7 +29,7 @@ class SharedPrefixes:
         self.end = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
 
     @classmethod
-    def of(cls, model: nn.Module) -> SharedPrefixes | None:
+    def of(cls, model: nn.Module) -> PrefixSharing | None:
         """For a model whose text tower is of that kind; else None."""
         tower: Any = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
         wanted = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")

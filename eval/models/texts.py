@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.models.prefixes import SharedPrefixes
+from clipeval.models.prefixes import PrefixSharing
 
 Tokenizer = Callable[[list[str]], Any]
 """Texts to int64 [T, L]; a mapping with `input_ids`, as Hugging Face's tokenizers give it, will do."""
@@ -82,7 +82,7 @@ class TextEncoder:
         self._full = encode
         self._call = _Call(encode, module) if module is not None else None
         self._sliced: dict[int, dict[str, torch.Tensor]] = {}
-        self._shared = SharedPrefixes.of(module) if module is not None else None
+        self._shared = PrefixSharing.of(module) if module is not None else None
         self.context = int(self.tokens(["a"]).shape[1])
         self.pad = int(self.tokens(["a"])[0, -1])
         self.margin: int | None = None

@@ -17,7 +17,7 @@ from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from clipeval.models.no_code import refuse_code
-from clipeval.preprocess.transforms import Opaque, Transform, from_open_clip
+from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
 from clipeval.results import safe_json
 
 _MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -125,7 +125,7 @@ class HuggingFace(ModelHandle):
             pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
             return pixels
 
-        return Opaque(transform, digest_of(settings), plain)
+        return CustomTransform(transform, digest_of(settings), plain)
 
     @property
     def weights_digest(self) -> str:

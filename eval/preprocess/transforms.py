@@ -2,7 +2,7 @@
 
 `Preprocess` is open_clip's evaluation transform taken apart, so that decoding and resizing can run in a worker and give
 uint8, while the float arithmetic runs on the device. In exact mode the two together equal
-`open_clip.image_transform_v2(cfg, is_train=False)` bit for bit; a transform that cannot be read runs as it is (`Opaque`).
+`open_clip.image_transform_v2(cfg, is_train=False)` bit for bit; a transform that cannot be read runs as it is (`CustomTransform`).
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True, eq=False)
-class Opaque:
+class CustomTransform:
     """A user's own transform, run as it is: PIL image in, float tensor out. Same interface as `Preprocess`.
 
     It gives float32 (four times the bytes of uint8) and knows no fast mode.
@@ -202,7 +202,7 @@ class Opaque:
 
     transform: Callable[[Image.Image], Any]
     digest: str
-    """Names the transform in cache keys. Whoever makes an Opaque vouches for it: code cannot be hashed."""
+    """Names the transform in cache keys. Whoever makes one vouches for it: code cannot be hashed."""
     reason: str
     """Why it could not be read as a Preprocess."""
 
@@ -231,7 +231,7 @@ class Opaque:
         return batch
 
 
-Transform = Preprocess | Opaque
+Transform = Preprocess | CustomTransform
 
 
 def from_open_clip(cfg: Mapping[str, Any]) -> Preprocess:
@@ -249,23 +249,23 @@ def from_open_clip(cfg: Mapping[str, Any]) -> Preprocess:
 
 
 def read_transform(transform: Callable[[Image.Image], Any], digest: str) -> Transform:
-    """A `Preprocess` equal to a torchvision pipeline, if there is one; else the pipeline itself as an `Opaque`.
+    """A `Preprocess` equal to a torchvision pipeline, if there is one; else the pipeline itself as an `CustomTransform`.
 
     What the steps look like only suggests an answer; it is taken if it gives the transform's own values, bit for bit, on
     probe images of several modes and shapes.
     """
-    if isinstance(transform, Preprocess | Opaque):
+    if isinstance(transform, Preprocess | CustomTransform):
         return transform
     guess = _guess(transform)
     if isinstance(guess, str):
-        return Opaque(transform, digest, guess)
+        return CustomTransform(transform, digest, guess)
     for image in _probes():
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         expected = transform(image)
         got = guess.normalise(guess.pixels(buffer.getvalue(), "as_decoded")[None])[0]
         if not isinstance(expected, torch.Tensor) or expected.shape != got.shape or not torch.equal(expected, got):
-            return Opaque(transform, digest, f"it differs from {guess.describe()} on a {image.mode} image")
+            return CustomTransform(transform, digest, f"it differs from {guess.describe()} on a {image.mode} image")
     return guess
 
 

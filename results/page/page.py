@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipeval.results import against_block, sheet, words
-from clipeval.results.against import Against
+from clipeval.results.against import ReferenceComparison
 from clipeval.results.page.charts import Chart, charts, colour
 from clipeval.results.page.mistakes import Mistakes, Pictures, mistakes
 from clipeval.results.records import Record
@@ -24,7 +24,7 @@ from clipeval.results.runs import Run, group_name, tasks
 HERE = Path(__file__).parent
 
 
-def render(runs: Sequence[Run], against: Sequence[Against] = (), pictures: Pictures | None = None) -> str:
+def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pictures: Pictures | None = None) -> str:
     """The page.
 
     Args:

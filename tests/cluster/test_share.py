@@ -1,4 +1,4 @@
-"""Shares: they tile the cells, cost about the same, and shares of a run done apart make the records of the whole."""
+"""Shares: they tile the tasks, cost about the same, and shares of a run done apart make the records of the whole."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.share import parse_share
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import Load, Part, share_out
+from clipeval.engine.shards import ChunkRange, TaskCost, partition
 from clipeval.engine.store import CHUNK
 from clipeval.results.heartbeats import markers, working
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(
     st.tuples(st.integers(0, 3), st.floats(1, 1e6), st.integers(1, 40)).map(lambda t: t), min_size=1, max_size=30
-).map(lambda rows: [Load(run, f"t{i}", cost, chunks) for i, (run, cost, chunks) in enumerate(sorted(rows))])
+).map(lambda rows: [TaskCost(run, f"t{i}", cost, chunks) for i, (run, cost, chunks) in enumerate(sorted(rows))])
 
 
 @given(LOADS, st.integers(1, 40))
-def test_shares_tile_the_cells(loads: list[Load], count: int) -> None:
-    shares = share_out(loads, count)
+def test_shares_tile_the_cells(loads: list[TaskCost], count: int) -> None:
+    shares = partition(loads, count)
     assert len(shares) == count
-    assert shares == share_out(loads, count), "the same on every machine"
+    assert shares == partition(loads, count), "the same on every machine"
     covered: dict[tuple[int, str], list[int]] = {(load.run, load.task): [0] * load.chunks for load in loads}
     for units in shares:
         for unit in units:
@@ -42,11 +42,11 @@ def test_shares_tile_the_cells(loads: list[Load], count: int) -> None:
 
 
 @given(LOADS, st.integers(1, 20))
-def test_shares_cost_about_the_same(loads: list[Load], count: int) -> None:
+def test_shares_cost_about_the_same(loads: list[TaskCost], count: int) -> None:
     cost = {(load.run, load.task): load for load in loads}
     size = sum(load.cost for load in loads) / count
     grain = max(load.cost / load.chunks for load in loads)  # what cannot be cut
-    for units in share_out(loads, count):
+    for units in partition(loads, count):
         total = 0.0
         for unit in units:
             load = cost[unit.run, unit.task]
@@ -57,7 +57,7 @@ def test_shares_cost_about_the_same(loads: list[Load], count: int) -> None:
 @given(st.integers(1, 200_000), st.integers(1, 60), st.data())
 def test_parts_tile_whatever_the_real_count(images: int, of: int, data: st.DataObject) -> None:
     cuts = sorted({0, of, *data.draw(st.lists(st.integers(0, of), max_size=6))})
-    chunks = [c for first, last in itertools.pairwise(cuts) for c in Part(first, last, of).chunks(images)]
+    chunks = [c for first, last in itertools.pairwise(cuts) for c in ChunkRange(first, last, of).chunks(images)]
     assert chunks == list(range(-(-images // CHUNK)))
 
 

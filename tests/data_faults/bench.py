@@ -14,7 +14,7 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.evaluation import Session
+from clipeval.engine.evaluation import Evaluation
 from clipeval.models import from_memory
 from tests.data_faults.case import Case, Refused, Scored, check
 from tests.data_faults.colours import ColourModel
@@ -65,7 +65,7 @@ def run(
     handle = from_memory(made, made.tokenizer, made.transform, name="colours")
     try:
         config = compose([*(f"{key}={value}" for key, value in common.items() if key not in given), *words])
-        session = Session.open(config, console, handle)
+        session = Evaluation.open(config, console, handle)
         session.run()
     except ClipevalError as problem:
         return str(problem), said.getvalue()

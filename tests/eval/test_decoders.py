@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine.decode import CHUNK, Decoders, ImageJob, default_workers, shares_cores
-from clipeval.preprocess.transforms import Opaque, Preprocess, Transform
+from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers, shares_cores
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 from tests.eval.test_stream import Squares
 
 CPU = torch.device("cpu")
@@ -42,11 +42,11 @@ def plain(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("transform", [Preprocess((8, 6)), Opaque(plain, "plain", "a function")])
+@pytest.mark.parametrize("transform", [Preprocess((8, 6)), CustomTransform(plain, "plain", "a function")])
 def test_every_image_arrives_in_order_whole_and_once(transform: Transform, workers: int) -> None:
     """More runs of samples than there are places in shared memory, so that each place is used several times."""
-    jobs = [ImageJob("a", Broken(0, COUNT), np.arange(COUNT), "rgb_first", False)]
-    jobs.append(ImageJob("b", Broken(0, 40), np.arange(39, -1, -1), "rgb_first", False))
+    jobs = [DecodeJob("a", Broken(0, COUNT), np.arange(COUNT), "rgb_first", False)]
+    jobs.append(DecodeJob("b", Broken(0, 40), np.arange(39, -1, -1), "rgb_first", False))
     decoders = Decoders(jobs, transform, False, workers, CPU)
     found: list[list[int]] = [[], []]
     failed: list[list[int]] = [[], []]
@@ -67,7 +67,7 @@ def test_decoders_stand_still_while_an_encoder_runs_on_their_cores(monkeypatch: 
     monkeypatch.setattr(torch, "get_num_threads", lambda: len(os.sched_getaffinity(0)))
     images: Any = Broken(0, 100 * CHUNK)
     decoders = Decoders(
-        [ImageJob("a", images, np.arange(len(images)), "rgb_first", False)], Preprocess((8, 8)), False, 2, CPU
+        [DecodeJob("a", images, np.arange(len(images)), "rgb_first", False)], Preprocess((8, 8)), False, 2, CPU
     )
     try:
         given = iter(decoders)
@@ -97,10 +97,10 @@ def test_an_encoder_with_cores_to_spare_leaves_them_to_decoders(
 ORPHANS = """
 import os, signal, sys, numpy as np, torch
 torch.get_num_threads = lambda: 10**6
-from clipeval.engine.decode import Decoders, ImageJob
+from clipeval.engine.decode import Decoders, DecodeJob
 from clipeval.preprocess.transforms import Preprocess
 from tests.eval.test_stream import Squares
-decoders = Decoders([ImageJob("a", Squares(0, 250), np.arange(250), "rgb_first", False)], Preprocess((8, 8)), False, 2,
+decoders = Decoders([DecodeJob("a", Squares(0, 250), np.arange(250), "rgb_first", False)], Preprocess((8, 8)), False, 2,
                     torch.device("cpu"))
 with decoders.paused():
     print(*[worker.pid for worker in decoders._iterator._workers], flush=True)

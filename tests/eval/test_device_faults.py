@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipeval.cluster.many import _Models
 from clipeval.engine import runner
-from clipeval.engine.decode import ImageJob
+from clipeval.engine.decode import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import resolve
 from clipeval.models.precision import indexed
@@ -130,7 +130,7 @@ def test_the_stream_waits_for_the_encoders_device_whichever_is_current(
     cuda = FakeCuda(monkeypatch)
     cuda.current = now
     cuda.busy = cuda.index(torch.device(device))
-    job = ImageJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
+    job = DecodeJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
     stream = ImageStream([job], GreyEncoder.preprocess, StreamOptions(0, 32), torch.device(device))
     cuda_index = cuda.index(torch.device(device))
     cuda.current = 1 - now if device == "cuda" else now  # `cuda` is the one that was current when the stream was made
@@ -183,14 +183,14 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     task = SimpleNamespace(
         on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
     )
-    cell = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
+    planned = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
     desk: Any = SimpleNamespace(
         device=torch.device("cuda:1"),
         texts={"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))},
         file=lambda *given: None,
         failures={},
     )
-    runner.Desk._score(desk, cell, {}, 0.0)  # type: ignore[arg-type]
+    runner.ScoringQueue._score(desk, planned, {}, 0.0)  # type: ignore[arg-type]
     assert seen == [1] and cuda.current == 0
 
 
@@ -219,7 +219,7 @@ def test_a_compiled_tower_that_runs_out_of_memory_goes_on_with_smaller_batches(
     plain = handle.load()
     monkeypatch.setattr(torch, "compile", compile_)
     encoders = [handle.load(compile=True) for _ in range(1 + many)]
-    job = ImageJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
+    job = DecodeJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
     stream = ImageStream([job], plain.preprocess, StreamOptions(0, 64), torch.device("cpu"))
     rows = torch.zeros(COUNT, plain.embed_dim)
     for piece in stream.embed(_Models(encoders) if many else encoders[0]):  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
-from clipeval.models.bpe import QuickBpe, quicken
+from clipeval.models.bpe import CachedBpeTokenizer, quicken
 from clipeval.models.precision import full_float32, pick_device
 from clipeval.preprocess.transforms import Preprocess
 from tests.eval.tiny_model import write_tiny_model
@@ -245,7 +245,7 @@ def test_models_that_answer_wrongly() -> None:
 # -- the tokenizer's short cut -----------------------------------------------------------------------------------------
 
 REFERENCE = SimpleTokenizer()
-QUICK = QuickBpe(SimpleTokenizer())
+QUICK = CachedBpeTokenizer(SimpleTokenizer())
 
 
 @settings(max_examples=300, deadline=None)
@@ -278,7 +278,7 @@ def test_quick_tokens_of_odd_texts(text: str) -> None:
 
 
 def test_only_the_plain_tokenizer_is_quickened() -> None:
-    assert isinstance(quicken(SimpleTokenizer()), QuickBpe)
+    assert isinstance(quicken(SimpleTokenizer()), CachedBpeTokenizer)
     for other in (SimpleTokenizer(clean="canonicalize"), SimpleTokenizer(reduction_mask="simple"), REFERENCE.encode):
         assert quicken(other) is other
     short = SimpleTokenizer(context_length=8)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import from_memory, resolve
-from clipeval.preprocess.transforms import Opaque, Preprocess
+from clipeval.preprocess.transforms import CustomTransform, Preprocess
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, CONSTANTS, SIGLIP_PROCESSOR, write_hugging_face
 from tests.eval.tiny_model import KINDS, write_tiny_model
 
@@ -185,7 +185,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_own_class(own_module: str, tmp_path: Path) -> None:
     handle = resolve({"_target_": f"{own_module}.MyModel", "name": "Mine", "width": 5}, tmp_path)
-    assert isinstance(handle.preprocess, Opaque)
+    assert isinstance(handle.preprocess, CustomTransform)
     assert handle.preprocess.dtype == torch.float32
     assert handle.slug == "Mine"
     other = resolve({"_target_": f"{own_module}.MyModel", "width": 6}, tmp_path)
@@ -303,7 +303,7 @@ def test_transformers_checkpoint_with_another_processor_runs_it(tmp_path: Path) 
 
     folder = write_hugging_face(tmp_path / "hf", "clip", {**CLIP_PROCESSOR, "size": {"shortest_edge": 40}})
     handle = resolve({"_target_": "clipeval.models.transformers.HuggingFace", "path": str(folder)}, tmp_path / "cache")
-    assert isinstance(handle.preprocess, Opaque)
+    assert isinstance(handle.preprocess, CustomTransform)
     assert "40" in handle.preprocess.reason
     reference = transformers.AutoImageProcessor.from_pretrained(folder)(images=picture(), return_tensors="pt")
     assert torch.equal(handle.preprocess.pixels(png(picture())), reference["pixel_values"][0])

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from clipeval.models import resolve
-from clipeval.models.prefixes import SharedPrefixes, nodes
+from clipeval.models.prefixes import PrefixSharing, nodes
 from tests.eval.tiny_model import write_tiny_model
 
 PROMPTS = [f"{template} {name}{end}" for template in ("a photo of a", "a blurry photo of the", "art of the", "")
@@ -57,7 +57,7 @@ def test_towers_of_another_kind_share_nothing(kind: str, tmp_path: Path) -> None
 def test_a_tower_that_is_not_causal_is_found_out_by_measuring(tmp_path: Path) -> None:
     name = write_tiny_model(tmp_path / "model", kind="clip")
     model = open_clip.create_model(name).eval()
-    assert SharedPrefixes.of(model) is not None
+    assert PrefixSharing.of(model) is not None
     model.attn_mask.zero_()
     from clipeval.models import from_memory
 

@@ -18,7 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform, image_transform_
 from PIL import Image
 
 from clipeval.preprocess.jpeg import read_plain
-from clipeval.preprocess.transforms import Opaque, Preprocess, from_open_clip, read_transform
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, from_open_clip, read_transform
 from clipeval.preprocess.transforms import transforms as module
 
 torch.set_num_threads(1)
@@ -183,7 +183,7 @@ def test_fast_is_close(kind: str) -> None:
     ],
 )
 def test_bad_data_is_a_value_error(data: bytes, reason: str, fast: bool) -> None:
-    for preprocess in (Preprocess((32, 32)), Opaque(tv.ToTensor(), "x", "test")):
+    for preprocess in (Preprocess((32, 32)), CustomTransform(tv.ToTensor(), "x", "test")):
         with pytest.raises(ValueError, match=reason):
             preprocess.pixels(data, fast=fast)
 
@@ -274,7 +274,7 @@ NORMALISE = tv.Normalize((0.5,) * 3, (0.5,) * 3)
 )
 def test_other_transforms_run_as_they_are(transform: Callable[[Image.Image], Any], reason: str) -> None:
     read = read_transform(transform, "mine")
-    assert isinstance(read, Opaque)
+    assert isinstance(read, CustomTransform)
     assert re.search(reason, read.reason), read.reason
     assert read.digest == "mine"
     assert not read.exact
@@ -294,7 +294,7 @@ def test_opaque_gives_the_transform_s_own_tensor() -> None:
         seen.append(image.mode)
         return tv.functional.to_tensor(image.convert("RGB")).double()
 
-    opaque = Opaque(transform, "x", "test")
+    opaque = CustomTransform(transform, "x", "test")
     data = encoded(natural(9, 7).convert("P"), "PNG")
     first, second = opaque.pixels(data, "rgb_first"), opaque.pixels(data, "as_decoded")
     assert seen == ["RGB", "P"]
@@ -303,7 +303,7 @@ def test_opaque_gives_the_transform_s_own_tensor() -> None:
     assert torch.equal(first, second)
     assert opaque.normalise(first) is first
     with pytest.raises(ValueError, match=r"must give a tensor \[3, height, width\]"):
-        Opaque(lambda image: np.zeros((3, 4, 4)), "x", "test").pixels(data)
+        CustomTransform(lambda image: np.zeros((3, 4, 4)), "x", "test").pixels(data)
 
 
 def test_every_tag_s_preprocessing_can_be_read() -> None:

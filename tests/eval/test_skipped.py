@@ -13,7 +13,7 @@ import pytest
 from clipeval.api import evaluate
 from clipeval.cli.main import main
 from clipeval.cluster.job import Job
-from clipeval.engine.shards import Unit
+from clipeval.engine.shards import TaskShard
 from clipeval.engine.verify import StoredRun
 from clipeval.results.compare import compare
 from clipeval.results.run_folder import RunFolder
@@ -147,7 +147,7 @@ def test_jobs_of_an_array_add_up(short: Path, model: str, capsys: pytest.Capture
     """Each job opens its own tasks alone, one of them nothing but the skipped one; the folder knows of all."""
     given = words(short, model, SKIP)[1:]
     for task in TASKS:
-        Job((tuple(given),), None, (Unit(0, task),))()
+        Job((tuple(given),), None, (TaskShard(0, task),))()
     capsys.readouterr()
     assert main(["report", str(short / "run")]) == 0
     assert "2 of 3" in capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_jobs_of_an_array_add_up(short: Path, model: str, capsys: pytest.Capture
     statuses = {main(["run", "--share", f"{number}/3", *given]) for number in range(3)}
     assert statuses == {0, SKIPPED}
     shutil.move(short / "away", original(short))
-    Job((tuple(given),), None, (Unit(0, GONE),))()
+    Job((tuple(given),), None, (TaskShard(0, GONE),))()
     assert main(["status", str(short / "run")]) == 0
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import ImageJob
+from clipeval.engine.decode import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.preprocess.transforms import Preprocess
 
@@ -55,8 +55,8 @@ class Reader:
 
 
 def embed(encoder: Any, workers: int = 0, size: int = 40) -> list[list[float]]:
-    jobs = [ImageJob("a", Squares(0, 50), np.arange(50), "rgb_first", False)]
-    jobs.append(ImageJob("b", Squares(100, 70), np.arange(0, 70, 2), "rgb_first", False))
+    jobs = [DecodeJob("a", Squares(0, 50), np.arange(50), "rgb_first", False)]
+    jobs.append(DecodeJob("b", Squares(100, 70), np.arange(0, 70, 2), "rgb_first", False))
     stream = ImageStream(jobs, encoder.preprocess, StreamOptions(workers, size), CPU)
     found: list[dict[int, float]] = [{}, {}]
     try:

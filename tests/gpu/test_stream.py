@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine.decode import ImageJob
+from clipeval.engine.decode import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import resolve
 from clipeval.preprocess.transforms import Preprocess
@@ -66,7 +66,7 @@ def name(tmp_path_factory: pytest.TempPathFactory) -> str:
 def through(encoder: Any, device: torch.device, workers: int, size: int | None = BATCH) -> torch.Tensor:
     """Every picture's row, by the stream, in the pictures' order; two jobs, so that a batch crosses their border."""
     half = np.arange(0, COUNT, 2), np.arange(1, COUNT, 2)
-    jobs = [ImageJob(f"job {i}", Noise(), places, "rgb_first", False) for i, places in enumerate(half)]
+    jobs = [DecodeJob(f"job {i}", Noise(), places, "rgb_first", False) for i, places in enumerate(half)]
     stream = ImageStream(jobs, encoder.preprocess, StreamOptions(workers, size), device)
     rows: dict[int, torch.Tensor] = {}
     try:

@@ -242,12 +242,12 @@ def cache_of(root: Path, pictures: dict[str, bytes], outside: bool) -> Path:
     for word, content in pictures.items():
         (extracted / f"{word}.jpg").write_bytes(content)
 
-    def cell(word: str) -> dict[str, object]:
+    def planned(word: str) -> dict[str, object]:
         return {"bytes": None if outside else pictures[word], "path": str(extracted / f"{word}.jpg")}
 
-    flickr = [{"image": cell(word), "caption": captions} for word, captions in zip(WORDS, CAPTIONS, strict=False)]
+    flickr = [{"image": planned(word), "caption": captions} for word, captions in zip(WORDS, CAPTIONS, strict=False)]
     wino = [
-        {**game, "ID": i, "candidate_images": [cell(word) for word in game["candidates"]]}
+        {**game, "ID": i, "candidate_images": [planned(word) for word in game["candidates"]]}
         for i, game in enumerate(GAMES)
     ]
     one, text = datasets.Image(), datasets.Value("string")
