@@ -206,6 +206,10 @@ def check(config: DictConfig) -> None:
                 f"tasks.{name}: a task's name becomes a file's; use letters, digits, dots, dashes, underscores."
             )
         _task(f"tasks.{name}", task)
+    for name, task in values[
+        "tasks"
+    ].items():  # last: their classes bring torch with them, which a wrong word need not wait for
+        _keys(f"tasks.{name}.", task, [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "prompts"])
 
 
 def _model(value: object) -> None:
@@ -230,8 +234,6 @@ def _task(where: str, value: object) -> None:
         raise ClipevalError(
             f"{where} has no _target_, the class of its protocol. Inherit one: `defaults: [_classification]`."
         )
-    known = [*TASK, *task_fields(where, task["_target_"]), "data", "prompts"]
-    _keys(f"{where}.", task, known)
     for key, rule in TASK.items():
         if key in task or key in ("key", "name"):
             rule.check(f"{where}.{key}", task.get(key))

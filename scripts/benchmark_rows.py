@@ -265,22 +265,34 @@ def winogavil(bench: Bench) -> Iterator[Result]:
 
 
 def startup(bench: Bench) -> Iterator[Result]:
-    """What one waits for before and around the work: whole commands, in processes of their own."""
+    """What one waits for before and around the work: whole commands, in processes of their own, beside `import torch`."""
     model, root = benchmark_data.tiny_checkpoint(bench.cache), benchmark_data.miniature(bench.cache)
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
         words += [f"out={folder}/run", f"cache.root={folder}/cache"]
         whole = _command(["run", *words]).seconds
-        times: dict[str, list[float]] = {name: [] for name in ("--help", "report", "plan, all done", "run, all reused")}
+        commands = {
+            "clipeval run suite=datacmp, a wrong word": (["run", "suite=datacmp"], 1, 1 / 0.8),
+            "clipeval status": (["status", f"{folder}/run"], 0, 1 / 0.8),
+            "clipeval report": (["report", f"{folder}/run"], 0, 1 / 0.8),
+            "clipeval plan, all done": (["plan", *words], 0, 1 / 1.6),
+            "clipeval run, nothing to do": (["run", *words], 0, 1 / 1.6),
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        imports: dict[str, list[float]] = {name: [] for name in ("torch", "open_clip")}
         for number in range(min(3, bench.repeats)):
-            times["--help"].append(_command(["--help"]).seconds)
-            times["report"].append(_command(["report", f"{folder}/run"]).seconds)
-            times["plan, all done"].append(_command(["plan", *words]).seconds)
-            times["run, all reused"].append(_command(["run", *words]).seconds)
+            for package, values in imports.items():
+                values.append(_ran([sys.executable, "-c", f"import {package}"]).seconds)
+            for name, (command, status, _) in commands.items():
+                times[name].append(_command(command, status).seconds)
             bench.say(f"  {number + 1}")
-        yield Result("startup", "clipeval run, 40 miniature sets, nothing cached, start-up included", "s", [whole])
+        yield Result("startup", "clipeval run, 40 miniature sets, nothing cached", "s", [whole], at_most=12.0)
+        yield Result("startup", "import open_clip, for comparison", "s", imports["open_clip"])
+        torch = imports["torch"]
         for name, values in times.items():
-            yield Result("startup", f"clipeval {name}", "s", values)
+            ratios = [other / value for other, value in zip(torch, values, strict=True)]
+            notes = ["the other side: `import torch`"]
+            yield Result("startup", name, "s", values, torch, ratios, target=commands[name][2], notes=notes)
 
 
 def memory(bench: Bench) -> Iterator[Result]:
@@ -315,15 +327,19 @@ class Ran:
     peak_gb: float
 
 
-def _command(words: list[str]) -> Ran:
-    """Runs `clipeval …`.
+def _command(words: list[str], status: int = 0) -> Ran:
+    """Runs `clipeval …`; see `_ran`."""
+    return _ran([sys.executable, "-m", "clipeval.cli.main", *words], status)
+
+
+def _ran(command: list[str], status: int = 0) -> Ran:
+    """Runs a command.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: it ended with another status.
     """
     with tempfile.TemporaryFile("w+") as output:
         started, peak = time.perf_counter(), 0
-        command = [sys.executable, "-m", "clipeval.cli.main", *words]
         child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
         while True:
             try:
@@ -332,9 +348,9 @@ def _command(words: list[str]) -> Ran:
             except subprocess.TimeoutExpired:
                 peak = max(peak, _memory(child.pid))
         seconds = time.perf_counter() - started
-        if child.returncode:
+        if child.returncode != status:
             output.seek(0)
-            raise RuntimeError(f"clipeval {' '.join(words)}: {output.read()[-2000:]}")
+            raise RuntimeError(f"{' '.join(command)}: {output.read()[-2000:]}")
     return Ran(seconds, peak / 2**20)
 
 

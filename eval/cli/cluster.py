@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from clipeval.cluster.checkpoint_files import checkpoints, pattern_of
+
 if TYPE_CHECKING:
     from clipeval.engine.runner import Outcome
     from clipeval.engine.shards import TaskShard
@@ -62,10 +64,13 @@ def share_units(config: DictConfig, share: str) -> list[TaskShard]:
 
 def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:
     """The run folders of `model.pretrained=glob(…)`; None where the words name one model."""
-    from clipeval.cluster.many import checkpoints, pattern_of, run_many
-
     pattern = pattern_of(overrides)
-    return None if pattern is None else run_many(overrides, config_dir, checkpoints(pattern), console)
+    if pattern is None:
+        return None
+    paths = checkpoints(pattern)
+    from clipeval.cluster.many import run_many
+
+    return run_many(overrides, config_dir, paths, console)
 
 
 def say_left(outcome: Outcome, console: Console) -> None:

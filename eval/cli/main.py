@@ -126,7 +126,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import Evaluation
     from clipeval.results.run_folder import RunFolder
     from clipeval.results.tables import print_table
 
@@ -139,7 +138,10 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if folders is not None:
         print_table(folders)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
-    session = Evaluation.open(compose(overrides, arguments.config_dir), console)
+    config = compose(overrides, arguments.config_dir)
+    from clipeval.engine.evaluation import Evaluation  # torch and open_clip, for which a wrong word need not wait
+
+    session = Evaluation.open(config, console)
     session.say_folder()
     if arguments.share:
         session.units = share_units(session.config, arguments.share)
@@ -155,17 +157,19 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
             highlight=False,
         )
     elif not outcome.left:
-        console.print("every record stands; nothing to compute", highlight=False)
+        console.print("all results are up to date; nothing to compute", highlight=False)
     print_table([session.folder.path])
     return EXIT_SKIPPED if session.skipped else 0
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from clipeval.cli.plan_table import print_plan
     from clipeval.configs.compose import compose
+
+    config = compose(overrides, arguments.config_dir)
+    from clipeval.cli.plan_table import print_plan
     from clipeval.engine.evaluation import Evaluation
 
-    session = Evaluation.open(compose(overrides, arguments.config_dir), Console(stderr=True))
+    session = Evaluation.open(config, Console(stderr=True))
     return print_plan(session, Console())
 
 

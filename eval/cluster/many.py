@@ -10,8 +10,6 @@ many models as fit in memory at a time. A checkpoint that cannot be loaded fails
 from __future__ import annotations
 
 import gc
-import glob
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -35,7 +33,6 @@ from clipeval.models import Encoder
 from clipeval.models.checkpoint_file import files_of
 from clipeval.results.heartbeats import working
 
-PATTERN = re.compile(r"^model\.pretrained=(['\"]?)glob\((.*)\)\1$")
 MOST = 32
 """Models in memory at once, however small they are."""
 ROOM = 0.5
@@ -79,29 +76,6 @@ class Checkpoint(Evaluation):
             compare(copy, self.folder)
             planned_tasks.append(copy)
         self.planned = Plan(planned_tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
-
-
-def pattern_of(words: Sequence[str]) -> str | None:
-    """The pattern in `model.pretrained=glob(PATTERN)`; None where no word is of that kind."""
-    found = [match[2].strip("'\"") for match in map(PATTERN.match, words) if match]
-    return found[-1] if found else None
-
-
-def checkpoints(pattern: str) -> list[Path]:
-    """The files that a pattern names, in the order of the numbers in their names.
-
-    Raises:
-        ClipevalError: there is none.
-    """
-    paths = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(name).is_file()]
-    if not paths:
-        raise ClipevalError(f"model.pretrained=glob({pattern}): no file has such a name.")
-    return sorted(paths, key=natural)
-
-
-def natural(path: Path) -> list[tuple[int, int | str]]:
-    """A key that sorts epoch_2 before epoch_10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def run_many(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipeval.cluster import slurm
-from clipeval.cluster.submit import job_notes
+from clipeval.cluster.job_notes import job_notes
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 from clipeval.results.heartbeats import Marker, markers
 from clipeval.results.records import DamagedRecord

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,14 @@ from clipeval.cluster import slurm
 from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job import Job
+from clipeval.cluster.job_notes import JOBS, queued_units
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, TaskCost, TaskShard, partition
 from clipeval.engine.store import CHUNK, ImageStore
-from clipeval.results import safe_json
 from clipeval.results.json_io import write_atomically
-
-JOBS = "jobs"
-"""The folder of a run folder that says which job was given what."""
 
 
 @dataclass(frozen=True)
@@ -148,35 +144,6 @@ def _load(number: int, planned: PlannedTask, factor: float, session: Evaluation)
     images = max(len(need.images) for need in needs)
     cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
     return TaskCost(number, planned.id, cost, 1 if store is None else max(1, -(-images // CHUNK)))
-
-
-def queued_units(folder: Path) -> dict[str, str]:
-    """{task: job} for the tasks of a run folder of which a job that waits or runs has at least a part."""
-    given = job_notes(folder)
-    living = slurm.alive(note["job"] for note in given) or {}
-    held: dict[str, str] = {}
-    for note in given:
-        for element, units in note["units"].items():
-            name = f"{note['job']}_{element}" if element else str(note["job"])
-            for unit in units:
-                if name in living:
-                    held[unit.split("[")[0]] = name
-    return held
-
-
-def job_notes(folder: Path) -> list[dict[str, Any]]:
-    """What each submission gave to which job, as noted in a run folder, the oldest first."""
-    notes = []
-    for path in sorted((folder / JOBS).glob("[!.]*.json"), key=lambda p: p.stat().st_mtime):
-        try:
-            note = safe_json.read(path)
-            lists = note["units"].values() if isinstance(note["units"], Mapping) else [None]
-            whole = all(isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists)
-            if whole and re.fullmatch(r"\w+", note["job"]):
-                notes.append(note)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a note that cannot be read says nothing; the records decide
-    return notes
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from clipeval.cluster.many import natural, run_many
+from clipeval.cluster.checkpoint_files import natural
+from clipeval.cluster.many import run_many
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.checkpoint_file import SUFFIXES
 from clipeval.results.json_io import write_atomically

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipeval.cli.main import main
-from clipeval.cluster.many import checkpoints, natural, pattern_of
+from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
 from clipeval.preprocess.transforms import Preprocess
 from tests.cluster.conftest import LARGE, SMALL, words
 from tests.eval.tiny_model import write_tiny_model

@@ -78,7 +78,7 @@ def test_every_image_is_encoded_once(
     assert main(["verify", str(tmp_path / "run")]) == 0
     assert "6 of 6: holds" in capsys.readouterr().out
     assert main(words(tmp_path, model, folder, *probe)) == 0
-    assert "every record stands" in capsys.readouterr().err
+    assert "all results are up to date" in capsys.readouterr().err
 
 
 def test_a_set_without_a_training_split_says_so(
