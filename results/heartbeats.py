@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 
 FOLDER = "status"
 BEAT, SILENT = 15.0, 120.0

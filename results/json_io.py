@@ -1,4 +1,4 @@
-"""One form of JSON for each value, so that a digest of it means something, and the files that are written with it."""
+"""One form of JSON for each value, so that a digest of it means something."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,29 +63,3 @@ def _spell(value: Any) -> bytes:
 def pretty(value: Any) -> bytes:
     """The spelling that people read in a file: indented, in the order given, ended by a newline."""
     return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` whole or not at all, and durably.
-
-    A temporary file of a name of its own beside `path`, flushed to the disk, then renamed: any number of processes may
-    write the same path, a reader sees one content or another, and what a killed writer leaves is ignored by everyone.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The rename itself lives in the folder, which has to reach the disk too. Windows cannot open a folder.
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

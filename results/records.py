@@ -31,8 +31,9 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import safe_json
+from clipeval.results.files import write_atomically
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.json_io import digest, digest_parsed, plain, pretty, write_atomically
+from clipeval.results.json_io import digest, digest_parsed, plain, pretty
 
 SCHEMA = 1
 COUNTS = "number of prompts of each class"

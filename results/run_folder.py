@@ -23,8 +23,9 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import parquet, safe_json
+from clipeval.results.files import write_atomically
 from clipeval.results.inside import inside
-from clipeval.results.json_io import plain, pretty, write_atomically
+from clipeval.results.json_io import plain, pretty
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
 
 TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")

@@ -21,7 +21,7 @@ from clipeval.results import (
     runs,
     sheet,
 )
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 
 FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
 

@@ -25,7 +25,7 @@ from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, TaskCost, TaskShard, partition
 from clipeval.engine.store import CHUNK, ImageStore
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 
 
 @dataclass(frozen=True)

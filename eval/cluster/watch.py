@@ -23,7 +23,7 @@ from clipeval.cluster.checkpoint_files import natural
 from clipeval.cluster.many import run_many
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.checkpoint_file import SUFFIXES
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import sha256_of, write_atomically
 
 NAME = "clipeval.lock.json"
 SCHEMA = 1
@@ -190,12 +190,6 @@ def damage(folder: Path, lock: Lock, *, full: bool = False) -> dict[str, str]:
 def entry_of(path: Path) -> Entry:
     """A file's size and digest, as they are now."""
     return Entry(path.stat().st_size, sha256_of(path))
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's content, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_blob_of(path: Path) -> str:

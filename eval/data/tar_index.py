@@ -28,7 +28,7 @@ from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, is_deep
 from clipeval.data.tar_members import Member, read_members
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import sha256_of, write_atomically
 
 VERSION = 4
 IMAGE_EXTENSIONS = (
@@ -180,13 +180,8 @@ def _parse(data: bytes) -> TarIndex:
 
 def _read_tar(path: Path) -> TarIndex:
     with ThreadPoolExecutor(max_workers=1) as pool:  # the digest meanwhile: hashing releases the interpreter's lock
-        digest = pool.submit(_digest, path)
+        digest = pool.submit(sha256_of, path)
         return _index(path, digest)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _index(path: Path, digest: Future[str]) -> TarIndex:

@@ -27,8 +27,9 @@ from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-de
 from huggingface_hub.utils import logging as hub_logging
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.lock import git_blob_of, sha256_of
+from clipeval.data.lock import git_blob_of
 from clipeval.download.problems import explain, is_transient, retry_after
+from clipeval.results.files import sha256_of
 
 LIBRARY = "clipeval"
 ATTEMPTS = 6

@@ -17,7 +17,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.engine.unsound import first_unsound
 from clipeval.models import ModelHandle
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 from clipeval.tasks.base import Samples
 from clipeval.tasks.zero_shot import mean_head
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import sha256_of, write_atomically
 
 CHUNK = 2048
 """Rows in a chunk of image embeddings: what a killed run may lose, and the unit in which a split is shared out."""
@@ -266,9 +266,7 @@ def _write(folder: Path, prefix: str, array: np.ndarray, parts: Mapping[str, Any
 
 def _read(path: Path) -> np.ndarray | None:
     """The array in a file, mapped into memory; None, and a warning, where its bytes are not those its name speaks of."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != path.stem.rsplit("-", 1)[-1]:
+    if sha256_of(path) != path.stem.rsplit("-", 1)[-1]:
         log.warning("the cache entry %s is damaged; it is computed again", path)
         return None
     try:

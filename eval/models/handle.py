@@ -19,6 +19,7 @@ from clipeval.models.cuts import Cuts
 from clipeval.models.encoder import Encoder
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Transform
+from clipeval.results.files import sha256_of
 from clipeval.results.stamp import settled, stamp
 
 
@@ -162,8 +163,7 @@ def file_digest(path: Path, cache_root: Path | None) -> str:
             return known
     except (OSError, UnicodeDecodeError):
         known = ""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if cache_root is None or not settled(stat):
         return digest
     try:

@@ -31,7 +31,7 @@ from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
 from clipeval.results import safe_json
-from clipeval.results.json_io import write_atomically
+from clipeval.results.files import write_atomically
 
 RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
