@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipeval.cli.main import classify, main
+from clipeval.cli import classify
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.verify import pictures
 
