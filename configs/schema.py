@@ -206,9 +206,8 @@ def check(config: DictConfig) -> None:
                 f"tasks.{name}: a task's name becomes a file's; use letters, digits, dots, dashes, underscores."
             )
         _task(f"tasks.{name}", task)
-    for name, task in values[
-        "tasks"
-    ].items():  # last: their classes bring torch with them, which a wrong word need not wait for
+    # Last, for the tasks' classes bring torch with them, which a wrong word need not wait for.
+    for name, task in values["tasks"].items():
         _keys(f"tasks.{name}.", task, [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "prompts"])
 
 

@@ -43,7 +43,7 @@ PARTS = ("clipeval.captioning.scorer.CocoScorer",)
 """Classes of the package that a task's config may hold besides its own."""
 
 MODELS = ("clipeval.models.open_clip.OpenClip", "clipeval.models.transformers.HuggingFace")
-"""The handles of models whose checkpoints hold weights and no code."""
+"""The handles of models whose checkpoints hold weights and no code: open_clip's and transformers'."""
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"eval": "clipeval", **{name: f"clipeval.{name}" for name in ("tasks", "configs", "results")}}
-ORDER = ("__main__", "cli", "api", "cluster", "engine", "models", "captioning", "download", "data", "preprocess")
-ORDER = (*ORDER, "results", "tasks", "configs")
+_UPPER = ["__main__", "cli", "api", "cluster", "engine", "models", "captioning"]
+ORDER = [*_UPPER, "download", "data", "preprocess", "results", "tasks", "configs"]
 """From the top."""
 LATER = {"api"}
 """What `from clipeval import NAME` imports when it is asked for."""

@@ -1,4 +1,4 @@
-"""The subcommands of this package, for `clipeval.cli.main`."""
+"""`clipeval submit`, `status` and `watch`, and what `clipeval run` does with shares and several checkpoints."""
 
 from __future__ import annotations
 

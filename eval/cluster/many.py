@@ -181,7 +181,7 @@ class _Seat:
     stores: dict[str, ImageStore]
     texts: dict[str, TextStore]
     failures: dict[str, list[tuple[int, str]]]
-    desk: ScoringQueue
+    queue: ScoringQueue
     outcome: Outcome
 
 
@@ -226,10 +226,10 @@ def _take_seat(
     texts = runner.text_stores(planned_tasks, session.handle, options)
     failures: dict[str, list[tuple[int, str]]] = {key: [] for key in stores}
     outcome, progress = Outcome(), Progress(console, len(planned_tasks))
-    desk = ScoringQueue(
+    queue = ScoringQueue(
         list(planned_tasks), stores, failures, texts, session.file, progress, scorer, outcome, options.device
     )
-    return _Seat(session, options, encoder, planned_tasks, stores, texts, failures, desk, outcome)
+    return _Seat(session, options, encoder, planned_tasks, stores, texts, failures, queue, outcome)
 
 
 def _share_tokens(seats: list[_Seat]) -> list[_Seat]:
@@ -259,7 +259,7 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
         for seat in seats:
             wanted = runner.wanted_texts(seat.planned_tasks, seat.texts)
             seat.outcome.texts = runner.embed_texts(seat.encoder, wanted, progress, seat.planned_tasks)
-            seat.desk.submit_ready()
+            seat.queue.submit_ready()
         if stream is not None:
             models = _Models([seat.encoder for seat in seats])
             order = list(jobs)
@@ -273,10 +273,10 @@ def _embed(seats: list[_Seat], stack: ExitStack, console: Console) -> None:
                             mine = replace(piece, rows=rows)
                             runner.store_batch(mine, stream.jobs[piece.job], seat.stores[key], seat.failures[key])
                             if seat.stores[key].complete:
-                                seat.desk.submit_ready()
+                                seat.queue.submit_ready()
     for seat in seats:
-        seat.desk.submit_ready()
-        seat.desk.close()
+        seat.queue.submit_ready()
+        seat.queue.close()
 
 
 def _joint(

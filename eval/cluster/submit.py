@@ -22,9 +22,7 @@ from clipeval.cluster.job_notes import JOBS, queued_units
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.plan import PlannedTask
-from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, TaskCost, TaskShard, partition
-from clipeval.engine.store import CHUNK, ImageStore
+from clipeval.engine.shards import TaskCost, TaskShard, missing_cost, partition
 from clipeval.results.files import write_atomically
 
 
@@ -128,22 +126,13 @@ def _loads(number: int, run: Run, console: Console) -> list[TaskCost]:
     plan = session.prepare()
     queued = queued_units(session.folder.path)
     factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
-    loads = []
+    store, loads = session.options().store, []
     for planned in plan.open:
         if planned.id in queued:
             console.print(f"{session.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
             continue
-        loads.append(_load(number, planned, factor, session))
+        loads.append(missing_cost(planned, store, number, factor))
     return loads
-
-
-def _load(number: int, planned: PlannedTask, factor: float, session: Evaluation) -> TaskCost:
-    store = session.options().store
-    needs = planned.needs.values()
-    missing = sum(len(ImageStore(store, need.parts, len(need.images)).missing) for need in needs)
-    images = max(len(need.images) for need in needs)
-    cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
-    return TaskCost(number, planned.id, cost, 1 if store is None else max(1, -(-images // CHUNK)))
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:

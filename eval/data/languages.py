@@ -55,7 +55,7 @@ def translate(split: Split, language: str, key: str) -> Split:
 
 def _babel(language: str) -> tuple[list[int], list[str], list[str]]:
     """Places among ImageNet's classes, names, templates."""
-    names, templates = _read("babel_imagenet.json"), _read("nllb_dist13b_prompts.json")
+    names, templates = read_packaged("babel_imagenet.json"), read_packaged("nllb_dist13b_prompts.json")
     if language not in names or language not in templates:
         raise ClipevalError(f"Babel-ImageNet: {nearest('language', language, [n for n in names if n in templates])}")
     places, classnames = names[language]
@@ -76,7 +76,7 @@ def _only(samples: Samples, places: list[int]) -> Samples:
 
 def _packaged(file: str, name: str) -> list[str]:
     try:
-        sets = _read(file)
+        sets = read_packaged(file)
     except FileNotFoundError:
         raise ClipevalError(
             f"clip_benchmark packages no {file}; languages of class names are en, cn, jp, it, ar."
@@ -87,7 +87,8 @@ def _packaged(file: str, name: str) -> list[str]:
 
 
 @cache
-def _read(file: str) -> Mapping[str, Any]:
+def read_packaged(file: str) -> Mapping[str, Any]:
+    """A JSON file among clip_benchmark's sets."""
     path = importlib.resources.files("clip_benchmark").joinpath("datasets", file)
     content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import digest_of
+from clipeval.data.languages import read_packaged
 from clipeval.data.split import read_text
 from clipeval.data.text_table import lines_of
 from clipeval.results import safe_json
@@ -81,8 +80,7 @@ def _with_place(templates: list[str], path: Path) -> list[str]:
 
 def _packaged(source: str) -> Templates:
     file, _, name = source.partition(":")
-    content = importlib.resources.files("clip_benchmark").joinpath("datasets", file).read_text(encoding="utf-8")
-    sets = json.loads(content)
+    sets = read_packaged(file)
     if name not in sets:
         raise ClipevalError(f"clip_benchmark's {file} has prompts for {', '.join(sets)}, and none for {name!r}.")
     return _checked(sets[name], source)

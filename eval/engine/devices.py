@@ -12,6 +12,7 @@ import signal
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from pickle import PicklingError
 from types import FrameType
 from typing import Any
@@ -23,8 +24,7 @@ from rich.console import Console
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.plan import PlannedTask
-from clipeval.engine.shards import PROMPTS_PER_IMAGE, TASK_COST, ChunkRange, TaskCost, TaskShard, partition
-from clipeval.engine.store import CHUNK, ImageStore
+from clipeval.engine.shards import ChunkRange, TaskShard, missing_cost, partition
 from clipeval.models import ModelHandle
 
 
@@ -47,21 +47,10 @@ def device_names(device: str, count: int) -> list[str]:
     return [f"cuda:{number}" for number in range(count)]
 
 
-def partition_tasks(planned_tasks: Sequence[PlannedTask], options_store: Any, count: int) -> list[list[TaskShard]]:
+def partition_tasks(planned_tasks: Sequence[PlannedTask], store: Path | None, count: int) -> list[list[TaskShard]]:
     """Cuts tasks into at most `count` shares by what is missing of them; a task that is itself a part is cut within it."""
-    loads, parts = [], {}
-    for planned in planned_tasks:
-        needs = planned.needs.values()
-        missing = sum(len(ImageStore(options_store, need.parts, len(need.images)).missing) for need in needs)
-        chunks = max(-(-len(need.images) // CHUNK) for need in needs)
-        if planned.part is not None:
-            missing, chunks = (
-                missing * (planned.part.last - planned.part.first) // planned.part.of,
-                planned.part.last - planned.part.first,
-            )
-            parts[planned.id] = planned.part
-        cost = missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE + TASK_COST
-        loads.append(TaskCost(0, planned.id, cost, 1 if options_store is None else max(1, chunks)))
+    loads = [missing_cost(planned, store) for planned in planned_tasks]
+    parts = {planned.id: planned.part for planned in planned_tasks}
     shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(loads, count)]
     return [share for share in shares if share]
 

@@ -1,4 +1,4 @@
-"""What a run would do: one task for each task, what it needs, and whether its record already stands.
+"""What a run would do: for each task what it needs, and whether its record already stands.
 
 Planning reads configs, indices of data and digests of weights. It loads no weights, decodes no image and writes nothing
 but the caches of indices and digests.
@@ -176,7 +176,7 @@ def make_plan(
         if progress:
             progress(name)
         try:
-            planned = open_cell(name, node, config, handle)
+            planned = open_task(name, node, config, handle)
         except MissingData as problem:
             plan.unopened = True
             (plan.skipped if config.data.on_missing == "skip" else plan.problems)[name] = str(problem)
@@ -189,7 +189,7 @@ def make_plan(
     return plan
 
 
-def open_cell(name: str, node: DictConfig, config: DictConfig, handle: ModelHandle) -> PlannedTask:
+def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHandle) -> PlannedTask:
     """Opens one task: its data, its prompts, its fingerprint.
 
     Raises:

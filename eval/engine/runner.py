@@ -106,7 +106,7 @@ def run_tasks(
         ThreadPoolExecutor(max_workers=1) as scorer,  # scores one task while the next one's images are embedded
     ):
         whole = [planned for planned in planned_tasks if planned.part is None]
-        desk = ScoringQueue(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
+        queue = ScoringQueue(whole, stores, failures, texts, file, progress, scorer, outcome, options.device)
         if jobs or wanted:
             with (
                 disable_tokenizer_threads(),
@@ -114,10 +114,10 @@ def run_tasks(
                 _load(handle, options, bool(jobs)) as encoder,
             ):
                 outcome.texts = embed_texts(encoder, wanted, progress, planned_tasks)
-                desk.submit_ready()
-                outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, desk, progress)
-        desk.submit_ready()
-        desk.close()
+                queue.submit_ready()
+                outcome.images = _embed_images(stream, list(jobs), encoder, stores, failures, queue, progress)
+        queue.submit_ready()
+        queue.close()
     stores.clear()
     _finish_parts(
         [planned for planned in planned_tasks if planned.part is not None], handle, options, file, progress, outcome
@@ -304,7 +304,7 @@ def _embed_images(
     encoder: Encoder,
     stores: Mapping[str, ImageStore],
     failures: dict[str, list[tuple[int, str]]],
-    desk: ScoringQueue,
+    queue: ScoringQueue,
     progress: Progress,
 ) -> int:
     if stream is None:
@@ -316,7 +316,7 @@ def _embed_images(
             bar.advance(len(piece.positions), job.name)
             count += store_batch(piece, job, stores[key], failures[key])
             if stores[key].complete:
-                desk.submit_ready()
+                queue.submit_ready()
     return count
 
 

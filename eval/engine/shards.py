@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.store import CHUNK
+from clipeval.engine.store import CHUNK, ImageStore
+
+if TYPE_CHECKING:  # whose parts are of a type below
+    from pathlib import Path
+
+    from clipeval.engine.plan import PlannedTask
 
 SNAP = 0.05
 """A cut moves to a task's border that is nearer than this part of a share: a whole task needs no one else to finish it."""
@@ -73,6 +79,25 @@ class TaskCost:
     task: str
     cost: float
     chunks: int
+
+
+def missing_cost(planned: PlannedTask, store: Path | None, run: int = 0, factor: float = 1.0) -> TaskCost:
+    """What is missing of a planned task, or of its part.
+
+    Args:
+        planned: the task.
+        store: where embeddings are kept; None: nowhere, and then it cannot be cut.
+        run: as in `TaskShard`.
+        factor: what an image and a prompt cost by the model, in those of a ViT-B-32.
+    """
+    needs = planned.needs.values()
+    missing = sum(len(ImageStore(store, need.parts, len(need.images)).missing) for need in needs)
+    chunks = max(-(-len(need.images) // CHUNK) for need in needs)
+    if planned.part is not None:
+        chunks = planned.part.last - planned.part.first
+        missing = missing * chunks // planned.part.of
+    cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
+    return TaskCost(run, planned.id, cost, 1 if store is None else max(1, chunks))
 
 
 def partition(loads: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:

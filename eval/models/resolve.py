@@ -14,9 +14,9 @@ from clipeval.models.custom import UserModel
 from clipeval.models.handle import ModelHandle
 from clipeval.models.open_clip import OpenClip
 from clipeval.models.transformers import HuggingFace
+from clipeval.results.trust import MODELS
 
-_OPEN_CLIP = "clipeval.models.open_clip.OpenClip"
-_HUGGING_FACE = "clipeval.models.transformers.HuggingFace"
+_OPEN_CLIP, _HUGGING_FACE = MODELS
 _OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
 
 

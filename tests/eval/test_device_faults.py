@@ -184,13 +184,13 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
         on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
     )
     planned = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
-    desk: Any = SimpleNamespace(
+    queue: Any = SimpleNamespace(
         device=torch.device("cuda:1"),
         texts={"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))},
         file=lambda *given: None,
         failures={},
     )
-    runner.ScoringQueue._score(desk, planned, {}, 0.0)  # type: ignore[arg-type]
+    runner.ScoringQueue._score(queue, planned, {}, 0.0)  # type: ignore[arg-type]
     assert seen == [1] and cuda.current == 0
 
 
