@@ -29,7 +29,7 @@ from clipeval.models.memory import keep_freed_memory
 from clipeval.models.precision import current
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.tasks.solvers import adamw, lbfgs
-from clipeval.tasks.zero_shot import head, prompts
+from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""
@@ -135,7 +135,7 @@ def texts(model: str, precision: str, device: str, classes: int, templates: int)
     asked = prompts(open_clip.IMAGENET_CLASSNAMES[:classes], written)
     encoder.encode_texts(asked[:64])
     started = time.perf_counter()
-    head(encoder.encode_texts(asked), [templates] * classes)
+    zero_shot_classifier(encoder.encode_texts(asked), [templates] * classes)
     return {"texts": len(asked), "seconds": time.perf_counter() - started}
 
 

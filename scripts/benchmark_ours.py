@@ -22,7 +22,7 @@ from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
 from clipeval.models import Encoder, resolve
 from clipeval.models.memory import keep_freed_memory
 from clipeval.tasks import Retrieval, Samples
-from clipeval.tasks.zero_shot import head, prompts
+from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 from scripts import benchmark_data
 
 
@@ -42,7 +42,7 @@ def heads(model: str, classes: list[int], templates: int, out: str, precision: s
     names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
     texts = prompts(names, [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]])
     started = time.perf_counter()
-    found = head(encoder.encode_texts(texts), [templates] * len(names))
+    found = zero_shot_classifier(encoder.encode_texts(texts), [templates] * len(names))
     seconds = time.perf_counter() - started
     np.save(out, found.numpy())
     return {"seconds": seconds, "prompts": len(texts)}

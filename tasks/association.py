@@ -41,7 +41,7 @@ class Association(Task):
     protocol: ClassVar[str] = "association"
     mixed: ClassVar[bool] = True
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [prompt(instance["cue"]) for instance in self.instances(samples["test"])]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
@@ -75,7 +75,7 @@ class Association(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        checks.rows(images["test"], test.keys, self.key)
+        checks.check_embeddings(images["test"], test.keys, self.key)
         instances = self.instances(test)
         if len(texts) != len(instances):
             raise ValueError(f"{self.key}: {len(instances)} cues, but {len(texts)} text embeddings")
@@ -115,7 +115,7 @@ class Association(Task):
         return Answers(predictions, [predictions.assign(correct=c) for c in (worst, best)] if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["candidates", "associations", "correct"], self.key)
+        checks.require_columns(predictions, ["candidates", "associations", "correct"], self.key)
         correct = predictions["correct"].to_numpy()
         counts = predictions["candidates"].to_numpy()
         jaccard = correct / (2 * predictions["associations"].to_numpy() - correct)

@@ -15,10 +15,10 @@ import torch
 
 from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
-from clipeval.tasks.classification import ROWS, class_logits, rank_logits
+from clipeval.tasks.classification import ROWS, class_logits, top_k_of_logits
 from clipeval.tasks.groups import by_group
 from clipeval.tasks.statistics import Statistic
-from clipeval.tasks.zero_shot import head, prompt_counts, prompts
+from clipeval.tasks.zero_shot import prompt_counts, prompts, zero_shot_classifier
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Attributes(Task):
     def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
         return {f"of {objective}": names for objective, (names, _) in self.heads(samples["test"]).items()}
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [text for lines in self.heads(samples["test"]).values() for text in prompts(*lines)]
 
     def predict(
@@ -152,7 +152,7 @@ class Attributes(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         for name in self.columns:
             checks.column(test.metadata, name, n, self.key)
         found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
@@ -162,9 +162,13 @@ class Attributes(Task):
         start, equal = 0, {}
         for objective, each in counts.items():
             logits = torch.cat(
-                list(class_logits(images["test"], head(texts[start : start + sum(each)], each), ROWS, self.ties))
+                list(
+                    class_logits(
+                        images["test"], zero_shot_classifier(texts[start : start + sum(each)], each), ROWS, self.ties
+                    )
+                )
             )
-            best = rank_logits([logits], self.ties)
+            best = top_k_of_logits([logits], self.ties)
             found[f"pred_{objective}"], found[f"score_{objective}"] = best["prediction"], best["score_1"]
             equal[objective] = (logits >= logits.amax(dim=1, keepdim=True) - 100 * ties.CLOSE).cpu().numpy()
             start += sum(each)
@@ -210,7 +214,7 @@ class Attributes(Task):
         return {**split(classnames, "class name", self.key), **self.meanings}
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
+        checks.require_columns(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
         table = {name: checks.column(predictions, name, len(predictions), self.key) for name in self.columns}
         found: dict[str, Statistic | None] = {}
         for part in self.parts:

@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from clipeval.tasks.statistics import Linear
+from clipeval.tasks.statistics import AsymptoticallyLinear
 
 
-class AveragePrecision(Linear):
+class AveragePrecision(AsymptoticallyLinear):
     """For each class, samples by falling score, the mean of the precision at each positive; the mean over classes.
 
     As clip_benchmark's `average_precision_per_class` (after torchnet's meter); a class without a positive counts 0 there.

@@ -53,7 +53,7 @@ class CorpusMean(CorpusScore):
             np.column_stack([self.values, np.ones(len(self.values))]), lambda sums: sums[:, 0] / sums[:, 1]
         )
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values.copy()
 
 

@@ -38,7 +38,7 @@ def parts(kind: type[Part], values: Iterable[Part | Mapping[str, Any]] | None, w
     return tuple(found)
 
 
-def rows(images: torch.Tensor, keys: Sequence[str], task: str) -> int:
+def check_embeddings(images: torch.Tensor, keys: Sequence[str], task: str) -> int:
     """The number N of images; `images` is [N, D], and every one has a key."""
     if images.ndim != 2 or len(images) != len(keys):
         raise ValueError(
@@ -121,7 +121,7 @@ def captions(found: Sequence[Sequence[str]] | None, keys: Sequence[str], task: s
     return found
 
 
-def needs(predictions: pd.DataFrame, columns: Iterable[str], task: str) -> None:
+def require_columns(predictions: pd.DataFrame, columns: Iterable[str], task: str) -> None:
     """Predictions read back hold what the statistics are made of."""
     missing = [name for name in columns if name not in predictions.columns]
     if missing or not len(predictions):

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from clipeval.tasks.intervals import effective, wilson
+from clipeval.tasks.intervals import effective_sample_size, wilson
 from clipeval.tasks.statistics import CELLS, Statistic, distinct, same_length
 
 
@@ -92,7 +92,7 @@ class MacroF1(Statistic):
         percentiles would count that bias twice; simulated with classes of one to a few samples they covered 78%."""
         value = self.value
         centre = min(1.0, max(0.0, 2 * value - float(self.draw(draws, seed).mean())))
-        low, high = wilson(centre, effective(centre, self.variance, self.units), level)
+        low, high = wilson(centre, effective_sample_size(centre, self.variance, self.units), level)
         return min(low, value), max(high, value)
 
 

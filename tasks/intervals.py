@@ -25,7 +25,7 @@ def wilson(value: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
 
 
-def effective(value: float, variance: float, fallback: float) -> float:
+def effective_sample_size(value: float, variance: float, fallback: float) -> float:
     """The number of independent trials that would know a proportion as well.
 
     Args:

@@ -30,7 +30,7 @@ class Selection(Task):
 
     protocol: ClassVar[str] = "selection"
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [caption for instance in self.instances(samples["test"]) for caption in instance["captions"]]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
@@ -66,7 +66,7 @@ class Selection(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        checks.rows(images["test"], test.keys, self.key)
+        checks.check_embeddings(images["test"], test.keys, self.key)
         instances = self.instances(test)
         shapes = np.array([(len(one["images"]), len(one["captions"])) for one in instances])
         starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
@@ -112,7 +112,7 @@ class Selection(Task):
         return Answers(predictions, tables if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["text_correct", "image_correct"], self.key)
+        checks.require_columns(predictions, ["text_correct", "image_correct"], self.key)
         text = predictions["text_correct"].to_numpy(dtype=bool)
         image = predictions["image_correct"].to_numpy(dtype=bool)
         return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}

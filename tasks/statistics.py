@@ -1,6 +1,6 @@
 """Estimators: a metric as a value and its uncertainty.
 
-Each is made of the contributions of its units (images, queries, instances), so that one object gives the number that the
+Each is made of the per_unit_scores of its units (images, queries, instances), so that one object gives the number that the
 reference defines, an interval around it, and its value under any resampling of the units, which is what a paired comparison
 of two runs needs. Intervals are for the score on further images drawn as these were; classes and groups are held fixed.
 """
@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from clipeval.tasks.intervals import effective, least, wilson
+from clipeval.tasks.intervals import effective_sample_size, least, wilson
 
 CELLS = 4_000_000
 """How many weights a bootstrap holds at once: 32 MB."""
@@ -47,7 +47,7 @@ class Statistic(ABC):
             float64 [B].
         """
 
-    def contributions(self) -> np.ndarray | None:
+    def per_unit_scores(self) -> np.ndarray | None:
         """float64 [units] whose plain mean is the value; None where the value is no mean of per-unit scores."""
         return None
 
@@ -73,7 +73,7 @@ class Count(Statistic):
         return np.asarray(np.sum(weights, axis=1), dtype=np.float64)
 
 
-class Linear(Statistic):
+class AsymptoticallyLinear(Statistic):
     """In [0, 1], and to first order a mean over units: Wilson's interval at the effective sample size."""
 
     @abstractmethod
@@ -91,10 +91,10 @@ class Linear(Statistic):
         return float(np.sum(self.influence() ** 2)) * n / (n - 1) if n > 1 else 0.0
 
     def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        return wilson(self.value, effective(self.value, self.variance, self.trials), level)
+        return wilson(self.value, effective_sample_size(self.value, self.variance, self.trials), level)
 
 
-class Mean(Linear):
+class Mean(AsymptoticallyLinear):
     """The mean of scores in [0, 1], Jaccard indices say."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -113,7 +113,7 @@ class Mean(Linear):
         weights = np.asarray(weights, dtype=np.float64)
         return np.asarray(weights @ pick(self.values, units) / weights.sum(axis=1))
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values.copy()
 
     def rows(self) -> np.ndarray:
@@ -131,7 +131,7 @@ class Proportion(Mean):
         return wilson(self.value, self.units, level)
 
 
-class GroupMean(Linear):
+class GroupMean(AsymptoticallyLinear):
     """The mean over groups of each group's mean: mean per-class recall, when the groups are the classes.
 
     Over the groups that occur. The variance is a stratified sample's, sum of s_g^2 / n_g over G^2. A group of one unit
@@ -173,7 +173,7 @@ class GroupMean(Linear):
     def influence(self) -> np.ndarray:
         return (self.values - self.means[self.index]) / (len(self.counts) * self.counts[self.index])
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values * self.units / (len(self.counts) * self.counts[self.index])
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -210,7 +210,7 @@ class WorstGroup(Statistic):
         return np.column_stack([self.hits, self.index])
 
 
-class ClusterMean(Linear):
+class ClusterMean(AsymptoticallyLinear):
     """The mean over queries that come in clusters: recall@k of captions, several to an image. The units are the clusters.
 
     sum of y_i / sum of m_i, with the linearised variance of a ratio (Cochran, 1977, section 6.3).
@@ -233,7 +233,7 @@ class ClusterMean(Linear):
     def influence(self) -> np.ndarray:
         return np.asarray((self.sums - self.value * self.sizes) / self.sizes.sum())
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return np.asarray(self.sums / self.sizes.mean())
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -244,10 +244,10 @@ class ClusterMean(Linear):
         return np.column_stack([self.sums, self.sizes])
 
 
-class MeanOf(Linear):
+class MeanOf(AsymptoticallyLinear):
     """The mean of several linear statistics of the same units: both directions of retrieval share their images."""
 
-    def __init__(self, parts: Sequence[Linear]) -> None:
+    def __init__(self, parts: Sequence[AsymptoticallyLinear]) -> None:
         self.parts = tuple(parts)
         self.units = self.parts[0].units
         if any(part.units != self.units for part in self.parts):
@@ -260,8 +260,8 @@ class MeanOf(Linear):
     def influence(self) -> np.ndarray:
         return np.asarray(np.mean([part.influence() for part in self.parts], axis=0))
 
-    def contributions(self) -> np.ndarray | None:
-        found = [part.contributions() for part in self.parts]
+    def per_unit_scores(self) -> np.ndarray | None:
+        found = [part.per_unit_scores() for part in self.parts]
         return (
             None if any(f is None for f in found) else np.asarray(np.mean([f for f in found if f is not None], axis=0))
         )

@@ -31,7 +31,7 @@ from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import intervals
 from clipeval.tasks.base import Samples, Scores
 from clipeval.tasks.ties import flags as tie_flags
-from clipeval.tasks.zero_shot import class_vectors
+from clipeval.tasks.zero_shot import classifier_weights
 
 
 @dataclass
@@ -289,7 +289,7 @@ class Evaluation:
         )
         if self.config.head.save and task.one_head:
             about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
-            weight = class_vectors(texts, test)
+            weight = classifier_weights(texts, test)
             save_head(head_path(self.config.head.save, planned.id), weight, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 

@@ -108,7 +108,7 @@ class PlannedTask:
     @cached_property
     def texts(self) -> list[str]:
         """The texts that the task asks about."""
-        return self.task.texts(self.samples)
+        return self.task.prompts(self.samples)
 
     @property
     def unit(self) -> str:
@@ -221,7 +221,7 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if loaded is not None:
         samples = {s: dataclasses.replace(table, head=loaded.weight) for s, table in samples.items()}
     try:
-        texts = task.texts(samples)
+        texts = task.prompts(samples)
     except ValueError as problem:
         raise ClipevalError(f"{problem} (the set is {data.location(root)})") from None
     precision, device = config.runtime.precision, config.runtime.device
@@ -293,13 +293,13 @@ def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) 
 
 
 def _check_metric(planned: PlannedTask) -> None:
-    """Has the task rehearse on a few samples, so that a metric that does not exist costs no hours."""
+    """Has the task dry_run on a few samples, so that a metric that does not exist costs no hours."""
     samples = {
         s: table if table.instances is not None else take(table, np.arange(min(FEW, len(table.keys))))
         for s, table in planned.samples.items()
     }
     try:
-        metrics = planned.task.rehearse(samples)
+        metrics = planned.task.dry_run(samples)
     except ValueError as problem:
         raise ClipevalError(str(problem)) from None
     if planned.task.metric not in metrics:

@@ -443,7 +443,7 @@ class ScoringQueue:
                 )
                 used = used[torch.from_numpy(kept)]
             images[split] = used.to(self.device) if planned.task.on_device else used
-        texts = planned.task.texts(samples) if flags else planned.texts  # flagged by now is what was left out
+        texts = planned.task.prompts(samples) if flags else planned.texts  # flagged by now is what was left out
         rows = self.texts[planned.id].rows(texts)
         check_stored(planned, images, rows, texts, samples, stores, self.texts[planned.id])
         if planned.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
