@@ -60,19 +60,19 @@ class Captioning(Task):
         test = samples["test"]
         checks.check_embeddings(images["test"], test.keys, self.key)
         captions = text_rows.to_texts(images["test"])
-        found = self._scorer()(captions, checks.captions(test.captions, test.keys, self.key))
-        return pd.concat([pd.DataFrame({"key": list(test.keys), "caption": captions}), found], axis=1)
+        counts = self._scorer()(captions, checks.captions(test.captions, test.keys, self.key))
+        return pd.concat([pd.DataFrame({"key": list(test.keys), "caption": captions}), counts], axis=1)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         checks.require_columns(predictions, [*COUNTS, "meteor", "rouge_l", "cider"], self.key)
         counts = predictions[list(COUNTS)].to_numpy(dtype=np.float64)
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             name: CorpusScore(*bleu(counts, order)) for order, name in enumerate(BLEU, start=1)
         }
-        found["METEOR"] = CorpusScore(*meteor(np.array(predictions["meteor"].tolist(), dtype=np.float64)))
-        found["ROUGE_L"] = Mean(predictions["rouge_l"].to_numpy())
-        found["CIDEr"] = CorpusMean(predictions["cider"].to_numpy())
-        return found
+        metrics["METEOR"] = CorpusScore(*meteor(np.array(predictions["meteor"].tolist(), dtype=np.float64)))
+        metrics["ROUGE_L"] = Mean(predictions["rouge_l"].to_numpy())
+        metrics["CIDEr"] = CorpusMean(predictions["cider"].to_numpy())
+        return metrics
 
     def _scorer(self) -> Scorer:
         if self.scorer is None:

@@ -58,10 +58,10 @@ class Classification(Task):
         label = checks.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
             checks.column(test.metadata, part.field, n, self.key)
-        found, places = top_k_labelled(images["test"], classifier_weights(texts, test), label, self.ties)
-        table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
+        columns, places = top_k_labelled(images["test"], classifier_weights(texts, test), label, self.ties)
+        table = {"key": np.asarray(test.keys, dtype=object), "label": label, **columns}
         predictions = checks.with_metadata(table, test.metadata, n, self.key)
-        tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in found])
+        tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in columns])
         return Answers(predictions, ties.ranked_otherwise(predictions, places), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
@@ -71,15 +71,15 @@ class Classification(Task):
         top1 = predictions["pred_1"].to_numpy() == label
         top5 = in_top_k(predictions, label, 5)
         recall = GroupMean(prediction == label, label)
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             "acc1": Proportion(top1),
             "acc5": None if top5 is None else Proportion(top5),
             "mean_per_class_recall": recall,
         }
         if self.macro:
-            found["acc_avg"] = Proportion(prediction == label)
-            found["recall-macro_all"] = recall
-            found["F1-macro_all"] = MacroF1(label, prediction)
+            metrics["acc_avg"] = Proportion(prediction == label)
+            metrics["recall-macro_all"] = recall
+            metrics["F1-macro_all"] = MacroF1(label, prediction)
         for part in self.groups:
             groups = checks.column(predictions, part.field, len(predictions), self.key)
             if part.top == 5 and top5 is None:
@@ -87,8 +87,8 @@ class Classification(Task):
                     f"{self.key}: {part.prefix} by {part.field!r} is a top-5 metric; it needs five classes"
                 )
             hits = prediction == label if part.top == 1 or top5 is None else top5
-            found.update(part.statistics(hits, groups))
-        return found
+            metrics.update(part.statistics(hits, groups))
+        return metrics
 
     @property
     def groups(self) -> tuple[GroupMetrics, ...]:
@@ -161,10 +161,10 @@ def top_k_of_logits(chunks: Iterable[torch.Tensor], rule: str = "reference") -> 
         argmax.append((order[:, 0] if rule == "first" else logits.argmax(dim=1)).cpu())
         best.append(order.cpu())
         scores.append(values.cpu())
-    found = {"prediction": torch.cat(argmax).numpy()}
-    found |= {f"pred_{i + 1}": column for i, column in enumerate(torch.cat(best).T.contiguous().numpy())}
-    found |= {f"score_{i + 1}": column for i, column in enumerate(torch.cat(scores).T.contiguous().numpy())}
-    return found
+    columns = {"prediction": torch.cat(argmax).numpy()}
+    columns |= {f"pred_{i + 1}": column for i, column in enumerate(torch.cat(best).T.contiguous().numpy())}
+    columns |= {f"score_{i + 1}": column for i, column in enumerate(torch.cat(scores).T.contiguous().numpy())}
+    return columns
 
 
 def lead(order: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

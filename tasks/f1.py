@@ -57,12 +57,12 @@ class MacroF1(Statistic):
         rng = np.random.default_rng(seed)
         rows = np.split(counts, np.flatnonzero(np.diff(self.labels[first])) + 1)
         step = max(1, CELLS // len(first))
-        found = []
+        parts = []
         for start in range(0, draws, step):
             size = min(step, draws - start)
             weights = np.hstack([rng.multinomial(row.sum(), row / row.sum(), size=size) for row in rows])
-            found.append(self.resample(weights, first))
-        return np.concatenate(found)
+            parts.append(self.resample(weights, first))
+        return np.concatenate(parts)
 
     @property
     def variance(self) -> float:

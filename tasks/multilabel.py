@@ -51,10 +51,10 @@ class MultiLabel(Task):
             )
         classifier = classifier_weights(texts, test).T.contiguous()
         logits = (100.0 * images["test"].float() @ classifier.to(images["test"].device)).cpu().numpy()
-        found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
-        found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
-        found |= {f"logit_{c}": logits[:, c] for c in range(classes)}
-        predictions = checks.with_metadata(found, test.metadata, n, self.key)
+        columns: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
+        columns |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
+        columns |= {f"logit_{c}": logits[:, c] for c in range(classes)}
+        predictions = checks.with_metadata(columns, test.metadata, n, self.key)
         levels, tied = level(logits, labels.astype(bool), 100 * ties.CLOSE)
         otherwise = []
         for sign in (-1, 1) if tied.any() else ():

@@ -97,15 +97,15 @@ class LinearProbe(Task):
     def draws(self, samples: Mapping[str, Samples]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each seed, the training samples that are used and those set aside for the search, int64 places in `train`."""
         y = np.asarray(samples["train"].labels)
-        found = []
+        draws = []
         for seed in self.seeds:
             places, aside = np.arange(len(y)), np.zeros(0, dtype=np.int64)
             if self.strength is None and "val" not in self.roles:
                 count = max(1, round(self.val_share * len(y)))
                 order = np.random.default_rng(seed).permutation(len(y))
                 places, aside = np.sort(order[count:]), np.sort(order[:count])
-            found.append((places[sample_few_shot(y[places], self.shots, seed)], aside))
-        return found
+            draws.append((places[sample_few_shot(y[places], self.shots, seed)], aside))
+        return draws
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -173,12 +173,12 @@ class LinearProbe(Task):
                 yield logits
 
         columns = top_k_of_logits(seen(), self.ties)
-        found = ties.join(places)
+        located = ties.join(places)
         ks = [k for k in (1, 5) if f"pred_{k}" in columns]
-        hanging = ties.hanging(found, ks)
+        hanging = ties.hanging(located, ks)
         plain = pd.DataFrame({"label": label, **columns})
         names = list(columns)
-        others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, found)]
+        others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, located)]
         worst, best = others or (dict(columns), dict(columns))
         for name, scores in (
             ("mean_prediction", ((cosines,) * 3 for cosines in mean_cosines(*known))),
@@ -209,11 +209,11 @@ class LinearProbe(Task):
         if self.solver == "adamw":
             how = {"epochs": self.epochs, "batch_size": self.batch_size}
             return adamw(x, y, classes, strengths, seed=seed, rate=self.rate, **how)
-        found: dict[float, LinearClassifier] = {}
+        models: dict[float, LinearClassifier] = {}
         start: LinearClassifier | None = None
         for strength in sorted(set(strengths)):  # each from the one before it: a path
-            start = found[strength] = lbfgs(x, y, classes, strength, start)
-        return [found[strength] for strength in strengths]
+            start = models[strength] = lbfgs(x, y, classes, strength, start)
+        return [models[strength] for strength in strengths]
 
     def search(
         self, x: torch.Tensor, y: torch.Tensor, val_x: torch.Tensor, val_y: torch.Tensor, classes: int, seed: int
@@ -245,7 +245,7 @@ class LinearProbe(Task):
         # As the reference has it: with five classes or fewer, all of them are in the top five.
         top5 = [in_top_k(part, label, 5) for part, label in zip(seeds, labels, strict=True)]
         known5 = [hits for hits in top5 if hits is not None] if labels[0].max() >= 5 else []
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             "lp_acc1": mean(top1),
             "lp_acc5": mean(known5) if known5 else None,
             "lp_mean_per_class_recall": SeedMean(
@@ -255,11 +255,11 @@ class LinearProbe(Task):
             "knn_acc1": mean(right("knn_prediction")),
         }
         if len(seeds) > 1:
-            found |= {
+            metrics |= {
                 f"lp_acc1_seed:{part['seed'].iloc[0]}": Proportion(h) for part, h in zip(seeds, top1, strict=True)
             }
-        found |= {name: Constant(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
-        return {**found, "seed": Constant(float(predictions["seed"].iloc[0])), "seeds": Constant(len(seeds))}
+        metrics |= {name: Constant(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
+        return {**metrics, "seed": Constant(float(predictions["seed"].iloc[0])), "seeds": Constant(len(seeds))}
 
 
 def _shares(votes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

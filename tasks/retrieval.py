@@ -93,7 +93,7 @@ class Retrieval(Task):
         captions = predictions[predictions["direction"] == "image"]
         images = predictions[predictions["direction"] == "text"]
         clusters = pd.Index(images["key"]).get_indexer(pd.Index(captions["key"]))
-        found: dict[str, Statistic | None] = {}
+        metrics: dict[str, Statistic | None] = {}
 
         def recall(k: int) -> tuple[AsymptoticallyLinear, AsymptoticallyLinear]:
             hits = (captions["rank"] < k).to_numpy()
@@ -102,10 +102,10 @@ class Retrieval(Task):
         for k in self.ks:
             image, text = recall(k)
             # As acc5 under five classes: the k best of fewer than k say nothing.
-            found[f"image_retrieval_recall@{k}"] = image if len(images) >= k else None
-            found[f"text_retrieval_recall@{k}"] = text if len(captions) >= k else None
-        found["mean_recall@1"] = MeanOf(recall(1))
-        return found
+            metrics[f"image_retrieval_recall@{k}"] = image if len(images) >= k else None
+            metrics[f"text_retrieval_recall@{k}"] = text if len(captions) >= k else None
+        metrics["mean_recall@1"] = MeanOf(recall(1))
+        return metrics
 
 
 def retrieval_ranks(

@@ -39,15 +39,15 @@ class Selection(Task):
         Without a list of them, each image with its captions is one, its own caption first: so clip_benchmark packs SugarCrepe.
         """
         known = set(test.keys)
-        found = list(test.instances or ())
+        instances = list(test.instances or ())
         if test.instances is None and test.captions is not None:
-            found = [
+            instances = [
                 {"id": key, "images": [key], "captions": list(captions)}
                 for key, captions in zip(test.keys, test.captions, strict=True)
             ]
-        if not found:
+        if not instances:
             raise ValueError(f"{self.key}: there are no instances; they are the lines of test/instances.jsonl")
-        for number, instance in enumerate(found):
+        for number, instance in enumerate(instances):
             name = f"{self.key}: instance {instance.get('id', number)!r}"
             for part in ("id", "images", "captions"):
                 if part not in instance or (part != "id" and (not instance[part] or isinstance(instance[part], str))):
@@ -55,7 +55,7 @@ class Selection(Task):
             lost = [image for image in instance["images"] if image not in known]
             if lost:
                 raise ValueError(f"{name}: image {lost[0]!r} is not among the {len(known)} in test/*.tar")
-        return found
+        return instances
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]

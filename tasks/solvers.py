@@ -60,11 +60,11 @@ def search_log_grid(scores: Callable[[Sequence[float]], Sequence[float]], first:
                 best, most = place, score
         return best
 
-    found, step = peak(range(0, FINE, (FINE - 1) // (COARSE - 1))), 8
+    best, step = peak(range(0, FINE, (FINE - 1) // (COARSE - 1))), 8
     while step > 0:
-        found = peak([max(found - step, 0), found, min(found + step, FINE - 1)])
+        best = peak([max(best - step, 0), best, min(best + step, FINE - 1)])
         step //= 2
-    return float(grid[found])
+    return float(grid[best])
 
 
 def adamw(
@@ -156,9 +156,9 @@ def lbfgs(
     if start is not None:
         first = np.concatenate([part.double().cpu().numpy().ravel() for part in (start.weight, start.bias)])
     options = {"maxiter": most, "ftol": 64 * np.finfo(np.float64).eps, "gtol": 1e-5}
-    found = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
-    found = found.to(x.device, torch.float32)
-    return LinearClassifier(found[:size].view(shape), found[size:])
+    solution = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
+    solution = solution.to(x.device, torch.float32)
+    return LinearClassifier(solution[:size].view(shape), solution[size:])
 
 
 def sample_few_shot(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:

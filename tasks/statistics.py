@@ -261,9 +261,9 @@ class MeanOf(AsymptoticallyLinear):
         return np.asarray(np.mean([part.influence() for part in self.parts], axis=0))
 
     def per_unit_scores(self) -> np.ndarray | None:
-        found = [part.per_unit_scores() for part in self.parts]
+        units = [part.per_unit_scores() for part in self.parts]
         return (
-            None if any(f is None for f in found) else np.asarray(np.mean([f for f in found if f is not None], axis=0))
+            None if any(f is None for f in units) else np.asarray(np.mean([f for f in units if f is not None], axis=0))
         )
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -294,12 +294,12 @@ def paired_differences(a: Statistic, b: Statistic, draws: int = 1000, seed: int 
         first, counts = distinct(np.hstack([rows_a, rows_b]))
     rng = np.random.default_rng(seed)
     step = max(1, CELLS // len(first))
-    found = []
+    totals = []
     for start in range(0, draws, step):
         size = min(step, draws - start)
         weights = rng.multinomial(a.units, counts / a.units, size=size)
-        found.append(b.resample(weights, first) - a.resample(weights, first))
-    return np.concatenate(found)
+        totals.append(b.resample(weights, first) - a.resample(weights, first))
+    return np.concatenate(totals)
 
 
 def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -327,22 +327,22 @@ def group_means(
 
 def unit_scores(values: np.ndarray) -> np.ndarray:
     """Checked: float64 [n], n at least 1, each in [0, 1]."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not len(found):
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
         raise ValueError(
-            f"a statistic needs a score for each of at least one unit; got an array of shape {found.shape}"
+            f"a statistic needs a score for each of at least one unit; got an array of shape {array.shape}"
         )
-    if not (found.min() >= 0 and found.max() <= 1):
-        raise ValueError(f"scores must lie in [0, 1]; they span {found.min()} to {found.max()}")
-    return found
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"scores must lie in [0, 1]; they span {array.min()} to {array.max()}")
+    return array
 
 
 def same_length(index: np.ndarray, n: int, what: str) -> np.ndarray:
     """Checked: int64 [n]."""
-    found = np.asarray(index, dtype=np.int64)
-    if found.shape != (n,):
-        raise ValueError(f"{what} must have shape ({n},), one for each score; got {found.shape}")
-    return found
+    array = np.asarray(index, dtype=np.int64)
+    if array.shape != (n,):
+        raise ValueError(f"{what} must have shape ({n},), one for each score; got {array.shape}")
+    return array
 
 
 def pick(values: np.ndarray, units: np.ndarray | None) -> np.ndarray:

@@ -235,9 +235,9 @@ def _check_labels(samples: Samples, location: Path) -> None:
 
 def _count_flags(config: DataConfig, samples: Samples, split: str) -> list[str]:
     flags = []
-    found = len(samples.instances) if samples.instances is not None else len(samples.keys)
-    if split == "test" and config.samples is not None and found != config.samples:
-        flags.append(f"{found:,} samples, where the full set has {config.samples:,}")
+    count = len(samples.instances) if samples.instances is not None else len(samples.keys)
+    if split == "test" and config.samples is not None and count != config.samples:
+        flags.append(f"{count:,} samples, where the full set has {config.samples:,}")
     if config.classes is not None and samples.classnames and len(samples.classnames) != config.classes:
         flags.append(f"{len(samples.classnames):,} classes, where the full set has {config.classes:,}")
     return flags
