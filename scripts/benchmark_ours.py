@@ -18,8 +18,9 @@ from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
 from clipeval.engine.decode import DecodeJob, default_workers
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
+from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
+from clipeval.models.batch_size import default_batch
 from clipeval.models.memory import keep_freed_memory
 from clipeval.tasks import Retrieval, Samples
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
@@ -69,7 +70,7 @@ def preprocess(
     workers = default_workers(torch.device(device)) if workers is None else workers
     sink, options = _NoModel(transform), StreamOptions(workers, 32, fast)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options, device, times))
+    count = sum(len(piece.indices) for piece in _stream(transform, root, sink, options, device, times))
     return {"seconds": time.perf_counter() - started, "images": count}
 
 
@@ -77,7 +78,7 @@ def pixels(model: str, root: str, out: str, fast: bool = False) -> dict[str, Any
     """What the stream gives an encoder for a shard, normalised, saved."""
     transform, kept = resolve({"name": model}, tempfile.gettempdir()).preprocess, []
     sink, options = _NoModel(transform, kept), StreamOptions(4, 32, fast)
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options))
+    count = sum(len(piece.indices) for piece in _stream(transform, root, sink, options))
     np.save(out, torch.cat(kept).numpy())
     return {"images": count}
 

@@ -16,8 +16,8 @@ from rich.text import Text
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
 from clipeval.data.pictures import find_pictures
-from clipeval.engine.unsound import CAUSES, first_unsound
 from clipeval.models import Encoder
+from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.preprocess.transforms import Transform
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 

@@ -177,7 +177,7 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import rerun
+    from clipeval.cluster.rerun import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
     return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
@@ -250,8 +250,8 @@ def _add_download(commands: Any) -> None:
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
+    from clipeval.data.split import data_config
     from clipeval.download import DownloadError, download
-    from clipeval.engine.plan import data_config
     from clipeval.models import resolve
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
@@ -291,8 +291,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import choose_device
-    from clipeval.models import resolve
+    from clipeval.models import pick_device, resolve
     from clipeval.tasks.names import name_flags
     from clipeval.tasks.zero_shot import prompts
 
@@ -310,7 +309,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     if handle.missing:
         raise ClipevalError(handle.missing)
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
-    with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
+    with handle.load(pick_device(config.runtime.device), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
         found = (
             classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])

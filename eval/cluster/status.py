@@ -15,7 +15,7 @@ from rich.text import Text
 from clipeval.cluster import slurm
 from clipeval.cluster.job_notes import job_notes
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
-from clipeval.results.heartbeats import Marker, markers
+from clipeval.results.heartbeats import Heartbeat, heartbeats
 from clipeval.results.records import DamagedRecord
 from clipeval.results.run_folder import RunFolder
 
@@ -58,9 +58,9 @@ def cell_states(path: Path) -> list[CellState]:
     run = folder.run()
     if run is None:
         raise ClipevalError(f"{path} has no run.json: it is not a run folder, or its first run has not begun.")
-    marked, given, skipped = _marked(path), _given(path), folder.skipped()
+    beats, given, skipped = _heartbeats(path), _given(path), folder.skipped()
     tasks = list(dict.fromkeys([*run.get("tasks", {}), *folder.tasks()]))
-    return [_state(folder, task, marked.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
+    return [_state(folder, task, beats.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
 
 
 def print_status(paths: Sequence[Path], console: Console) -> int:
@@ -86,7 +86,7 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
 
 
 def _state(
-    folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequence[_Given], skipped: str | None
+    folder: RunFolder, task: str, beats: Sequence[Heartbeat], given: Sequence[_Given], skipped: str | None
 ) -> CellState:
     damage = ""
     try:
@@ -98,36 +98,36 @@ def _state(
     if record is not None:
         whence = f"imported from {record.imported['file']}, " if record.imported is not None else ""
         return CellState(task, "done", f"{whence}{record.created}")
-    running = [m for m in marked if m.state == "running"]
+    running = [beat for beat in beats if beat.state == "running"]
     if running:
-        parts = {unit for m in running for unit in m.units if _task(unit) == task}
-        detail = "; ".join(sorted(m.who for m in running))
+        parts = {unit for beat in running for unit in beat.units if _task(unit) == task}
+        detail = "; ".join(sorted(beat.who for beat in running))
         return CellState(task, "running", detail + (f"; {', '.join(sorted(parts))}" if parts != {task} else ""))
     waiting = [g for g in given if g.living]
     if waiting:
         return CellState(task, "waiting", "; ".join(f"job {g.job} {str(g.living).lower()}" for g in waiting))
-    failed = [m for m in marked if m.state == "failed"]
+    failed = [beat for beat in beats if beat.state == "failed"]
     if failed:
         return CellState(task, "failed", failed[-1].error)
-    if marked:
-        word = "was stopped" if marked[-1].state == "stopped" else "ended without a word; it may have been killed"
-        return CellState(task, "failed", f"{marked[-1].who} {word}")
+    if beats:
+        word = "was stopped" if beats[-1].state == "stopped" else "ended without a word; it may have been killed"
+        return CellState(task, "failed", f"{beats[-1].who} {word}")
     if given:
         return CellState(task, "failed", f"job {given[-1].job} ended without a record: {_last_line(given[-1])}")
     return CellState(task, "missing", damage)
 
 
-def _marked(path: Path) -> dict[str, list[Marker]]:
-    found: dict[str, list[Marker]] = {}
-    for marker in markers(path):
-        for unit in marker.units:
-            found.setdefault(_task(unit), []).append(marker)
+def _heartbeats(path: Path) -> dict[str, list[Heartbeat]]:
+    found: dict[str, list[Heartbeat]] = {}
+    for beat in heartbeats(path):
+        for unit in beat.units:
+            found.setdefault(_task(unit), []).append(beat)
     return found
 
 
 def _given(path: Path) -> dict[str, list[_Given]]:
     notes = job_notes(path)
-    living = slurm.alive(note["job"] for note in notes)
+    living = slurm.queued_jobs(note["job"] for note in notes)
     found: dict[str, list[_Given]] = {}
     for note in notes:
         for element, units in note["units"].items():

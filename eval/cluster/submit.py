@@ -19,10 +19,10 @@ from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job import Job
 from clipeval.cluster.job_notes import JOBS, queued_units
+from clipeval.cluster.shares import TaskCost, TaskShard, missing_cost, partition
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.shards import TaskCost, TaskShard, missing_cost, partition
 from clipeval.results.files import write_atomically
 
 
@@ -31,7 +31,7 @@ class Run:
     """One model's run among those submitted."""
 
     words: tuple[str, ...]
-    session: Evaluation
+    evaluation: Evaluation
 
 
 def submit(words: Sequence[str], config_dir: str | None, console: Console) -> int:
@@ -49,36 +49,36 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
     slurm.require()
     _, found = compose_all(words, config_dir)
     runs = [Run((*one.words, override("out", one.config.out)), _open(one.config, console)) for one in found]
-    loads = [load for number, run in enumerate(runs) for load in _loads(number, run, console)]
-    if not loads:
+    costs = [cost for number, run in enumerate(runs) for cost in _costs(number, run, console)]
+    if not costs:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
         return 0
-    config = runs[0].session.config
-    shares = [units for units in partition(loads, int(config.slurm.array)) if units]
+    config = runs[0].evaluation.config
+    shares = [units for units in partition(costs, int(config.slurm.array)) if units]
     for run in runs:
-        run.session.announce()
+        run.evaluation.announce()
     absolute = None if config_dir is None else str(Path(config_dir).expanduser().absolute())
     jobs = [Job(tuple(run.words for run in runs), absolute, tuple(units)) for units in shares]
     logs = Path(config.slurm.logs).expanduser().absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     for job_id, part in send(jobs, config.slurm, logs):
         _note(job_id, part, runs, logs)
         _say(job_id, part, logs, console)
-    folders = " ".join(str(run.session.folder.path) for run in runs)
+    folders = " ".join(str(run.evaluation.folder.path) for run in runs)
     console.print(f"follow with: clipeval status {folders}", markup=False, highlight=False)
     console.print("the same command again sends what is then missing", highlight=False)
     return 0
 
 
 def _open(config: DictConfig, console: Console) -> Evaluation:
-    """The session as its jobs will see it: on a GPU that this machine need not have."""
+    """The evaluation as its jobs will see it: on a GPU that this machine need not have."""
     gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
     if gpu:
         config = config.copy()
         config.runtime.device = "cpu"
-    session = Evaluation.open(config, console)
+    evaluation = Evaluation.open(config, console)
     if gpu:
-        session.config.runtime.device = "cuda"
-    return session
+        evaluation.config.runtime.device = "cuda"
+    return evaluation
 
 
 def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str, Sequence[Job]]]:
@@ -120,19 +120,19 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _loads(number: int, run: Run, console: Console) -> list[TaskCost]:
+def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     """What is missing of a run, and in no job that still waits or runs."""
-    session = run.session
-    plan = session.prepare()
-    queued = queued_units(session.folder.path)
-    factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
-    store, loads = session.options().store, []
+    evaluation = run.evaluation
+    plan = evaluation.prepare()
+    queued = queued_units(evaluation.folder.path)
+    factor = model_cost(evaluation.config.model.get("name"), evaluation.config.model.get("config_dir"))
+    costs = []
     for planned in plan.open:
         if planned.id in queued:
-            console.print(f"{session.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
+            console.print(f"{evaluation.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
             continue
-        loads.append(missing_cost(planned, store, number, factor))
-    return loads
+        costs.append(missing_cost(planned, evaluation.stores, number, factor))
+    return costs
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:
@@ -144,7 +144,7 @@ def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> 
         units = {element: given for element, given in units.items() if given}
         if units:
             content = {"job": job_id, "units": units, "logs": str(logs), "host": os.uname().nodename}
-            path = run.session.folder.path / JOBS / f"{job_id}.json"
+            path = run.evaluation.folder.path / JOBS / f"{job_id}.json"
             write_atomically(path, json.dumps(content, indent=1).encode())
 
 

@@ -33,6 +33,7 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     Returns:
         The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
+    from clipeval.cluster.local import run as run_evaluation
     from clipeval.engine.evaluation import Evaluation
 
     hydra_config = HydraConfig.get()
@@ -40,12 +41,12 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     folder = next((source.path for source in about.config_sources if source.provider == COMMAND_LINE), None)
     done = finish(config, about.choices, folder)
     done.out = naming.out(done, list(hydra_config.overrides.task))
-    session = Evaluation.open(done, Console(stderr=True))
-    session.say_folder()
-    session.run()
-    records = [session.folder.record(str(task)) for task in session.config.tasks]
+    evaluation = Evaluation.open(done, Console(stderr=True))
+    evaluation.say_folder()
+    run_evaluation(evaluation)
+    records = [evaluation.folder.record(str(task)) for task in evaluation.config.tasks]
     values = [record.value for record in records if record is not None and record.value is not None]
-    return str(session.folder.path), sum(values) / len(values) if values else None
+    return str(evaluation.folder.path), sum(values) / len(values) if values else None
 
 
 def sweep(words: Sequence[str], config_dir: str | None) -> int:

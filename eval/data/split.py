@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
@@ -178,6 +179,22 @@ def open_split(
     if flags and strict:
         raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
     return Split(images, samples, split_digest(images, samples), (*flags, *account.flags), remarks=account.remarks)
+
+
+OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
+"""What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
+
+
+def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> DataConfig:
+    """The `data` part of a task's config. `common`: the config's own `data`, of all tasks."""
+    given = OmegaConf.to_container(node.data, resolve=True)
+    assert isinstance(given, dict)
+    known = {f.name for f in fields(DataConfig)}
+    for key in OF_ALL_TASKS:
+        if given.get(key) is None and (common or {}).get(key) is not None:
+            given[key] = (common or {})[key]
+    values: dict[str, Any] = {str(k): tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
+    return DataConfig(**values)
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:

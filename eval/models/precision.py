@@ -15,13 +15,13 @@ texts and the images of `mixed` tasks under automatic mixed precision."""
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device named; `auto` is CUDA if there is one, then MPS, then the CPU. ClipevalError if it is not there."""
+    """The device named; `auto` is the first GPU where there is one, else the CPU. ClipevalError if it is not there."""
     if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         picked = torch.device(device)
     except RuntimeError:
-        raise ClipevalError(f"runtime.device={device} is no device; use auto, cpu, cuda or cuda:0") from None
+        raise ClipevalError(f"runtime.device={device} is no device; expected auto, cpu, cuda or cuda:N") from None
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ClipevalError(
@@ -51,7 +51,10 @@ def check_precision(precision: str) -> str:
 
 def mixed_dtype(device: str | torch.device) -> torch.dtype:
     """What automatic mixed precision computes in: float16 on CUDA, as the published runs did, else bfloat16."""
-    return torch.float16 if pick_device(device).type == "cuda" else torch.bfloat16
+    kind = (
+        pick_device(device).type if str(device) == "auto" else str(device).split(":")[0]
+    )  # a plan may be another machine's
+    return torch.float16 if kind == "cuda" else torch.bfloat16
 
 
 def image_precision(precision: str, mixed: bool, device: str | torch.device) -> str:

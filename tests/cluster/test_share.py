@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.share import parse_share
+from clipeval.cluster.shares import TaskCost, parse_share, partition
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import ChunkRange, TaskCost, partition
-from clipeval.engine.store import CHUNK
-from clipeval.results.heartbeats import markers, working
+from clipeval.engine.store import CHUNK, ChunkRange
+from clipeval.results.heartbeats import heartbeat, heartbeats
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(
@@ -124,18 +123,18 @@ def test_predictions_do_not_depend_on_workers_or_batches(data: Path, models: lis
         pd.testing.assert_frame_equal(one, other, atol=1e-3)
 
 
-def test_markers_say_how_it_went(tmp_path: Path) -> None:
-    with working(tmp_path, ["mnist", "fmow[0-1/3]"]):
-        (found,) = markers(tmp_path)
+def test_heartbeats_say_how_it_went(tmp_path: Path) -> None:
+    with heartbeat(tmp_path, ["mnist", "fmow[0-1/3]"]):
+        (found,) = heartbeats(tmp_path)
         assert (found.state, found.units) == ("running", ("mnist", "fmow[0-1/3]"))
-    assert markers(tmp_path) == []
-    with pytest.raises(ValueError, match="no good"), working(tmp_path, ["mnist"]):
+    assert heartbeats(tmp_path) == []
+    with pytest.raises(ValueError, match="no good"), heartbeat(tmp_path, ["mnist"]):
         raise ValueError("several lines\nno good")
-    assert [(m.state, m.error) for m in markers(tmp_path)] == [("failed", "no good")]
-    with pytest.raises(KeyboardInterrupt), working(tmp_path, ["mnist"]):
-        assert [m.state for m in markers(tmp_path)] == ["running"], "what is taken up again is forgotten"
+    assert [(m.state, m.error) for m in heartbeats(tmp_path)] == [("failed", "no good")]
+    with pytest.raises(KeyboardInterrupt), heartbeat(tmp_path, ["mnist"]):
+        assert [m.state for m in heartbeats(tmp_path)] == ["running"], "what is taken up again is forgotten"
         raise KeyboardInterrupt
-    assert [m.state for m in markers(tmp_path)] == ["stopped"]
+    assert [m.state for m in heartbeats(tmp_path)] == ["stopped"]
 
 
 def test_status_of_a_killed_and_of_a_failed_run(

@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_skipped_images_are_tried_again(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, PARTS, 4)
-    store.skip(np.array([2]))
+    store.skip([(2, "no image")])
     store.put(np.array([0, 1, 3]), rows(4)[[0, 1, 3]])
     assert store.complete
     assert torch.isnan(store.finish()[2]).all()

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers, shares_cores
+from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers
+from clipeval.models.small_cpu import shares_cores
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 from tests.eval.test_stream import Squares
 
@@ -52,15 +53,14 @@ def test_every_image_arrives_in_order_whole_and_once(transform: Transform, worke
     failed: list[list[int]] = [[], []]
     try:
         for decoded in decoders:
-            positions = jobs[decoded.job].positions
-            assert decoded.pixels.shape[0] == len(decoded.places)
-            assert (decoded.pixels.numpy() == (positions[decoded.places] % 256).reshape(-1, 1, 1, 1)).all()
-            found[decoded.job] += positions[decoded.places].tolist()
-            failed[decoded.job] += [int(positions[place]) for place, _ in decoded.failures]
+            assert decoded.pixels.shape[0] == len(decoded.indices)
+            assert (decoded.pixels.numpy() == (decoded.indices % 256).reshape(-1, 1, 1, 1)).all()
+            found[decoded.job] += decoded.indices.tolist()
+            failed[decoded.job] += [index for index, _ in decoded.failures]
     finally:
         decoders.close()
-    assert found == [[p for p in job.positions.tolist() if p % 7 != 3] for job in jobs]
-    assert failed == [[p for p in job.positions.tolist() if p % 7 == 3] for job in jobs]
+    assert found == [[p for p in job.indices.tolist() if p % 7 != 3] for job in jobs]
+    assert failed == [[p for p in job.indices.tolist() if p % 7 == 3] for job in jobs]
 
 
 def test_decoders_stand_still_while_an_encoder_runs_on_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:

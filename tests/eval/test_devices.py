@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from clipeval.cli.main import main
+from clipeval.cluster.local import device_names
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.devices import device_names
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_model import write_tiny_model
 

@@ -13,7 +13,7 @@ import pytest
 from clipeval.api import evaluate
 from clipeval.cli.main import main
 from clipeval.cluster.job import Job
-from clipeval.engine.shards import TaskShard
+from clipeval.cluster.shares import TaskShard
 from clipeval.engine.verify import StoredRun
 from clipeval.results.compare import compare
 from clipeval.results.run_folder import RunFolder
