@@ -103,7 +103,7 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _report_groups(paths: list[Path], trusted: Any) -> int:
-    from clipeval.engine.verify import tables_by_group
+    from clipeval.replay.groups import tables_by_group
 
     for path in paths:
         for title, table in tables_by_group(path, trusted):
@@ -134,13 +134,14 @@ def _pictures(format: str) -> Any:
     """The reader of pictures for the one format that shows them; the others need neither data nor its libraries."""
     if format != "html":
         return None
-    from clipeval.engine.verify import pictures
+    from clipeval.replay.pictures import pictures
 
     return pictures
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import StoredRun, pictures
+    from clipeval.replay.pictures import pictures
+    from clipeval.replay.verify import StoredRun
     from clipeval.results.block import terminal
     from clipeval.results.compare import compare
     from clipeval.results.compare_block import build, render
@@ -171,13 +172,13 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import verify
+    from clipeval.replay.verify import verify
 
     return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.cluster.rerun import rerun
+    from clipeval.replay.rerun import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
     return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")

@@ -15,7 +15,6 @@ from rich.console import Console
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
-from clipeval.engine.head_files import head_path, save_head
 from clipeval.engine.plan import Plan, PlannedTask, make_plan
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
@@ -23,6 +22,7 @@ from clipeval.engine.scoring import ScoredTask
 from clipeval.engine.store import ChunkRange
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, pick_device, resolve
+from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import heartbeat

@@ -19,10 +19,10 @@ from clipeval.data.languages import translate
 from clipeval.data.prompts import prompt_set, prompts_digest
 from clipeval.data.split import DataConfig, Split, data_config, open_split, take
 from clipeval.engine.features import FeatureSpec, feature_specs
-from clipeval.engine.head_files import load_heads
 from clipeval.engine.store import ChunkRange
 from clipeval.engine.task_config import make_task, protocol_digest, task_code
 from clipeval.models import ModelHandle, text_precision
+from clipeval.models.head_files import load_heads
 from clipeval.results.fingerprint import Fingerprint, identity_differences
 from clipeval.results.records import COUNTS, DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder

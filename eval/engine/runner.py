@@ -91,14 +91,22 @@ class ModelRun:
     summary: RunSummary = field(default_factory=RunSummary)
     problem: ClipevalError | None = None
     encoder: Encoder | None = field(default=None, init=False)
+    missing: dict[TextStore, list[str]] = field(default_factory=dict, init=False)
 
     def start(self, options: RunOptions, scorer: ThreadPoolExecutor) -> None:
-        """Finds out which texts are missing, and lets the tasks wait for their embeddings."""
-        texts = text_stores(self, options)
-        self.missing = missing_texts(self.tasks, texts)
+        """Finds out which texts are missing, and lets the tasks wait for their embeddings.
+
+        Of a task that is done in parts, the process with the first part embeds the texts.
+        """
+        stores = text_stores(self, options)
+        asked: dict[TextStore, list[str]] = {}
+        for planned in self.tasks:
+            if planned.part is None or planned.part.first == 0:
+                asked.setdefault(stores[planned.id], []).extend(planned.texts)
+        self.missing = {store: missing for store, texts in asked.items() if (missing := store.missing(texts))}
         whole = [planned for planned in self.tasks if planned.part is None]
         told = self.write_record, self.progress, scorer, options.device, self.keep_heads, self.summary.records
-        self.queue = ScoringQueue(whole, self.stores, texts, *told)
+        self.queue = ScoringQueue(whole, self.stores, stores, *told)
 
     def load(self, stack: ExitStack, options: RunOptions, images: bool) -> None:
         """Loads what is needed of the model, if anything is."""
@@ -110,9 +118,25 @@ class ModelRun:
             stack.callback(self.encoder.close)
 
     def embed_texts(self) -> None:
-        """Embeds the texts that are missing; what is complete with them is scored."""
-        if self.encoder is not None:
-            self.summary.texts += embed_texts(self.encoder, self.missing, self.progress, self.tasks)
+        """Embeds the texts that are missing; what is complete with them is scored.
+
+        Raises:
+            ClipevalError: the model gives NaN, infinity or zeros for a text.
+        """
+        with self.progress.bar("texts", sum(map(len, self.missing.values())), "prompts") as bar:
+            for store, missing in self.missing.items() if self.encoder is not None else ():
+                for first in range(0, len(missing), TEXTS_AT_ONCE):
+                    texts = missing[first : first + TEXTS_AT_ONCE]
+                    rows = self.encoder.encode_texts(texts, progress=bar.advance)
+                    if unsound := first_unsound(rows):
+                        bad, what = texts[unsound[0]], unsound[1]
+                        tasks = [planned.task.name for planned in self.tasks if bad in planned.texts]
+                        raise ClipevalError(
+                            f"{store.parts['label']}, {', '.join(tasks[:3])}: the embedding of the text {bad!r} is {what}: "
+                            f"{CAUSES}."
+                        )
+                    store.put(texts, rows)
+                    self.summary.texts += len(texts)
         if self.problem is None:
             self.queue.submit_ready()
 
@@ -238,49 +262,6 @@ def text_stores(model: ModelRun, options: RunOptions) -> dict[str, TextStore]:
     return {planned.id: apart[planned.fingerprint.prompts] for planned in model.tasks}
 
 
-def missing_texts(
-    planned_tasks: Sequence[PlannedTask], stores: Mapping[str, TextStore]
-) -> list[tuple[TextStore, list[str]]]:
-    """What each text store lacks; of a task done in parts, the process with the first part embeds the texts."""
-    texts: dict[int, tuple[TextStore, list[str]]] = {}
-    for planned in planned_tasks:
-        if planned.part is None or planned.part.first == 0:
-            store = stores[planned.id]
-            texts.setdefault(id(store), (store, []))[1].extend(planned.texts)
-    lacking = [(store, store.missing(every)) for store, every in texts.values()]
-    return [(store, missing) for store, missing in lacking if missing]
-
-
-def embed_texts(
-    encoder: Encoder,
-    missing: Sequence[tuple[TextStore, list[str]]],
-    progress: Progress,
-    planned_tasks: Sequence[PlannedTask],
-) -> int:
-    """Embeds what `missing_texts` gave of `planned_tasks` into its stores; how many texts that were.
-
-    Raises:
-        ClipevalError: the model gives NaN, infinity or zeros for a text.
-    """
-    pieces = [
-        (store, texts[first : first + TEXTS_AT_ONCE])
-        for store, texts in missing
-        for first in range(0, len(texts), TEXTS_AT_ONCE)
-    ]
-    total = sum(len(texts) for _, texts in pieces)
-    with progress.bar("texts", total, "prompts") as bar:
-        for store, texts in pieces:
-            rows = encoder.encode_texts(texts, progress=bar.advance)
-            if unsound := first_unsound(rows):
-                bad, what = texts[unsound[0]], unsound[1]
-                tasks = [planned.task.name for planned in planned_tasks if bad in planned.texts]
-                raise ClipevalError(
-                    f"{store.parts['label']}, {', '.join(tasks[:3])}: the embedding of the text {bad!r} is {what}: {CAUSES}."
-                )
-            store.put(texts, rows)
-    return total
-
-
 def _embed_images(
     stream: ImageStream,
     stores: Sequence[Mapping[ModelRun, ImageStore]],
@@ -293,7 +274,7 @@ def _embed_images(
     if not encoders:
         return
     with models[0].progress.bar("images", sum(len(job.indices) for job in stream.jobs), "images") as bar:
-        for piece in stream.embed(EncoderGroup(list(encoders.values()))):
+        for piece in stream.embed(EncoderGroup.of(list(encoders.values()))):
             job = stream.jobs[piece.job]
             bar.advance(len(piece.indices), job.name)
             parts = piece.rows.chunk(len(encoders), dim=1) if len(piece.rows) else [piece.rows] * len(encoders)

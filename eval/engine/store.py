@@ -17,7 +17,6 @@ import io
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipeval.results import safe_json
 from clipeval.results.files import sha256_of, write_atomically
 
 CHUNK = 2048
@@ -109,19 +107,22 @@ class ImageStore:
         if self._rows is None:
             self._rows = self._read_rows(rows.shape[1])
         self._rows[indices] = rows.numpy()
-        self._mark(indices)
+        self.done[indices] = True
+        self._save_complete(indices)
 
     def skip(self, failures: Sequence[tuple[int, str]]) -> None:
         """Marks images that cannot be read, and why: their rows stay NaN, and the next run tries them again."""
         self.failures.update(failures)
-        self._mark(np.array([index for index, _ in failures], dtype=np.int64))
+        indices = np.array([index for index, _ in failures], dtype=np.int64)
+        self.done[indices] = True
+        if self._rows is not None:
+            self._save_complete(indices)
 
     def flush(self) -> None:
         """Writes chunks that are begun, for a process that has to stop; the missing rows are NaN."""
         if self._rows is not None:
-            for number in sorted(self._unsaved):
-                if not np.isnan(self._rows[number * CHUNK : (number + 1) * CHUNK, 0]).all():
-                    self._save(number)
+            begun = np.unique(np.flatnonzero(~np.isnan(self._rows[:, 0])) // CHUNK)
+            self._save(self._unsaved.intersection(begun.tolist()))
 
     def finish(self) -> torch.Tensor:
         """float32 [N, D]; rows that were skipped are NaN. What lies on disk is read now, and not held by the store."""
@@ -166,16 +167,16 @@ class ImageStore:
             rows[number * CHUNK : (number + 1) * CHUNK][there] = chunk[there]
         return rows
 
-    def _mark(self, indices: np.ndarray) -> None:
-        self.done[indices] = True
-        for number in self._unsaved.intersection(np.unique(indices // CHUNK).tolist()):
-            if self._rows is not None and self.done[number * CHUNK : (number + 1) * CHUNK].all():
-                self._save(number)
+    def _save_complete(self, indices: np.ndarray) -> None:
+        """Writes the chunks of some images that are complete by now."""
+        numbers = self._unsaved.intersection(np.unique(indices // CHUNK).tolist())
+        self._save({n for n in numbers if self.done[n * CHUNK : (n + 1) * CHUNK].all()})
 
-    def _save(self, number: int) -> None:
-        assert self._rows is not None
-        span = slice(number * CHUNK, (number + 1) * CHUNK)
-        if self.folder is not None:
+    def _save(self, numbers: set[int]) -> None:
+        for number in sorted(numbers) if self.folder is not None else ():
+            assert self.folder is not None
+            assert self._rows is not None
+            span = slice(number * CHUNK, (number + 1) * CHUNK)
             self._files[_write(self.folder, f"{number}-", self._rows[span], self.parts)] = number
             self._seen.add(number)
             if self.done[span].all():
@@ -236,55 +237,6 @@ class TextStore:
         packed = keys.tobytes()
         for i in range(len(keys)):
             self._index.setdefault(packed[32 * i : 32 * i + 32], (number, i))
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """One store on disk, as `clipeval cache` lists it."""
-
-    kind: str
-    key: str
-    path: Path
-    bytes: int
-    used: float
-    parts: Mapping[str, Any]
-
-
-def list_entries(root: Path) -> list[CacheEntry]:
-    """Every store under `root`, the least recently used first."""
-    found = []
-    for kind in ("images", "texts"):
-        for folder in sorted((root / kind).glob("*")):
-            files = [f for f in folder.iterdir() if f.is_file()]
-            if not files:
-                continue
-            label = folder / "parts.json"
-            parts = _parts(label)
-            size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
-            found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
-    return sorted(found, key=lambda entry: entry.used)
-
-
-def _parts(label: Path) -> dict[str, Any]:
-    """What a store's label says; nothing where there is none, or it is none that this program wrote."""
-    try:
-        found = safe_json.read(label)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
-    """Removes the least recently used stores until `keep_bytes` are left; gives what it removed."""
-    entries = list_entries(root)
-    total, removed = sum(entry.bytes for entry in entries), []
-    for entry in entries:
-        if total <= keep_bytes:
-            break
-        shutil.rmtree(entry.path)
-        total -= entry.bytes
-        removed.append(entry)
-    return removed
 
 
 def _text_key(text: str) -> bytes:

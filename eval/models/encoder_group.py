@@ -12,15 +12,18 @@ from clipeval.models.encoder import Encoder
 
 
 class EncoderGroup:
-    """One encoder or several that see images alike, for the stream: rows [B, M, D] side by side, as [B, M * D]."""
+    """Encoders that see images alike, as one for the stream: rows [B, M, D] side by side, as [B, M * D]."""
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         self.encoders, self.preprocess = encoders, encoders[0].preprocess
 
+    @classmethod
+    def of(cls, encoders: Sequence[Encoder]) -> Encoder | EncoderGroup:
+        """One encoder as it is, several as a group."""
+        return encoders[0] if len(encoders) == 1 else cls(encoders)
+
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         """As `Encoder.encode`, of all of them."""
-        if len(self.encoders) == 1:
-            return self.encoders[0].encode(output, batch, mixed)
         batch = batch.to(self.encoders[0].device, non_blocking=True)
         try:
             return torch.cat([encoder.encode(output, batch, mixed) for encoder in self.encoders], dim=1)

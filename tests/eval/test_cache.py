@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.engine.store import CHUNK, ImageStore, TextStore, list_entries, prune
+from clipeval.cli.cache import list_entries, prune
+from clipeval.engine.store import CHUNK, ImageStore, TextStore
 
 PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
 

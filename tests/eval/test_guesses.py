@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.head_files import load_heads
 from clipeval.models import from_memory, resolve
 from clipeval.models.cuts import Cuts
+from clipeval.models.head_files import load_heads
 from clipeval.models.positions import interpolated, shapes
 from clipeval.models.texts import tokenise
 from clipeval.tasks import Samples
@@ -134,7 +134,7 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Pat
 def test_a_head_with_an_unsound_class_vector_is_refused(
     vector: tuple[float, float], message: str, exported: Path, tmp_path: Path
 ) -> None:
-    from clipeval.engine.head_files import save_head
+    from clipeval.models.head_files import save_head
 
     save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], vector]), ["cat", "dog"], {})
     samples = {"test": Samples(keys=["a"], classnames=["cat", "dog"], metadata=pd.DataFrame())}

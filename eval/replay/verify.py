@@ -1,10 +1,10 @@
-"""What can be done with a finished run folder alone: check it, repeat it, and find its pictures again."""
+"""`clipeval verify`: a finished run folder, checked; and what its run.json says was run."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import renamed
-from clipeval.configs.resolvers import user_cache
-from clipeval.data.languages import translate
-from clipeval.data.split import data_config, open_split
 from clipeval.engine.task_config import make_task
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_plain, check_tasks
-from clipeval.tasks.attributes import Attributes
 from clipeval.tasks.base import Task
-from clipeval.tasks.group_tables import group_tables
 from clipeval.tasks.statistics import Statistic
 
 log = logging.getLogger(__name__)
@@ -129,60 +124,6 @@ def _literal(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     return [_literal(item) for item in value] if isinstance(value, list) else value
-
-
-def tables_by_group(path: Path, trusted: Trust = NOBODY) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(title, table) of every attributes task of a run: for FairFace and UTKFace those that DataComp prints of them.
-
-    Raises:
-        ClipevalError: the run has no such task, or names a class that is not trusted.
-    """
-    folder = RunFolder(path)
-    run, count = StoredRun.read(folder, trusted), 0
-    run.check()
-    for record in folder.records(damaged=[]):
-        if record.imported is not None:
-            continue
-        task = run.task(record.task)
-        if not isinstance(task, Attributes):
-            continue
-        count += 1
-        names = task.names((record.prompts or {}).get("classnames", ()))
-        for title, table in group_tables(task, record.metrics, names).items():
-            yield f"{record.name}, {title}", table
-    if not count:
-        raise ClipevalError(
-            f"{path} has no record of an attributes task; --groups shows FairFace, UTKFace and their like."
-        )
-
-
-def pictures(folder: str, task: str, keys: Sequence[str]) -> dict[str, bytes]:
-    """{key: the encoded image} of some samples of a run; those whose data is not on this machine are left out.
-
-    Nothing of the config is instantiated or fetched, and pictures are only read from the very data that the record was scored on:
-    a config that names other files of this machine gets none of them into a page.
-    """
-    place = RunFolder(folder)
-    config = StoredRun.read(place).config
-    node = config.tasks.get(task)
-    try:
-        record = place.record(task, verify=False)
-        if node is None or record is None or record.imported is not None:
-            return {}
-        data, root = data_config(node, config.data), config.data.root
-        if not data.location(root).exists():  # `datasets` would look for it on the hub
-            return {}
-        split_name = str((node.get("splits") or ["test"])[-1])
-        split = open_split(data, root, split_name, Path(user_cache()) / "index", on_error=str(config.data.on_error))
-        if data.language and not data.captions:
-            split = translate(split, data.language, record.key)
-    except Exception as problem:  # noqa: BLE001 - whatever is wrong with it, the page says that the picture is not at hand
-        log.debug("no pictures of %s: %s", task, problem)
-        return {}
-    if split.digest not in record.fingerprint.data.split("+"):
-        return {}
-    at = {key: i for i, key in enumerate(split.samples.keys)}
-    return {key: split.images.read(at[key]) for key in keys if key in at}
 
 
 def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Check]:

@@ -16,8 +16,8 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.verify import Check, StoredRun
 from clipeval.models import resolve
+from clipeval.replay.verify import Check, StoredRun
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_model
 
