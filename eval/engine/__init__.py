@@ -9,7 +9,7 @@ store        embeddings, by content, on the disk
 scoring      ScoringQueue: a task is scored once its embeddings are there
 
 An image, from shard to table cell:
-    decode:_Decoder.__getitem__ → data/webdataset:read → preprocess/transforms:pixels → _decode → _resize
+    decode:_Decoder.__getitem__ → data/images:FileImages.read → preprocess/transforms:pixels → _decode → _resize
     → decode:Decoders.__iter__ → stream:ImageStream.embed → _Batches.add → _send → transforms:normalise → stream:_encode
     → models/encoder:encode → encode_images → stream:_land → runner:_embed_images → store_batch → store:ImageStore.put → _save
     → scoring:submit_ready → _score → _embedded → store:finish → tasks/base:score → classification:answers → statistics
