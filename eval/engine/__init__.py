@@ -16,7 +16,7 @@ An image, from shard to table cell:
     → evaluation:write_record → results/run_folder:write → results/runs:load → results/sheet → the table's cell
 
 A prompt:
-    plan:open_task → tasks/classification:texts → zero_shot:class_prompts → runner:start → store:TextStore.missing
+    plan:open_task → tasks/classification:prompts → zero_shot:class_prompts → runner:start → store:TextStore.missing
     → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__ → models/prefixes:__call__ → store:TextStore.put
-    → scoring:_score → store:TextStore.rows → zero_shot:head
+    → scoring:_score → store:TextStore.rows → zero_shot:zero_shot_classifier
 """
