@@ -39,8 +39,8 @@ def run(evaluation: Evaluation) -> RunSummary:
     Raises:
         ClipevalError: as `Evaluation.run`; or a process failed.
     """
-    started, count = time.monotonic(), int(evaluation.config.runtime.devices)
-    plan = evaluation.prepare()
+    count = int(evaluation.config.runtime.devices)
+    plan, started = evaluation.prepare(), time.monotonic()
     shares = partition_tasks(plan.open, evaluation.stores, count) if count > 1 else []
     images = texts = 0
     done: list[Any] = []

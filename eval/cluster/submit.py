@@ -30,15 +30,15 @@ from clipeval.results.files import write_atomically
 class Run:
     """One model's run among those submitted."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     evaluation: Evaluation
 
 
-def submit(words: Sequence[str], config_dir: str | None, console: Console) -> int:
+def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -> int:
     """Submits what is missing and returns.
 
     Args:
-        words: as of `clipeval run`, in which `model=a,b,c` (or any key) may have several values; `slurm.…` for the jobs.
+        overrides: as of `clipeval run`, in which `model=a,b,c` (or any key) may have several values; `slurm.…` for the jobs.
 
     Returns:
         0.
@@ -47,8 +47,8 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
         ClipevalError: no Slurm here; a run cannot be planned; two runs would share a folder.
     """
     slurm.require()
-    _, found = compose_all(words, config_dir)
-    runs = [Run((*one.words, override("out", one.config.out)), _open(one.config, console)) for one in found]
+    _, combinations = compose_all(overrides, config_dir)
+    runs = [Run((*one.overrides, override("out", one.config.out)), _open(one.config, console)) for one in combinations]
     costs = [cost for number, run in enumerate(runs) for cost in _costs(number, run, console)]
     if not costs:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
@@ -58,7 +58,7 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
     for run in runs:
         run.evaluation.announce()
     absolute = None if config_dir is None else str(Path(config_dir).expanduser().absolute())
-    jobs = [Job(tuple(run.words for run in runs), absolute, tuple(units)) for units in shares]
+    jobs = [Job(tuple(run.overrides for run in runs), absolute, tuple(units)) for units in shares]
     logs = Path(config.slurm.logs).expanduser().absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     for job_id, part in send(jobs, config.slurm, logs):
         _note(job_id, part, runs, logs)

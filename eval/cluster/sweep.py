@@ -49,8 +49,8 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     return str(evaluation.folder.path), sum(values) / len(values) if values else None
 
 
-def sweep(words: Sequence[str], config_dir: str | None) -> int:
-    """Hands the words to Hydra, which composes each combination and launches it; then prints one table of all.
+def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Hands the overrides to Hydra, which composes each combination and launches it; then prints one table of all.
 
     Returns:
         The exit status: 0 when every run is done.
@@ -60,7 +60,7 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
     """
     from clipeval.results.sweep_table import print_sweep
 
-    naming, found = _before(words, config_dir)
+    naming, combinations = _before(overrides, config_dir)
     begun: list[str] = []
 
     def job(config: DictConfig) -> float | None:
@@ -68,7 +68,7 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
         begun.append(folder)  # of runs in this process
         return value
 
-    argv = [sys.argv[0], *(["--config-dir", config_dir] if config_dir else []), "--multirun", *words]
+    argv = [sys.argv[0], *(["--config-dir", config_dir] if config_dir else []), "--multirun", *overrides]
     before, sys.argv = sys.argv, argv
     status = 0
     try:
@@ -77,14 +77,14 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
         sys.argv = before
-    rows = [(one.values, Path(str(one.config.out))) for one in found] or [({}, Path(folder)) for folder in begun]
+    rows = [(one.values, Path(str(one.config.out))) for one in combinations] or [({}, Path(folder)) for folder in begun]
     missing = print_sweep(rows)
     return status or int(missing > 0)
 
 
-def _before(words: Sequence[str], config_dir: str | None) -> tuple[Naming, list[Combination]]:
+def _before(overrides: Sequence[str], config_dir: str | None) -> tuple[Naming, list[Combination]]:
     """What is known before Hydra runs: the combinations, unless another sweeper chooses them."""
-    if not any(word.lstrip("+~").startswith(SWEEPER) for word in words):
-        return compose_all(words, config_dir)
-    keys = frozenset(key_of(override) for override in map(parsed, words) if not override.is_sweep_override())
+    if not any(word.lstrip("+~").startswith(SWEEPER) for word in overrides):
+        return compose_all(overrides, config_dir)
+    keys = frozenset(key_of(override) for override in map(parsed, overrides) if not override.is_sweep_override())
     return Naming(keys, fixed=OUT in keys), []

@@ -106,23 +106,23 @@ def curve_csv(runs: dict[Path, Path]) -> str:
 def print_curve(runs: dict[Path, Path], curve: Path, console: Console) -> None:
     """Main metrics, a row for each checkpoint."""
     ordered = sorted(runs, key=natural)
-    found: dict[Path, dict[str, float | None]] = {}
+    scores: dict[Path, dict[str, float | None]] = {}
     for path in ordered:
         records, skipped = _scored(runs[path])
-        found[path] = {
+        scores[path] = {
             **{r.task: r.value for r in records if r.metric},
             **{t: None for t, s in skipped.items() if s.get("metric")},
         }
-    tasks = list(dict.fromkeys(task for values in found.values() for task in values))
+    tasks = list(dict.fromkeys(task for values in scores.values() for task in values))
     shown = tasks if len(tasks) <= 6 else []
     table = Table("checkpoint", "average", *shown, box=None, header_style="bold")
     for path in ordered:
-        values = [value for value in found[path].values() if value is not None]
+        values = [value for value in scores[path].values() if value is not None]
         average = f"{sum(values) / len(values):.4f}" if values else ""
-        if len(values) < len(found[path]):
-            average += f" ({len(values)} of {len(found[path])})"
-        planned_tasks = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
-        table.add_row(path.name, average, *planned_tasks)
+        if len(values) < len(scores[path]):
+            average += f" ({len(values)} of {len(scores[path])})"
+        shown_scores = ["" if scores[path].get(t) is None else f"{scores[path][t]:.4f}" for t in shown]
+        table.add_row(path.name, average, *shown_scores)
     console.print(table)
     console.print(f"{len(ordered)} checkpoints; every metric: {curve}", markup=False, highlight=False)
 

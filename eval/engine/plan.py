@@ -38,7 +38,7 @@ class PlannedTask:
     """One task of a run, opened.
 
     Attributes:
-        id: the task's place in the config, and its record's file name.
+        id: the task's key in the config, and its record's file name.
         task: what to ask and how to score.
         splits: the splits it needs, opened and checked; by the task's names for them (`Task.roles`).
         samples: their tables, templates resolved.
@@ -233,14 +233,14 @@ def _open_splits(task: Task, data: DataConfig, config: DictConfig) -> dict[str, 
 
 def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) -> dict[str, str]:
     """What scores depend on that no part of the fingerprint says."""
-    found = dict(handle.identity)
+    identity = dict(handle.identity)
     if given_head and task.output == "embeddings":
-        found.pop("tokenizer", None)  # no text is embedded
+        identity.pop("tokenizer", None)  # no text is embedded
     if isinstance(test.templates, Mapping) and not given_head:
         # The same prompts in the same order can be shared out among the classes in several ways.
         counts = [len(test.templates.get(name, ())) for name in test.classnames]
-        found[COUNTS] = prompts_digest([repr(counts)])
-    return found
+        identity[COUNTS] = prompts_digest([repr(counts)])
+    return identity
 
 
 def _check_metric(task: Task, samples: Mapping[str, Samples]) -> None:
