@@ -59,7 +59,8 @@ class Evaluation:
     @cached_property
     def stores(self) -> FeatureStores:
         """The embeddings of images that are kept."""
-        return FeatureStores(Path(self.config.cache.root).expanduser() if self.config.cache.features else None)
+        root = Path(self.config.cache.root).expanduser() if self.config.cache.features else None
+        return FeatureStores(root, whole_chunks=bool(self.config.runtime.deterministic))
 
     def run(self) -> RunSummary:
         """Computes what is missing, and brings what stands up to date.

@@ -80,9 +80,11 @@ class FeatureStores:
 
     Attributes:
         root: `cache.root`; None keeps nothing on disk.
+        whole_chunks: whether a chunk that is begun counts for nothing, as with fixed batches (`runtime.deterministic`).
     """
 
     root: Path | None
+    whole_chunks: bool = False
     _open: dict[str, ImageStore] = field(default_factory=dict)
 
     def of(self, spec: FeatureSpec) -> ImageStore:
@@ -98,5 +100,5 @@ class FeatureStores:
 
     def flush(self) -> None:
         """Writes what is in memory only, for a run that has to stop."""
-        for store in self._open.values():
+        for store in self._open.values() if not self.whole_chunks else ():
             store.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -26,13 +25,6 @@ QUIET_SECONDS = 30.0
 """Where no terminal shows a bar (a Slurm log), a line is printed this often."""
 
 
-class Bar(Protocol):
-    """A bar that counts up."""
-
-    def advance(self, count: int, task: str = "") -> None:
-        """Counts `count` more, of the given task."""
-
-
 class Progress:
     """Shows bars on a terminal, and a line now and then elsewhere.
 
@@ -46,11 +38,9 @@ class Progress:
         self.console, self.total, self.finished = console, total, done
 
     @contextmanager
-    def bar(self, name: str, total: int, unit: str) -> Iterator[Bar]:
+    def bar(self, name: str, total: int, unit: str) -> Iterator[RichBar | LineBar]:
         """A bar of `total` things; nothing at all where there is nothing to do."""
-        if total == 0:
-            yield _NoBar()
-        elif self.console.is_terminal:
+        if total and self.console.is_terminal:
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -61,9 +51,9 @@ class Progress:
                 TextColumn("{task.fields[what]}"),
             )
             with RichProgress(*columns, console=self.console, transient=True) as rich:
-                yield _RichBar(rich, name, total)
+                yield RichBar(rich, name, total)
         else:
-            yield _LineBar(self.console, name, total, unit)
+            yield LineBar(self.console, name, total, unit)
 
     def done(self, record: Record) -> None:
         """Says that a task is finished, and what it scored."""
@@ -75,27 +65,28 @@ class Progress:
         )
 
 
-class _NoBar:
-    def advance(self, count: int, task: str = "") -> None:
-        return None
+class RichBar:
+    """A bar that counts up, on a terminal."""
 
-
-class _RichBar:
     def __init__(self, progress: RichProgress, name: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(name, total=total, what="")
 
     def advance(self, count: int, task: str = "") -> None:
+        """Counts `count` more, of the given task."""
         self._progress.update(self._task, advance=count, what=task)
 
 
-class _LineBar:
+class LineBar:
+    """The same as a line now and then."""
+
     def __init__(self, console: Console, name: str, total: int, unit: str) -> None:
         self._console, self._name, self._total, self._unit = console, name, total, unit
         self._count = 0
         self._start = self._said = time.monotonic()
 
     def advance(self, count: int, task: str = "") -> None:
+        """Counts `count` more, of the given task."""
         self._count += count
         now = time.monotonic()
         if now - self._said < QUIET_SECONDS:

@@ -10,7 +10,6 @@ There is no branch for a protocol here: a task says which texts and splits it ne
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from clipeval.engine.store import ImageStore, TextStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, ModelHandle, text_precision
 from clipeval.models.encoder_group import EncoderGroup, share_tokenizer
+from clipeval.models.texts import disable_tokenizer_threads
 from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.results.records import Record
 
@@ -157,22 +157,22 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
     started = time.monotonic()
     jobs = _decode_jobs(models)
     sighted = {model for _, stores in jobs for model in stores}
-    with flush_on_interrupt(models, options), ThreadPoolExecutor(max_workers=1) as scorer:
+    with flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
         for model in models:
             model.start(options, scorer)
         # Decoders start before the models are loaded, and work while texts are embedded.
         decoders = [job for job, _ in jobs], models[0].handle.preprocess, options.stream, options.device
         with disable_tokenizer_threads(), ImageStream(*decoders) as stream, ExitStack() as loaded:
             for model in models:
-                with _failing_alone(model, models, options):
+                with _failing_alone(model, models):
                     model.load(loaded, options, images=model in sighted)
             share_tokenizer([model.encoder for model in models if model.encoder is not None])
             for model in models:
-                with _failing_alone(model, models, options):
+                with _failing_alone(model, models):
                     model.embed_texts()
-            _embed_images(stream, [stores for _, stores in jobs], models, options)
+            _embed_images(stream, [stores for _, stores in jobs], models)
         for model in models:
-            with _failing_alone(model, models, options):
+            with _failing_alone(model, models):
                 model.queue.close()
     for model in models:
         if model.problem is None:
@@ -181,7 +181,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
 
 
 @contextmanager
-def _failing_alone(model: ModelRun, models: Sequence[ModelRun], options: RunOptions) -> Iterator[None]:
+def _failing_alone(model: ModelRun, models: Sequence[ModelRun]) -> Iterator[None]:
     """What goes wrong with one of several models is noted, and the others go on."""
     try:
         yield
@@ -189,8 +189,7 @@ def _failing_alone(model: ModelRun, models: Sequence[ModelRun], options: RunOpti
         if len(models) == 1:
             raise
         model.fail(problem)
-        if not options.stream.aligned:
-            model.stores.flush()
+        model.stores.flush()
 
 
 def _decode_jobs(models: Sequence[ModelRun]) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
@@ -220,27 +219,14 @@ def _decode_jobs(models: Sequence[ModelRun]) -> list[tuple[DecodeJob, dict[Model
 
 
 @contextmanager
-def flush_on_interrupt(models: Sequence[ModelRun], options: RunOptions) -> Iterator[None]:
-    """Keeps what is embedded of a chunk when the run has to stop inside it; with fixed batches only whole chunks count."""
+def flush_on_interrupt(models: Sequence[ModelRun]) -> Iterator[None]:
+    """Keeps what is embedded of a chunk when the run has to stop inside it."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, ClipevalError):
-        if not options.stream.aligned:
-            for model in models:
-                model.stores.flush()
+        for model in models:
+            model.stores.flush()
         raise
-
-
-@contextmanager
-def disable_tokenizer_threads() -> Iterator[None]:
-    """Keeps the tokenizers' own threads from being forked into the decoders."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
 
 
 def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
@@ -263,10 +249,7 @@ def text_stores(model: ModelRun, options: RunOptions) -> dict[str, TextStore]:
 
 
 def _embed_images(
-    stream: ImageStream,
-    stores: Sequence[Mapping[ModelRun, ImageStore]],
-    models: Sequence[ModelRun],
-    options: RunOptions,
+    stream: ImageStream, stores: Sequence[Mapping[ModelRun, ImageStore]], models: Sequence[ModelRun]
 ) -> None:
     """Embeds what the stream decodes with all models; each task is scored once its last image is stored."""
     wanted = {model for takers in stores for model in takers}
@@ -282,7 +265,7 @@ def _embed_images(
                 store = stores[piece.job].get(model)
                 if store is None or model.problem is not None or store.done[piece.indices].all():
                     continue
-                with _failing_alone(model, models, options):
+                with _failing_alone(model, models):
                     model.summary.images += store_batch(replace(piece, rows=rows), job, store)
                     if store.complete:
                         model.queue.submit_ready()

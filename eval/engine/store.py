@@ -115,8 +115,7 @@ class ImageStore:
         self.failures.update(failures)
         indices = np.array([index for index, _ in failures], dtype=np.int64)
         self.done[indices] = True
-        if self._rows is not None:
-            self._save_complete(indices)
+        self._save_complete(indices)
 
     def flush(self) -> None:
         """Writes chunks that are begun, for a process that has to stop; the missing rows are NaN."""
@@ -173,9 +172,9 @@ class ImageStore:
         self._save({n for n in numbers if self.done[n * CHUNK : (n + 1) * CHUNK].all()})
 
     def _save(self, numbers: set[int]) -> None:
-        for number in sorted(numbers) if self.folder is not None else ():
-            assert self.folder is not None
-            assert self._rows is not None
+        if self.folder is None or self._rows is None:
+            return
+        for number in sorted(numbers):
             span = slice(number * CHUNK, (number + 1) * CHUNK)
             self._files[_write(self.folder, f"{number}-", self._rows[span], self.parts)] = number
             self._seen.add(number)

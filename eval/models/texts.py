@@ -8,7 +8,9 @@ token; a tower without a causal mask sees its padding. All of these fail the tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,18 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
             f" got {tokens.dtype} {list(tokens.shape)}"
         )
     return tokens.to("cpu", torch.int64)
+
+
+@contextmanager
+def disable_tokenizer_threads() -> Iterator[None]:
+    """Keeps the tokenizers' own threads from being forked into the decoders."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
 
 
 def _refused(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
