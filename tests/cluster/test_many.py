@@ -67,19 +67,20 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
     monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
     caches = [f"cache.root={training / name}" for name in ("cache-1", "cache-2")]
     inside = "runtime.workers=0"
-    # A checkpoint that diverged fails alone: at its first text, or at its first image.
-    for number, name in ((98, "visual.positional_embedding"), (99, "positional_embedding")):
+    # One that diverged fails alone: when it is loaded, at its first text, or at its first image.
+    for number, name, value in ((97, "ln_final.bias", "nan"), (98, "text_projection", 0), (99, "visual.proj", 0)):
         bad = load_file(training / "m1" / "open_clip_model.safetensors")
-        bad[name][0, 0] = float("nan")
+        bad[name].fill_(float(value))
         torch.save({"state_dict": bad}, training / "checkpoints" / f"epoch_{number}.pt")
     assert main(["run", *command(training, data, "glob(checkpoints/*.pt)", caches[0], inside)]) == 1
     error = capsys.readouterr().err
-    assert "2 of 5 checkpoints failed" in error
-    assert error.count("the embedding of the text") == 1 and error.count("is NaN") == 2
+    assert "3 of 6 checkpoints failed" in error
+    assert "are NaN or infinite" in error and error.count("is zero") == 2 == error.count("the embedding of")
+    assert error.count("the embedding of the text") == 1
     beats = [
         (p.name.split("__")[1].split("-")[0], b.state) for p in (training / "runs").iterdir() for b in heartbeats(p)
     ]
-    assert sorted(beats) == [("epoch_98", "failed"), ("epoch_99", "failed")]
+    assert sorted(beats) == [(f"epoch_{number}", "failed") for number in (97, 98, 99)]
     assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints"
     folders = {
         p.name.split("__")[1].split("-")[0]: p for p in (training / "runs").iterdir() if (p / "records").is_dir()
