@@ -134,7 +134,7 @@ def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     evaluation = run.evaluation
     plan = evaluation.prepare()
     queued = queued_units(evaluation.folder.path)
-    factor = model_cost(evaluation.config.model.get("name"), evaluation.config.model.get("config_dir"))
+    factor = model_cost(evaluation.handle.architecture)
     costs = []
     for planned in plan.open:
         if planned.id in queued:

@@ -12,7 +12,7 @@ import copy
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +41,7 @@ class Facts:
         self._answers: dict[str, Any] = self._read()
 
     def ask(self, question: str, answer: Callable[[], Any], keep: Callable[[Any], bool] = lambda value: True) -> Any:
-        """The remembered answer, or else a new one, which is remembered if JSON says all of it.
+        """The remembered answer, or else a new one, which is remembered if JSON says all of it; lists in place of tuples.
 
         Args:
             question: what is asked.
@@ -49,7 +49,7 @@ class Facts:
             keep: whether an answer may be remembered.
         """
         if question not in self._answers:
-            found = answer()
+            found = _with_lists(answer())
             if self._about is None or not keep(found) or not _is_json(found):
                 return found
             self._answers[question] = found
@@ -79,32 +79,31 @@ class Facts:
 
 @lru_cache(maxsize=8)
 def package_stamp(package: str) -> str | None:
-    """Changes with every file of an installed package, without importing it; None where that cannot be told."""
+    """Changes with every file of an installed package, which is not imported for it; None where that cannot be told: there is
+    no such package, or one of its files has only just changed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return files_stamp(path for folder in spec.submodule_search_locations for path in _below(folder))
-
-
-def files_stamp(paths: Iterable[Path]) -> str | None:
-    """Changes with each of these files; None where one of them has only just changed, or cannot be seen."""
     found = []
-    for path in sorted(paths):
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
+    for path in sorted(path for folder in spec.submodule_search_locations for path in _below(folder)):
+        stat = path.stat()
         if not settled(stat):
             return None
         found.append([str(path), *stamp(stat)])
     return digest_of(found)
 
 
-def _below(folder: str) -> Iterable[Path]:
+def _below(folder: str) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
         if "__pycache__" in folders:
             folders.remove("__pycache__")
         yield from (Path(here, name) for name in names)
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_json(value: Any) -> bool:

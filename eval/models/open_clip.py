@@ -18,11 +18,10 @@ from clipeval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, file
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from clipeval.models.no_code import refuse_code
-from clipeval.models.open_clip_registry import Registry
+from clipeval.models.open_clip_registry import Registry, exported_config
 from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
-from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 
 RANDOM = "random"
@@ -60,15 +59,14 @@ class OpenClip(ModelHandle):
         self._of_checkpoint: tuple[str, ...] | None = None
         """What is to be said of the checkpoint; None until it was read, or that was looked up."""
         self._cache, self._offline = Path(cache_root), offline
-        which = {"name": name, "pretrained": pretrained}
-        self._registry = Registry(self._cache, None if config_dir is None else Path(config_dir), which)
+        self._registry = Registry(self._cache, config_dir, {"name": name, "pretrained": pretrained})
         if name.startswith((LOCAL, HUB)) and pretrained:
             raise ClipevalError(f"model.name={name} brings its own weights; leave model.pretrained={pretrained} out")
         self._repository: str | None = None
         """A hub repository with the weights; `_filenames` are the names to look for, best first."""
         self._filenames: tuple[str, ...] = hub_cache.WEIGHTS
         self._file: Path | None = None
-        self._architecture: dict[str, Any] | None = None
+        self._model_cfg: dict[str, Any] | None = None
         self._preprocess_cfg: dict[str, Any] = {}
         if name.startswith(LOCAL):
             self._read_folder(Path(name[len(LOCAL) :]).expanduser())
@@ -111,26 +109,17 @@ class OpenClip(ModelHandle):
 
     def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
         """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
-        try:
-            content = safe_json.read(path)
-            model: dict[str, Any] = content["model_cfg"]
-            preprocess = content.get("preprocess_cfg") or {}
-            if not all(isinstance(part, dict) for part in (model, model["vision_cfg"], model["text_cfg"], preprocess)):
-                raise TypeError("model_cfg, vision_cfg, text_cfg and preprocess_cfg are objects")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
-        refuse_code(content, path)
-        self._preprocess_cfg = dict(preprocess)
+        model, self._preprocess_cfg = exported_config(path)
         if architecture:
-            self._architecture = model
+            self._model_cfg = model
         return model
 
     def _read_architecture(self) -> None:
         name = self.name.replace("/", "-")
-        self._architecture = self._registry.architecture(name)
-        if self._architecture is None:
+        self._model_cfg = self._registry.architecture(name)
+        if self._model_cfg is None:
             raise ClipevalError(nearest("model.name", self.name, self._registry.names()))
-        refuse_code(self._architecture, f"the architecture {name}")
+        refuse_code(self._model_cfg, f"the architecture {name}")
 
     def _read_pretrained(self, strict_quickgelu: bool) -> None:
         name, given = self.name.replace("/", "-"), self.pretrained
@@ -161,8 +150,8 @@ class OpenClip(ModelHandle):
 
     def _check_quickgelu(self, trained: bool, strict: bool) -> None:
         """A checkpoint trained with QuickGELU and run without it loses points, and nothing else shows it."""
-        assert self._architecture is not None
-        built = bool(self._architecture.get("quick_gelu", False))
+        assert self._model_cfg is not None
+        built = bool(self._model_cfg.get("quick_gelu", False))
         if trained == built:
             return
         base = self.name.removesuffix("-quickgelu")
@@ -181,9 +170,8 @@ class OpenClip(ModelHandle):
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
         if self.pretrained == RANDOM or not absent:
             return
-        where = "a checkpoint file" if self._file is not None and self._repository is None else f"its {_CONFIG}"
-        if self.name.startswith(LOCAL):
-            where = f"its {_CONFIG}"
+        alone = self._file is not None and self._repository is None and not self.name.startswith(LOCAL)
+        where = "a checkpoint file" if alone else f"its {_CONFIG}"
         used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
         self._flags.append(
             f"{where} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
@@ -199,7 +187,7 @@ class OpenClip(ModelHandle):
     @cached_property
     def _interpolated(self) -> list[str]:
         path = self._weights()
-        return [] if path is None else interpolated(path, self._architecture or {})
+        return [] if path is None else interpolated(path, self._model_cfg or {})
 
     def _slug(self) -> str:
         if self.name.startswith(LOCAL):
@@ -215,8 +203,8 @@ class OpenClip(ModelHandle):
     @property
     def preprocess(self) -> Preprocess:
         """As open_clip would set it: the weights' own constants, at the image tower's size."""
-        assert self._architecture is not None
-        size = self._architecture["vision_cfg"].get("image_size", 224)
+        assert self._model_cfg is not None
+        size = self._model_cfg["vision_cfg"].get("image_size", 224)
         return from_open_clip({**self._preprocess_cfg, "size": size})
 
     @property
@@ -231,8 +219,8 @@ class OpenClip(ModelHandle):
         return hub_cache.cached_any(self._repository, self._filenames)
 
     def _text_cfg(self) -> Mapping[str, Any]:
-        assert self._architecture is not None
-        text: Mapping[str, Any] = self._architecture["text_cfg"]
+        assert self._model_cfg is not None
+        text: Mapping[str, Any] = self._model_cfg["text_cfg"]
         return text
 
     def _tokenizer_source(self) -> str | None:
@@ -270,10 +258,15 @@ class OpenClip(ModelHandle):
             raise ClipevalError(self.missing)
 
     @property
+    def architecture(self) -> Mapping[str, Any] | None:
+        """See `ModelHandle.architecture`."""
+        return self._model_cfg
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """See `ModelHandle.outputs`. An architecture with a multimodal tower is a CoCa."""
-        assert self._architecture is not None
-        return ("embeddings", "captions") if "multimodal_cfg" in self._architecture else ("embeddings",)
+        assert self._model_cfg is not None
+        return ("embeddings", "captions") if "multimodal_cfg" in self._model_cfg else ("embeddings",)
 
     @property
     def weights_digest(self) -> str:
@@ -282,12 +275,12 @@ class OpenClip(ModelHandle):
         if path is None:
             if self.pretrained != RANDOM:
                 self._require()
-            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._architecture})
+            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._model_cfg})
         # The file's name says nothing of its weights.
         return digest_of(
             {
                 "file": digest_files(files_of(path), self._cache, {}, names=False),
-                "architecture": self._architecture,
+                "architecture": self._model_cfg,
                 **self._which,
             }
         )
@@ -295,10 +288,8 @@ class OpenClip(ModelHandle):
     @property
     def _which(self) -> dict[str, Any]:
         """Which of a checkpoint's state dicts was asked for; empty where none was."""
-        return {
-            **({"ema": True} if self._ema else {}),
-            **({"state_dict": self._state_dict} if self._state_dict else {}),
-        }
+        given = {"ema": self._ema, "state_dict": self._state_dict}
+        return {key: value for key, value in given.items() if value}
 
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
@@ -392,8 +383,8 @@ class OpenClip(ModelHandle):
     def _build(self, blank: bool) -> Any:
         from clipeval.models.open_clip_build import build
 
-        assert self._architecture is not None
-        return build(self._architecture, self.name, blank)
+        assert self._model_cfg is not None
+        return build(self._model_cfg, self.name, blank)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.models.facts import Facts, files_stamp, package_stamp
+from clipeval.models.facts import Facts, package_stamp
+from clipeval.models.handle import digest_files
 from clipeval.models.hub_cache import WEIGHTS
+from clipeval.models.no_code import refuse_code
+from clipeval.results import safe_json
 
 
 class Registry:
@@ -25,21 +27,21 @@ class Registry:
         ClipevalError: the folder has no architecture file.
     """
 
-    def __init__(self, cache_root: Path, config_dir: Path | None, about: Mapping[str, Any]) -> None:
-        self._config_dir = None if config_dir is None else config_dir.expanduser()
+    def __init__(self, cache_root: Path, config_dir: str | None, about: Mapping[str, Any]) -> None:
+        self._config_dir = None if config_dir is None else Path(config_dir).expanduser()
         if self._config_dir is not None and not (self._config_dir.is_dir() and any(self._config_dir.glob("*.json"))):
             raise ClipevalError(
                 f"model.config_dir={config_dir} is no folder with open_clip architecture files (*.json)"
             )
-        self._facts = Facts(cache_root, self._what_they_depend_on(about))
+        self._facts = Facts(cache_root, self._what_they_depend_on(cache_root, about))
 
-    def _what_they_depend_on(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
-        if "open_clip" in sys.modules:  # it answers at once; and who imported it may have registered architectures
+    def _what_they_depend_on(self, cache_root: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+        # Once imported, it answers at once; and who imported it may have registered architectures of his own.
+        stamp = None if "open_clip" in sys.modules else package_stamp("open_clip")
+        if stamp is None:
             return None
-        stamps = [package_stamp("open_clip")]
-        if self._config_dir is not None:
-            stamps.append(files_stamp(self._config_dir.resolve().glob("*.json")))
-        return None if None in stamps else {**about, "open_clip": stamps}
+        own = [] if self._config_dir is None else sorted(self._config_dir.glob("*.json"))
+        return {**about, "open_clip": stamp, "config_dir": digest_files(own, cache_root, {})}
 
     def architecture(self, name: str) -> dict[str, Any] | None:
         """`model_cfg` of an architecture; None where there is none of that name."""
@@ -52,11 +54,9 @@ class Registry:
 
     def pretrained(self, name: str, tag: str) -> dict[str, Any]:
         """`preprocess_cfg`, and where the weights lie, of a tag; empty where there is none of that name."""
-
-        def ask() -> Any:
-            return json.loads(json.dumps(self._open_clip().get_pretrained_cfg(name, tag)))  # tuples become lists
-
-        found: dict[str, Any] = self._facts.ask(f"pretrained {name} {tag}", ask)
+        found: dict[str, Any] = self._facts.ask(
+            f"pretrained {name} {tag}", lambda: self._open_clip().get_pretrained_cfg(name, tag)
+        )
         return found
 
     def vocabulary(self) -> Path:
@@ -98,3 +98,21 @@ class Registry:
         if self._config_dir is not None and self._config_dir not in open_clip.factory._MODEL_CONFIG_PATHS:
             open_clip.add_model_config(self._config_dir)
         return open_clip
+
+
+def exported_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`model_cfg` and `preprocess_cfg` of an open_clip_config.json.
+
+    Raises:
+        ClipevalError: it is none, or asks for code.
+    """
+    try:
+        content = safe_json.read(path)
+        model: dict[str, Any] = content["model_cfg"]
+        preprocess = content.get("preprocess_cfg") or {}
+        if not all(isinstance(part, dict) for part in (model, model["vision_cfg"], model["text_cfg"], preprocess)):
+            raise TypeError("model_cfg, vision_cfg, text_cfg and preprocess_cfg are objects")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
+    refuse_code(content, path)
+    return model, dict(preprocess)

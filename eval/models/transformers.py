@@ -16,7 +16,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.models import hub_cache
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
-from clipeval.models.facts import Facts, files_stamp, package_stamp
+from clipeval.models.facts import Facts, package_stamp
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from clipeval.models.no_code import refuse_code
 from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
@@ -111,7 +111,7 @@ class HuggingFace(ModelHandle):
         return safe or sorted(self._folder.glob("pytorch_model*.bin"))
 
     def _read_processor(self) -> Transform:
-        facts = Facts(self._cache, _what_processors_depend_on(self._folder))
+        facts = Facts(self._cache, self._what_processors_depend_on())
         settings = facts.ask("settings of the image processor", lambda: self._processor().to_dict())
         plain = _plain(settings)
         if not isinstance(plain, str):
@@ -123,6 +123,14 @@ class HuggingFace(ModelHandle):
             return pixels
 
         return CustomTransform(transform, digest_of(settings), plain)
+
+    def _what_processors_depend_on(self) -> dict[str, Any] | None:
+        """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""
+        stamp = None if "transformers" in sys.modules else package_stamp("transformers")
+        if stamp is None:
+            return None
+        configs = digest_files(sorted(self._folder.glob("*.json")), self._cache, {})
+        return {"folder": str(self._folder), "configs": configs, "transformers": stamp, "beside it": _versions()}
 
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor
@@ -239,15 +247,8 @@ class _Tokenizer:
         return len(self._tokenizer(text.lower() if self._lower else text, truncation=False)["input_ids"])
 
 
-def _what_processors_depend_on(folder: Path) -> dict[str, Any] | None:
-    """The configs of a folder, and the packages among which transformers chooses a processor; None where it is imported."""
-    if "transformers" in sys.modules:
-        return None
-    stamps = [files_stamp(folder.resolve().glob("*.json")), package_stamp("transformers")]
-    return None if None in stamps else {"folder": stamps[0], "transformers": stamps[1], "beside it": _versions()}
-
-
 def _versions() -> list[str]:
+    """Of the packages that decide which kind of processor there is, and how it sets itself."""
     found = []
     for package in ("torch", "torchvision", "pillow", "numpy"):
         try:
