@@ -22,15 +22,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from clipeval import tasks
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.old_names import current
-from clipeval.tasks.base import Task
 
 TARGET = "_target_"
 HYDRA = ("_args_", "_partial_", "_recursive_", "_convert_")
@@ -45,6 +44,7 @@ PARTS = ("clipeval.captioning.scorer.CocoScorer",)
 MODELS = ("clipeval.models.open_clip.OpenClip", "clipeval.models.transformers.HuggingFace")
 """The handles of models whose checkpoints hold weights and no code: open_clip's and transformers'."""
 
+_TASKS = "clipeval.tasks"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
@@ -173,7 +173,9 @@ def _raise(problems: Sequence[str], file: Path) -> None:
 def _is_task_module(target: str) -> bool:
     """Whether a target lies in the package `clipeval.tasks`; its modules are known from the disk, none is imported."""
     module, _, name = target.rpartition(".")
-    known = {tasks.__name__, *(f"{tasks.__name__}.{found.name}" for found in pkgutil.iter_modules(tasks.__path__))}
+    spec = find_spec(_TASKS)
+    assert spec is not None and spec.submodule_search_locations is not None
+    known = {_TASKS, *(f"{_TASKS}.{found.name}" for found in pkgutil.iter_modules(spec.submodule_search_locations))}
     return bool(_DOTTED.fullmatch(target)) and module in known and not name.startswith("_")
 
 
@@ -182,6 +184,8 @@ def _is_task(target: str) -> str:
     found = _find(target)
     if isinstance(found, str):
         return found
+    from clipeval.tasks.base import Task  # with torch, which a name that is not trusted need not wait for
+
     if not issubclass(found, Task) or inspect.isabstract(found):
         return "a task's class was expected, a subclass of clipeval.tasks.base.Task"
     return ""

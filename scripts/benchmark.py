@@ -36,6 +36,7 @@ from scripts import benchmark_rows as rows  # noqa: E402
 from scripts.benchmark_gpu import gpu  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402
 from scripts.benchmark_rows import Bench, Result, Size  # noqa: E402
+from scripts.benchmark_startup import startup  # noqa: E402
 from scripts.benchmark_worker import Side, WorkerDied  # noqa: E402
 
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
@@ -47,7 +48,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "retrieval": rows.retrieval,
     "winogavil": rows.winogavil,
     "precision": precision,
-    "startup": rows.startup,
+    "startup": startup,
     "memory": rows.memory,
     "gpu": gpu,
 }

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from scripts import benchmark_data
-from scripts.benchmark_worker import ROOT, Side
+from scripts.benchmark_process import clipeval
+from scripts.benchmark_worker import Side
 from scripts.make_miniature import facts
 
 VIT = "ViT-B-32-256"
@@ -264,37 +262,6 @@ def winogavil(bench: Bench) -> Iterator[Result]:
     )
 
 
-def startup(bench: Bench) -> Iterator[Result]:
-    """What one waits for before and around the work: whole commands, in processes of their own, beside `import torch`."""
-    model, root = benchmark_data.tiny_checkpoint(bench.cache), benchmark_data.miniature(bench.cache)
-    with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
-        words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
-        words += [f"out={folder}/run", f"cache.root={folder}/cache"]
-        whole = _command(["run", *words]).seconds
-        commands = {
-            "clipeval run suite=datacmp, a wrong word": (["run", "suite=datacmp"], 1, 1 / 0.8),
-            "clipeval status": (["status", f"{folder}/run"], 0, 1 / 0.8),
-            "clipeval report": (["report", f"{folder}/run"], 0, 1 / 0.8),
-            "clipeval plan, all done": (["plan", *words], 0, 1 / 1.6),
-            "clipeval run, nothing to do": (["run", *words], 0, 1 / 1.6),
-        }
-        times: dict[str, list[float]] = {name: [] for name in commands}
-        imports: dict[str, list[float]] = {name: [] for name in ("torch", "open_clip")}
-        for number in range(min(3, bench.repeats)):
-            for package, values in imports.items():
-                values.append(_ran([sys.executable, "-c", f"import {package}"]).seconds)
-            for name, (command, status, _) in commands.items():
-                times[name].append(_command(command, status).seconds)
-            bench.say(f"  {number + 1}")
-        yield Result("startup", "clipeval run, 40 miniature sets, nothing cached", "s", [whole], at_most=12.0)
-        yield Result("startup", "import open_clip, for comparison", "s", imports["open_clip"])
-        torch = imports["torch"]
-        for name, values in times.items():
-            ratios = [other / value for other, value in zip(torch, values, strict=True)]
-            notes = ["the other side: `import torch`"]
-            yield Result("startup", name, "s", values, torch, ratios, target=commands[name][2], notes=notes)
-
-
 def memory(bench: Bench) -> Iterator[Result]:
     """Peak memory of a whole run of the 40 sets: with 50 images each, and with as many as the real sets have."""
     model = benchmark_data.wide_checkpoint(bench.cache)
@@ -302,7 +269,7 @@ def memory(bench: Bench) -> Iterator[Result]:
     for root in (benchmark_data.miniature(bench.cache), benchmark_data.whole(bench.cache)):
         with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
             words = ["suite=datacomp", f"data.root={root}", "model=open_clip", f"model.name={model}"]
-            runs.append(_command(["run", *words, f"out={folder}/run", f"cache.root={folder}/cache"]))
+            runs.append(clipeval(["run", *words, f"out={folder}/run", f"cache.root={folder}/cache"]))
             records = len(list(Path(folder, "run", "records").glob("*.json")))
         bench.say(f"  {runs[-1].seconds:.0f} s, {records} records")
     small, large = runs
@@ -317,54 +284,6 @@ def memory(bench: Bench) -> Iterator[Result]:
         [small.peak_gb],
         notes=notes,
     )
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A command that ended well: how long it took, and the most memory that its processes had together."""
-
-    seconds: float
-    peak_gb: float
-
-
-def _command(words: list[str], status: int = 0) -> Ran:
-    """Runs `clipeval …`; see `_ran`."""
-    return _ran([sys.executable, "-m", "clipeval.cli.main", *words], status)
-
-
-def _ran(command: list[str], status: int = 0) -> Ran:
-    """Runs a command.
-
-    Raises:
-        RuntimeError: it ended with another status.
-    """
-    with tempfile.TemporaryFile("w+") as output:
-        started, peak = time.perf_counter(), 0
-        child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-        while True:
-            try:
-                child.wait(0.2)
-                break
-            except subprocess.TimeoutExpired:
-                peak = max(peak, _memory(child.pid))
-        seconds = time.perf_counter() - started
-        if child.returncode != status:
-            output.seek(0)
-            raise RuntimeError(f"{' '.join(command)}: {output.read()[-2000:]}")
-    return Ran(seconds, peak / 2**20)
-
-
-def _memory(session: int) -> int:
-    """KiB of anonymous and shared memory of a session's processes, what several share counted once (Linux; else 0)."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
-    return total
 
 
 def _rates(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from clipeval.tasks.intervals import effective_sample_size, wilson
 from clipeval.tasks.statistics import CELLS, Statistic, distinct, same_length
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 class MacroF1(Statistic):
@@ -98,6 +101,8 @@ class MacroF1(Statistic):
 
 def one_hot(index: np.ndarray, names: np.ndarray) -> sparse.csr_array:
     """[N, len(names)]: where index is each name; a row of zeros where it is none of them."""
+    from scipy import sparse
+
     place = np.minimum(np.searchsorted(names, index), len(names) - 1)
     known = np.flatnonzero(names[place] == index)
     return sparse.csr_array((np.ones(len(known)), (known, place[known])), shape=(len(index), len(names)))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import bdtrc, ndtri
 
 
 def wilson(value: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -16,6 +15,8 @@ def wilson(value: float, n: float, level: float = 0.95) -> tuple[float, float]:
     proportion estimated by anything smooth, a stratified or clustered mean say (Korn and Graubard, Survey Methodology
     24, 1998, 193-201; Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015, 484-503, found Wilson's the best of these).
     """
+    from scipy.special import ndtri  # here, for a plan needs none of scipy
+
     z = float(ndtri(0.5 + level / 2))
     if not math.isfinite(n):
         return value, value
@@ -52,6 +53,8 @@ def least(hits: np.ndarray, totals: np.ndarray, level: float = 0.95) -> tuple[fl
 
     Coverage by simulation is in the tests.
     """
+    from scipy.special import bdtrc
+
     tail = (1 - level) / 2
     hits, totals = np.asarray(hits, dtype=np.int64), np.asarray(totals, dtype=np.int64)
     proportions = hits / totals

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import stdtrit
 
 from clipeval.tasks.statistics import MeanOf, Statistic
 
@@ -20,6 +19,8 @@ class SeedMean(MeanOf):
         values = np.array([part.value for part in self.parts])
         if len(values) == 1:
             return super().variance
+        from scipy.special import stdtrit
+
         widening = stdtrit(len(values) - 1, 0.975) / stdtrit(np.inf, 0.975)
         return super().variance + float(values.var(ddof=1)) / len(values) * float(widening) ** 2
 

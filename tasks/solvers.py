@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 
 COARSE, FINE = 7, 97
 """The first look at a range of strengths, and its finest grid: 8 steps a decade over 12 decades, or 12 over 8."""
@@ -140,6 +139,8 @@ def lbfgs(
         start: a classifier to start from, such as that of a neighbouring strength; None: zeros.
         most: iterations.
     """
+    from scipy.optimize import minimize
+
     scale = 1.0 / (strength * len(x))  # the mean of the losses keeps the numbers near 1, whatever N and C
     shape, size = (classes, x.shape[1]), classes * x.shape[1]
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse
 
 from clipeval.tasks.intervals import effective_sample_size, least, wilson
 
@@ -317,6 +316,8 @@ def group_means(
     weights: np.ndarray, values: np.ndarray, index: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each group's weighted mean, float64 [B, G] (undefined where it has no weight), and where it has any, bool [B, G]."""
+    from scipy import sparse
+
     where = (np.arange(len(index)), index)
     shape = (len(index), groups)
     weights = np.asarray(weights, dtype=np.float64)

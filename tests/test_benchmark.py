@@ -19,7 +19,8 @@ import pytest
 from scripts import benchmark
 from scripts.benchmark import line, write
 from scripts.benchmark_gpu import gpu
-from scripts.benchmark_rows import Bench, Result, Size, _memory, _rates, _seconds
+from scripts.benchmark_process import memory_of
+from scripts.benchmark_rows import Bench, Result, Size, _rates, _seconds
 from scripts.benchmark_worker import Side, WorkerDied
 
 ABOUT: dict[str, Any] = {
@@ -79,9 +80,9 @@ def test_memory_that_two_processes_share_counts_once() -> None:
     try:
         assert leader.stdout is not None
         assert leader.stdout.read(2) == b"xx"
-        together = _memory(leader.pid)
+        together = memory_of(leader.pid)
         assert size / 2**10 < together < 1.9 * size / 2**10
-        assert _memory(2**22) == 0  # no such session
+        assert memory_of(2**22) == 0  # no such session
     finally:
         os.killpg(leader.pid, 9)
         leader.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,76 @@ print("status", status, "imported", [name for name in sys.argv[1].split(",") if 
         (f"report {RUN} --format md", 0),
         (f"report {RUN} --format csv", 0),
         (f"status {RUN}", 0),
+        ("download suite=quikstart", 1),
+        ("download modl=quickstart", 1),
+        ("classify --labels a,b picture.png modl=quickstart", 1),
+        ("classify --labels a picture.png", 1),
+        ("import /nowhere/results.json", 1),
+        ("import suitee=quickstart /nowhere/results.json", 1),
+        ("verify /nowhere", 1),
+        ("rerun /nowhere", 1),
+        ("compare /nowhere /nowhere", 1),
+        ("report --groups /nowhere", 1),
+        ("convert winoground --rows /nowhere --out /nowhere/else", 1),
+        ("cache list --root /nowhere", 0),
+        ("cache prune", 1),
+        (f"watch {RUN} suite=quikstart --once", 1),
     ],
 )
 def test_no_torch(words: str, status: int) -> None:
+    assert imported(words, status) == []
+
+
+def imported(words: str, status: int = 0) -> list[str]:
+    """Which of the packages that take seconds a command imports."""
     command = [sys.executable, "-c", SCRIPT, ",".join(HEAVY), *words.split()]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == f"status {status} imported []", done.stdout + done.stderr
+    said, _, names = done.stdout.splitlines()[-1].partition(" imported ")
+    assert said == f"status {status}", done.stdout + done.stderr
+    return [name for name in HEAVY if repr(name) in names]
+
+
+def test_no_torch_where_slurm_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert imported("submit suite=quikstart", 1) == []
+
+
+def test_what_is_done_needs_neither_open_clip_nor_transformers(tmp_path: Path) -> None:
+    words = f"suite=none +task@tasks.digits=quickstart_digits out={tmp_path}/run cache.root={tmp_path}/cache"
+    assert "open_clip" in imported(f"run {words}")
+    results = Path(tmp_path, "run", "eval_results.jsonl")
+    assert results.is_file()
+    assert imported(f"plan {words}") == ["torch"]
+    assert imported(f"plan {words} prompts=simple") == ["torch"]  # another task to do, of the same model
+    assert imported(f"run {words}") == ["torch"]
+    assert imported(f"import {results} model=quickstart out={tmp_path}/imported") in ([], ["torch"])
+    (facts,) = Path(tmp_path, "cache", "facts").iterdir()
+    before = facts.read_bytes()
+    facts.write_bytes(before[:-20])
+    assert "open_clip" in imported(f"plan {words}")
+    assert facts.read_bytes() == before
+
+
+def test_decoders_start_before_open_clip_is_imported(tmp_path: Path) -> None:
+    """Of a model whose facts are known, the first images are decoded while open_clip and the weights are on their way."""
+    words = f"suite=none +task@tasks.digits=quickstart_digits out={tmp_path}/run cache.root={tmp_path}/cache"
+    imported(f"plan {words}")
+    script = f"""
+import sys
+from clipeval.engine import decode
+start = decode.Decoders.__init__
+def started(self, *given):
+    start(self, *given)
+    print("started", [name for name in {HEAVY!r} if name in sys.modules])
+decode.Decoders.__init__ = started
+{SCRIPT}"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, ",".join(HEAVY), "run", *words.split(), "runtime.workers=1"],
+        capture_output=True,
+        text=True,
+    )
+    assert "started ['torch']" in done.stdout.splitlines(), done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("status 0 imported ['torch', 'open_clip'")

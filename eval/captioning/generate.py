@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from open_clip.coca_model import CoCa
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.preprocess.late import loaded
 
 BEAMS, SHORTEST, LONGEST = 2, 5, 30
 """Beams, and the least and most tokens of a caption, the start token counted."""
@@ -26,7 +26,11 @@ Step = Callable[[list[int], torch.Tensor], torch.Tensor]
 
 def writes_captions(model: Any) -> bool:
     """Whether a model can: open_clip's CoCa, or a class of one's own with `generate(images)`, int64 [B, L] token ids."""
-    return isinstance(model, CoCa) or callable(getattr(model, "generate", None))
+    return _is_coca(model) or callable(getattr(model, "generate", None))
+
+
+def _is_coca(model: Any) -> bool:
+    return isinstance(model, loaded("open_clip.coca_model", "CoCa"))
 
 
 def write_captions(model: Any, tokenizer: Any, images: torch.Tensor) -> list[str]:
@@ -39,7 +43,7 @@ def write_captions(model: Any, tokenizer: Any, images: torch.Tensor) -> list[str
     """
     if not callable(getattr(tokenizer, "decode", None)):
         raise ClipevalError(f"captioning needs a tokenizer with `decode`, and {type(tokenizer).__name__} has none")
-    if isinstance(model, CoCa):
+    if _is_coca(model):
         start, end = getattr(tokenizer, "sot_token_id", 49406), getattr(tokenizer, "eot_token_id", 49407)
         latent, tokens = model._encode_image(images)
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from clipeval.configs.errors import ClipevalError
+
 
 def add_convert(commands: Any) -> None:
     """Adds `convert` and the sets that it knows to the command line."""
@@ -29,15 +31,24 @@ def add_convert(commands: Any) -> None:
 
 
 def _sugar_crepe(arguments: argparse.Namespace, rest: list[str]) -> int:
+    _require("--images", arguments.images)
+    _require("--json", arguments.json)
     from clipeval.download.selection import convert_sugar_crepe
 
     return _say(arguments.out, convert_sugar_crepe(arguments.images, arguments.json, arguments.out))
 
 
 def _winoground(arguments: argparse.Namespace, rest: list[str]) -> int:
+    _require("--rows", arguments.rows)
     from clipeval.download.selection import convert_winoground
 
     return _say(arguments.out, convert_winoground(arguments.rows, arguments.out))
+
+
+def _require(option: str, path: Path) -> None:
+    """ClipevalError where there is no such file or folder, before what reads it is imported, which takes seconds."""
+    if not path.exists():
+        raise ClipevalError(f"{option} {path}: there is no such file or folder.")
 
 
 def _say(folder: Path, lock: Any) -> int:

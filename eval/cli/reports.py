@@ -79,10 +79,22 @@ def _trusted(arguments: argparse.Namespace) -> Any:
     return trust(arguments.trust, arguments.config_dir)
 
 
+def _stored(path: Path, arguments: argparse.Namespace) -> Any:
+    """A run folder's `StoredRun`, checked before torch is imported."""
+    from clipeval.replay.stored_run import StoredRun
+    from clipeval.results.run_folder import RunFolder
+
+    run = StoredRun.read(RunFolder(path), _trusted(arguments))
+    run.check()
+    return run
+
+
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from clipeval.results.tables import print_table, report, write_report
 
     if arguments.groups:
+        for path in arguments.runs:
+            _stored(path, arguments)
         return _report_groups(arguments.runs, _trusted(arguments))
     if arguments.figures is not None:
         from clipeval.results.figures import figures
@@ -140,16 +152,14 @@ def _pictures(format: str) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    run = _stored(arguments.a, arguments)
     from clipeval.replay.pictures import pictures
-    from clipeval.replay.verify import StoredRun
     from clipeval.results.block import terminal
     from clipeval.results.compare import compare
     from clipeval.results.compare_block import build, render
     from clipeval.results.contact_sheet import contact_sheet, picture_keys
     from clipeval.results.run_folder import RunFolder
 
-    run = StoredRun.read(RunFolder(arguments.a), _trusted(arguments))
-    run.check()
     found = compare(arguments.a, arguments.b, run.statistics)
     if arguments.format == "table":
         console = Console(highlight=False)
@@ -172,12 +182,14 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
+    _stored(arguments.run, arguments)
     from clipeval.replay.verify import verify
 
     return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
+    _stored(arguments.run, arguments)
     from clipeval.replay.rerun import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
@@ -251,11 +263,12 @@ def _add_download(commands: Any) -> None:
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
-    from clipeval.data.split import data_config
+
+    config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
+    from clipeval.data.split import data_config  # with torch, for which a wrong word need not wait
     from clipeval.download import DownloadError, download
     from clipeval.models import resolve
 
-    config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
     handle = None if arguments.no_model else resolve(config.model, Path(config.cache.root).expanduser())
     root = config.data.root
     try:
@@ -288,24 +301,25 @@ def _add_classify(commands: Any) -> None:
 
 
 def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
-    import torch
-
-    from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from clipeval.configs.compose import compose
-    from clipeval.models import pick_device, resolve
-    from clipeval.tasks.names import name_flags
-    from clipeval.tasks.zero_shot import prompts
 
     overrides, names = _split([*arguments.words, *rest])
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
     if len(labels) < 2:
         raise ClipevalError(f"--labels {arguments.labels!r} names {len(labels)} label; two or more are needed.")
-    templates = arguments.template or [WIDGET_TEMPLATE]
-    wrong = [t for t in templates if "{c}" not in t]
+    wrong = [t for t in arguments.template or () if "{c}" not in t]
     if wrong:
         raise ClipevalError(f"--template {wrong[0]!r} has no {{c}}, the place of the label.")
-    pictures = read_pictures(names)
     config = compose(["suite=none", *overrides], arguments.config_dir)
+    import torch  # for which a wrong word need not wait
+
+    from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
+    from clipeval.models import pick_device, resolve
+    from clipeval.tasks.names import name_flags
+    from clipeval.tasks.zero_shot import prompts
+
+    templates = arguments.template or [WIDGET_TEMPLATE]
+    pictures = read_pictures(names)
     handle = resolve(config.model, Path(config.cache.root).expanduser())
     if handle.missing:
         raise ClipevalError(handle.missing)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -17,13 +17,15 @@ from rich.console import Console
 from clipeval.cluster import slurm
 from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.job import Job
 from clipeval.cluster.job_notes import JOBS, queued_units
-from clipeval.cluster.shares import TaskCost, TaskShard, missing_cost, partition
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.evaluation import Evaluation
 from clipeval.results.files import write_atomically
+
+if TYPE_CHECKING:  # they bring torch with them, which a wrong word need not wait for
+    from clipeval.cluster.job import Job
+    from clipeval.cluster.shares import TaskCost, TaskShard
+    from clipeval.engine.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -
     """
     slurm.require()
     _, combinations = compose_all(overrides, config_dir)
+    from clipeval.cluster.job import Job
+    from clipeval.cluster.shares import partition
+
     runs = [Run((*one.overrides, override("out", one.config.out)), _open(one.config, console)) for one in combinations]
     costs = [cost for number, run in enumerate(runs) for cost in _costs(number, run, console)]
     if not costs:
@@ -71,6 +76,8 @@ def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -
 
 def _open(config: DictConfig, console: Console) -> Evaluation:
     """The evaluation as its jobs will see it: on a GPU that this machine need not have."""
+    from clipeval.engine.evaluation import Evaluation
+
     gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
     if gpu:
         config = config.copy()
@@ -122,10 +129,12 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
 
 def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     """What is missing of a run, and in no job that still waits or runs."""
+    from clipeval.cluster.shares import missing_cost
+
     evaluation = run.evaluation
     plan = evaluation.prepare()
     queued = queued_units(evaluation.folder.path)
-    factor = model_cost(evaluation.config.model.get("name"), evaluation.config.model.get("config_dir"))
+    factor = model_cost(evaluation.handle.architecture)
     costs = []
     for planned in plan.open:
         if planned.id in queued:

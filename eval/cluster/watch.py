@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clipeval.cluster.checkpoint_files import natural
-from clipeval.cluster.checkpoints import run_checkpoints
+from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
-from clipeval.models.checkpoint_file import SUFFIXES
 from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
@@ -58,6 +57,7 @@ def watch(
         raise ClipevalError(f"{folder} is not a folder of checkpoints.")
     if any(word.startswith("model.pretrained=") for word in overrides):
         raise ClipevalError("watch takes the weights from its folder; leave model.pretrained= away.")
+    compose([*overrides, override("model.pretrained", str(folder))], config_dir)  # a wrong word waits for no checkpoint
     curve = curve or Path("runs") / f"{folder.resolve().parent.name}-{folder.resolve().name}.curve.csv"
     runs: dict[Path, Path] = {}
     failed: set[Path] = set()
@@ -134,6 +134,8 @@ def _scored(folder: Path) -> tuple[list[Record], dict[str, Mapping[str, Any]]]:
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
+    from clipeval.models.checkpoint_file import SUFFIXES  # with torch
+
     sizes = {}
     for path in folder.iterdir():
         if path.suffix in SUFFIXES and not path.name.startswith("."):
@@ -148,6 +150,8 @@ def _evaluate(
     paths: Sequence[Path], overrides: Sequence[str], config_dir: str | None, console: Console
 ) -> tuple[dict[Path, Path], set[Path]]:
     """Run folders of checkpoints, and those that could not be evaluated, which are named and not tried again."""
+    from clipeval.cluster.checkpoints import run_checkpoints
+
     try:
         return dict(zip(paths, run_checkpoints(overrides, config_dir, paths, console), strict=True)), set()
     except ClipevalError as problem:

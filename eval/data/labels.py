@@ -6,8 +6,9 @@ is no name: the model would be asked about "a photo of a 0". `task.data.numeric_
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import re
+import runpy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -129,9 +130,7 @@ def named_wnids(names: Sequence[str], where: str, account: Account) -> list[str]
 
 @lru_cache(maxsize=1)
 def _wnid_names() -> dict[str, str]:
-    from open_clip import IMAGENET_CLASSNAMES
-
-    folder = importlib.resources.files("timm") / "data" / "_info"
+    folder = _installed("timm") / "data" / "_info"
     lemmas = dict(
         line.split("\t", 1)
         for line in (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").split("\n")
@@ -139,7 +138,20 @@ def _wnid_names() -> dict[str, str]:
     )
     ids = (folder / "imagenet_synsets.txt").read_text("utf-8").split()
     first = {wnid: lemma.split(",")[0].strip() for wnid, lemma in lemmas.items()}
-    return {**first, **dict(zip(ids, IMAGENET_CLASSNAMES, strict=True))}
+    return {**first, **dict(zip(ids, _imagenet_names(), strict=True))}
+
+
+def _imagenet_names() -> Sequence[str]:
+    """open_clip's, from the file that holds nothing else: to import the package takes seconds."""
+    names: Sequence[str] = runpy.run_path(str(_installed("open_clip") / "zero_shot_metadata.py"))["IMAGENET_CLASSNAMES"]
+    return names
+
+
+def _installed(package: str) -> Path:
+    """The folder of a package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
 
 
 def _as_integers(values: Sequence[Any], places: Sequence[str]) -> np.ndarray | None:

@@ -140,6 +140,7 @@ class Decoders:
             for first in range(0, len(job.indices), CHUNK)
         ]
         workers = min(workers, len(self._runs))
+        transform.prepare(fast)
         ahead = AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
         self._slots: torch.Tensor | None = None

@@ -151,6 +151,8 @@ def make_plan(
             progress(name)
         try:
             planned = open_task(name, node, config, handle)
+            compare(planned, folder)
+            _check_metric(planned)
         except MissingData as problem:
             plan.unopened = True
             (plan.skipped if config.data.on_missing == "skip" else plan.problems)[name] = str(problem)
@@ -158,7 +160,6 @@ def make_plan(
         except ClipevalError as problem:
             plan.problems[name] = str(problem)
             continue
-        compare(planned, folder)
         plan.tasks.append(planned)
     return plan
 
@@ -209,7 +210,6 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if task.roles["test"] != "test":
         warnings.append(f"scored on the split {task.roles['test']!r}")
     remarks = [f"{task.name} is computed anew by each run: {code.problem}"] if code and code.problem else []
-    _check_metric(task, samples)
     notes, said = tuple(node.get("notes") or ()), (tuple(warnings), tuple(remarks))
     return PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
 
@@ -243,9 +243,11 @@ def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) 
     return identity
 
 
-def _check_metric(task: Task, samples: Mapping[str, Samples]) -> None:
-    """Tries the task on a few samples, so that a metric that does not exist costs no hours."""
-    if task.metric is None:
+def _check_metric(planned: PlannedTask) -> None:
+    """Tries the task on a few samples, so that a metric that does not exist costs no hours; a record that stands says it all."""
+    task, samples = planned.task, planned.samples
+    record = planned.record if planned.state == "done" else None
+    if task.metric is None or (record is not None and task.metric in record.metrics):
         return
     few = {
         role: table if table.instances is not None else take(table, np.arange(min(FEW, len(table.keys))))

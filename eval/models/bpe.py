@@ -8,14 +8,16 @@ split and joined, are remembered. Any other text takes open_clip's own way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from open_clip import tokenizer as reference
-from open_clip.tokenizer import SimpleTokenizer
 
 from clipeval.models.texts import Tokenizer
+from clipeval.preprocess.late import loaded
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 
 class CachedBpeTokenizer:
@@ -56,9 +58,9 @@ def quicken(tokenizer: Tokenizer) -> Tokenizer:
     """A quicker tokenizer that gives the same tokens, where there is one; else the tokenizer itself."""
     known: Any = tokenizer
     if (
-        type(known) is SimpleTokenizer
+        type(known) is loaded("open_clip.tokenizer", "SimpleTokenizer")
         and known.reduction_fn is None
-        and known.clean_fn is reference.get_clean_fn("lower")
+        and known.clean_fn is loaded("open_clip.tokenizer", "get_clean_fn")("lower")
         and int(known.context_length or 0) >= 3
     ):
         return CachedBpeTokenizer(known)

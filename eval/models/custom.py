@@ -18,7 +18,8 @@ from clipeval.models.handle import ModelHandle, digest_of, slug_of
 from clipeval.models.identity import Identity, identify, own_digest
 from clipeval.models.own_code import import_fresh
 from clipeval.models.texts import PROBES, Tokenizer, tokenise
-from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform, read_transform
+from clipeval.preprocess.reading import read_transform
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 
 _PARTS = ("encode_image", "encode_text", "tokenizer", "transform")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 from clipeval.models.texts import Tokenizer, tokenise
+from clipeval.preprocess.late import loaded
 
 SHOWN = 60
 """Characters of a text that a flag shows."""
@@ -59,10 +59,10 @@ class Cuts:
 
 def _counter(tokenizer: Any) -> tuple[int, Callable[[str], int] | None]:
     """A row's length, and what gives the tokens of a text, uncut and with special ones; None if it cannot be asked."""
-    if isinstance(tokenizer, SimpleTokenizer):
+    if isinstance(tokenizer, loaded("open_clip.tokenizer", "SimpleTokenizer")):
         simple = tokenizer
         return int(simple.context_length or 0), lambda text: len(simple.encode(text)) + 2
-    if isinstance(tokenizer, HFTokenizer):
+    if isinstance(tokenizer, loaded("open_clip.tokenizer", "HFTokenizer")):
         inner, special = tokenizer.tokenizer, 3 if tokenizer.tokenizer_mode == "clips" else 0
         clean = tokenizer.clean_fn
         return int(

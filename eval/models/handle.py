@@ -99,6 +99,11 @@ class ModelHandle(ABC):
         """What it makes of an image: see `clipeval.tasks.base.Task.output`."""
         return ("embeddings",)
 
+    @property
+    def architecture(self) -> Mapping[str, Any] | None:
+        """open_clip's `model_cfg`; None for a model of another kind."""
+        return None
+
     def require(self, output: str, task: str) -> None:
         """ClipevalError where the model has no such output."""
         if output not in self.outputs:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import open_clip
-import open_clip.factory
 import torch
-from open_clip.tokenizer import HFTokenizer
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.models import hub_cache
-from clipeval.models.checkpoint import flags_of, load_into, load_text_into
 from clipeval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
-from clipeval.models.no_code import refuse_code, refuse_unknown_type
+from clipeval.models.no_code import refuse_code
+from clipeval.models.open_clip_registry import Registry, exported_config
 from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
-from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 
 RANDOM = "random"
@@ -68,15 +59,14 @@ class OpenClip(ModelHandle):
         self._of_checkpoint: tuple[str, ...] | None = None
         """What is to be said of the checkpoint; None until it was read, or that was looked up."""
         self._cache, self._offline = Path(cache_root), offline
-        if config_dir is not None:
-            _add_configs(Path(config_dir))
+        self._registry = Registry(self._cache, config_dir, {"name": name, "pretrained": pretrained})
         if name.startswith((LOCAL, HUB)) and pretrained:
             raise ClipevalError(f"model.name={name} brings its own weights; leave model.pretrained={pretrained} out")
         self._repository: str | None = None
         """A hub repository with the weights; `_filenames` are the names to look for, best first."""
         self._filenames: tuple[str, ...] = hub_cache.WEIGHTS
         self._file: Path | None = None
-        self._architecture: dict[str, Any] | None = None
+        self._model_cfg: dict[str, Any] | None = None
         self._preprocess_cfg: dict[str, Any] = {}
         if name.startswith(LOCAL):
             self._read_folder(Path(name[len(LOCAL) :]).expanduser())
@@ -103,10 +93,9 @@ class OpenClip(ModelHandle):
         if indices and not (folder / hub_cache.WEIGHTS[0]).is_file():
             self._file = checkpoint_in(folder)
             return
-        found = open_clip.factory._find_checkpoint_in_dir(folder)
-        if found is None:
+        self._file = self._registry.checkpoint_in(folder)
+        if self._file is None:
             raise ClipevalError(f"model.name={self.name}: {folder} holds no .safetensors, .bin or .pth file")
-        self._file = Path(found)
 
     def _read_repository(self, architecture: bool) -> dict[str, Any]:
         """The repository's config: without it, neither preprocessing nor architecture is known."""
@@ -120,33 +109,22 @@ class OpenClip(ModelHandle):
 
     def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
         """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
-        try:
-            content = safe_json.read(path)
-            model: dict[str, Any] = content["model_cfg"]
-            preprocess = content.get("preprocess_cfg") or {}
-            if not all(isinstance(part, dict) for part in (model, model["vision_cfg"], model["text_cfg"], preprocess)):
-                raise TypeError("model_cfg, vision_cfg, text_cfg and preprocess_cfg are objects")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClipevalError(f"{path} is no open_clip config with a `model_cfg`: {error!r}") from None
-        refuse_code(content, path)
-        self._preprocess_cfg = dict(preprocess)
+        model, self._preprocess_cfg = exported_config(path)
         if architecture:
-            self._architecture = model
+            self._model_cfg = model
         return model
 
     def _read_architecture(self) -> None:
-        known = open_clip.list_models()
         name = self.name.replace("/", "-")
-        if name not in known:
-            raise ClipevalError(nearest("model.name", self.name, known))
-        self._architecture = open_clip.get_model_config(name)
-        refuse_code(self._architecture, f"the architecture {name}")
+        self._model_cfg = self._registry.architecture(name)
+        if self._model_cfg is None:
+            raise ClipevalError(nearest("model.name", self.name, self._registry.names()))
+        refuse_code(self._model_cfg, f"the architecture {name}")
 
     def _read_pretrained(self, strict_quickgelu: bool) -> None:
         name, given = self.name.replace("/", "-"), self.pretrained
-        tags = open_clip.list_pretrained_tags_by_model(name)
         if given is None:
-            choices = ", ".join(tags) or "none: give a checkpoint file"
+            choices = ", ".join(self._registry.tags(name)) or "none: give a checkpoint file"
             raise ClipevalError(
                 f"model.name={self.name} needs model.pretrained, a tag ({choices}), file or hf-hub:org/repo"
             )
@@ -156,8 +134,7 @@ class OpenClip(ModelHandle):
             self._repository = given[len(HUB) :]
             trained = self._read_repository(architecture=False)
             self._check_quickgelu(bool(trained.get("quick_gelu", False)), strict_quickgelu)
-        elif open_clip.get_pretrained_cfg(name, given):
-            cfg = open_clip.get_pretrained_cfg(name, given)
+        elif cfg := self._registry.pretrained(name, given):
             repository, _, filename = cfg["hf_hub"].rpartition("/")
             self._repository, self._filenames = repository, hub_cache.weight_names(filename)
             self._preprocess_cfg = cfg
@@ -169,17 +146,17 @@ class OpenClip(ModelHandle):
         elif os.sep in given or Path(given).suffix in SUFFIXES:
             raise ClipevalError(f"model.pretrained={given}: there is no such file")
         else:
-            raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, tags))
+            raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, self._registry.tags(name)))
 
     def _check_quickgelu(self, trained: bool, strict: bool) -> None:
         """A checkpoint trained with QuickGELU and run without it loses points, and nothing else shows it."""
-        assert self._architecture is not None
-        built = bool(self._architecture.get("quick_gelu", False))
+        assert self._model_cfg is not None
+        built = bool(self._model_cfg.get("quick_gelu", False))
         if trained == built:
             return
         base = self.name.removesuffix("-quickgelu")
         better = f"{base}-quickgelu" if trained else base
-        hint = f"; use model.name={better}" if better in open_clip.list_models() else ""
+        hint = f"; use model.name={better}" if self._registry.architecture(better) is not None else ""
         message = (
             f"QuickGELU mismatch: {self.pretrained} was trained {'with' if trained else 'without'} it,"
             f" {self.name} runs {'with' if built else 'without'} it{hint}"
@@ -193,9 +170,8 @@ class OpenClip(ModelHandle):
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
         if self.pretrained == RANDOM or not absent:
             return
-        where = "a checkpoint file" if self._file is not None and self._repository is None else f"its {_CONFIG}"
-        if self.name.startswith(LOCAL):
-            where = f"its {_CONFIG}"
+        alone = self._file is not None and self._repository is None and not self.name.startswith(LOCAL)
+        where = "a checkpoint file" if alone else f"its {_CONFIG}"
         used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
         self._flags.append(
             f"{where} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
@@ -211,7 +187,7 @@ class OpenClip(ModelHandle):
     @cached_property
     def _interpolated(self) -> list[str]:
         path = self._weights()
-        return [] if path is None else interpolated(path, self._architecture or {})
+        return [] if path is None else interpolated(path, self._model_cfg or {})
 
     def _slug(self) -> str:
         if self.name.startswith(LOCAL):
@@ -227,8 +203,8 @@ class OpenClip(ModelHandle):
     @property
     def preprocess(self) -> Preprocess:
         """As open_clip would set it: the weights' own constants, at the image tower's size."""
-        assert self._architecture is not None
-        size = self._architecture["vision_cfg"].get("image_size", 224)
+        assert self._model_cfg is not None
+        size = self._model_cfg["vision_cfg"].get("image_size", 224)
         return from_open_clip({**self._preprocess_cfg, "size": size})
 
     @property
@@ -243,8 +219,8 @@ class OpenClip(ModelHandle):
         return hub_cache.cached_any(self._repository, self._filenames)
 
     def _text_cfg(self) -> Mapping[str, Any]:
-        assert self._architecture is not None
-        text: Mapping[str, Any] = self._architecture["text_cfg"]
+        assert self._model_cfg is not None
+        text: Mapping[str, Any] = self._model_cfg["text_cfg"]
         return text
 
     def _tokenizer_source(self) -> str | None:
@@ -282,10 +258,15 @@ class OpenClip(ModelHandle):
             raise ClipevalError(self.missing)
 
     @property
+    def architecture(self) -> Mapping[str, Any] | None:
+        """See `ModelHandle.architecture`."""
+        return self._model_cfg
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """See `ModelHandle.outputs`. An architecture with a multimodal tower is a CoCa."""
-        assert self._architecture is not None
-        return ("embeddings", "captions") if "multimodal_cfg" in self._architecture else ("embeddings",)
+        assert self._model_cfg is not None
+        return ("embeddings", "captions") if "multimodal_cfg" in self._model_cfg else ("embeddings",)
 
     @property
     def weights_digest(self) -> str:
@@ -294,12 +275,12 @@ class OpenClip(ModelHandle):
         if path is None:
             if self.pretrained != RANDOM:
                 self._require()
-            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._architecture})
+            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._model_cfg})
         # The file's name says nothing of its weights.
         return digest_of(
             {
                 "file": digest_files(files_of(path), self._cache, {}, names=False),
-                "architecture": self._architecture,
+                "architecture": self._model_cfg,
                 **self._which,
             }
         )
@@ -307,10 +288,8 @@ class OpenClip(ModelHandle):
     @property
     def _which(self) -> dict[str, Any]:
         """Which of a checkpoint's state dicts was asked for; empty where none was."""
-        return {
-            **({"ema": True} if self._ema else {}),
-            **({"state_dict": self._state_dict} if self._state_dict else {}),
-        }
+        given = {"ema": self._ema, "state_dict": self._state_dict}
+        return {key: value for key, value in given.items() if value}
 
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
@@ -322,6 +301,8 @@ class OpenClip(ModelHandle):
         if (
             path is not None and self._known() is None
         ):  # an older version cached the features, or this memory was removed
+            from clipeval.models.checkpoint import flags_of
+
             self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
             self._remember()
         return self._of_checkpoint or ()
@@ -346,9 +327,7 @@ class OpenClip(ModelHandle):
         settings = {k: text.get(k) for k in ("context_length", "tokenizer_kwargs", "tokenizer_mode")}
         source = self._tokenizer_source()
         if source is None:
-            from open_clip.tokenizer import default_bpe
-
-            return digest_files([Path(default_bpe())], self._cache, settings)
+            return digest_files([self._registry.vocabulary()], self._cache, settings)
         files = hub_cache.tokenizer_files(source)
         if not files:
             self._require()
@@ -386,6 +365,8 @@ class OpenClip(ModelHandle):
         return self._load(device, precision, compile=False, images=False)
 
     def _load(self, device: str | torch.device, precision: str, compile: bool, images: bool) -> Encoder:
+        from clipeval.models.checkpoint import load_into, load_text_into
+
         self._require()
         path = self._weights()
         model = self._build(blank=path is not None)
@@ -399,85 +380,20 @@ class OpenClip(ModelHandle):
             self._remember()
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
 
-    def _build(self, blank: bool) -> nn.Module:
-        """The architecture with random weights, the same each time; or with no weights to speak of, for a checkpoint.
+    def _build(self, blank: bool) -> Any:
+        from clipeval.models.open_clip_build import build
 
-        It goes through a `local-dir:` folder that holds the config alone, the one way that open_clip offers to build a
-        model from an architecture without looking for weights.
-        """
-        assert self._architecture is not None
-        drawing = _Undrawn() if blank else nullcontext()
-        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _quiet(), drawing:
-            torch.default_generator.manual_seed(0)
-            architecture = copy.deepcopy(self._architecture)
-            tower = architecture["text_cfg"].get("hf_model_name")
-            if tower and not Path(tower).is_dir() and (config := hub_cache.cached(tower, "config.json")) is not None:
-                architecture["text_cfg"]["hf_model_name"] = str(config.parent)  # so that no network is asked
-            if tower:  # open_clip does not tell transformers that no code may be run
-                refuse_unknown_type(Path(architecture["text_cfg"]["hf_model_name"], "config.json"))
-            Path(folder, _CONFIG).write_text(json.dumps({"model_cfg": architecture}), "utf-8")
-            try:
-                model: nn.Module = open_clip.create_model(LOCAL + folder, load_weights=False, pretrained_text=False)
-            except (RuntimeError, TypeError, ValueError, KeyError, AssertionError, OSError) as error:
-                raise ClipevalError(f"open_clip cannot build {self.name}: {error}") from error
-        return model
+        assert self._model_cfg is not None
+        return build(self._model_cfg, self.name, blank)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
-        text, source = self._text_cfg(), self._tokenizer_source()
-        context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
-        options.pop("trust_remote_code", None)
-        if source is None:
-            if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
-                # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
-                raise ClipevalError(f"the architecture {self.name} must name its tokenizer, text_cfg.hf_tokenizer_name")
-            return cast(Tokenizer, open_clip.SimpleTokenizer(context_length=context, **options))
-        folder = str(hub_cache.tokenizer_files(source)[0].parent)
-        try:
-            return cast(
-                Tokenizer,
-                HFTokenizer(
-                    folder,
-                    context_length=context,
-                    tokenizer_mode=text.get("tokenizer_mode"),
-                    trust_remote_code=False,
-                    **options,
-                ),
-            )
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            raise ClipevalError(f"the tokenizer of {self.name} in {folder} cannot be read: {error}") from error
+        from clipeval.models.open_clip_build import hugging_face_tokenizer, own_tokenizer
 
-
-class _Undrawn(TorchFunctionMode):
-    """Draws no random numbers for weights that a checkpoint replaces, every one: of a model's load, a third of the time."""
-
-    _METHODS = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
-    _FUNCTIONS = (nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if func in self._METHODS or func in self._FUNCTIONS:
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
-
-
-def _add_configs(folder: Path) -> None:
-    """Make a folder of architecture files known to open_clip, once."""
-    folder = folder.expanduser()
-    if not folder.is_dir() or not any(folder.glob("*.json")):
-        raise ClipevalError(f"model.config_dir={folder} is no folder with open_clip architecture files (*.json)")
-    if folder not in open_clip.factory._MODEL_CONFIG_PATHS:
-        open_clip.add_model_config(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip warns that no weights were loaded; they come afterwards, strictly."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
+        source = self._tokenizer_source()
+        if source is not None:
+            return hugging_face_tokenizer(self._text_cfg(), self.name, hub_cache.tokenizer_files(source)[0].parent)
+        if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
+            # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
+            raise ClipevalError(f"the architecture {self.name} must name its tokenizer, text_cfg.hf_tokenizer_name")
+        return own_tokenizer(self._text_cfg())

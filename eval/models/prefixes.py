@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, text_global_pool
 from torch import nn
 from torch.nn import functional
+
+from clipeval.preprocess.late import loaded
 
 
 class PrefixSharing:
@@ -24,7 +25,7 @@ class PrefixSharing:
 
     def __init__(self, tower: Any) -> None:
         self.tower = tower
-        self.blocks: list[ResidualAttentionBlock] = list(tower.transformer.resblocks)
+        self.blocks: list[Any] = list(tower.transformer.resblocks)
         self.pool = getattr(tower, "text_pool_type", None) or tower.pool_type
         self.end = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
 
@@ -39,7 +40,7 @@ class PrefixSharing:
         ):
             return None
         blocks = getattr(tower.transformer, "resblocks", ())
-        plain = all(type(block) is ResidualAttentionBlock and block.attn.in_proj_weight is not None for block in blocks)
+        plain = all(_is_plain(block) and block.attn.in_proj_weight is not None for block in blocks)
         return cls(tower) if blocks and plain else None
 
     def __call__(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -52,6 +53,8 @@ class PrefixSharing:
         Returns:
             [B, D].
         """
+        from open_clip.transformer import text_global_pool
+
         tower, (batch, length) = self.tower, tokens.shape
         index, first = nodes(tokens, lengths)
         index, first = index.to(tokens.device), first.to(tokens.device)
@@ -69,6 +72,11 @@ class PrefixSharing:
         projection = tower.text_projection
         found: torch.Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         return found
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether it is open_clip's own residual block, and of no class derived from it, whose forward may differ."""
+    return type(block) is loaded("open_clip.transformer", "ResidualAttentionBlock")
 
 
 def nodes(tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from torch import nn
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import hub_cache
-from clipeval.models.checkpoint import check_finite, load_into
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
+from clipeval.models.facts import Facts, package_stamp
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
 from clipeval.models.no_code import refuse_code
 from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
@@ -109,23 +111,35 @@ class HuggingFace(ModelHandle):
         return safe or sorted(self._folder.glob("pytorch_model*.bin"))
 
     def _read_processor(self) -> Transform:
-        from transformers import AutoImageProcessor
-
-        try:
-            load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
-            processor = load(self._folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            raise ClipevalError(f"{self._folder} has no image processor that can be read: {error}") from None
-        settings = processor.to_dict()
+        facts = Facts(self._cache, self._what_processors_depend_on())
+        settings = facts.ask("settings of the image processor", lambda: self._processor().to_dict())
         plain = _plain(settings)
         if not isinstance(plain, str):
             return from_open_clip(plain)
+        processor = self._processor()  # which has to run
 
         def transform(image: Image.Image) -> torch.Tensor:
             pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
             return pixels
 
         return CustomTransform(transform, digest_of(settings), plain)
+
+    def _what_processors_depend_on(self) -> dict[str, Any] | None:
+        """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""
+        stamp = None if "transformers" in sys.modules else package_stamp("transformers")
+        if stamp is None:
+            return None
+        configs = digest_files(sorted(self._folder.glob("*.json")), self._cache, {})
+        return {"folder": str(self._folder), "configs": configs, "transformers": stamp, "beside it": _versions()}
+
+    def _processor(self) -> Any:
+        from transformers import AutoImageProcessor
+
+        try:
+            load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
+            return load(self._folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            raise ClipevalError(f"{self._folder} has no image processor that can be read: {error}") from None
 
     @property
     def weights_digest(self) -> str:
@@ -159,6 +173,8 @@ class HuggingFace(ModelHandle):
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
         import transformers
+
+        from clipeval.models.checkpoint import check_finite, load_into
 
         self.fetch()
         kind = getattr(transformers, _MODELS[self._type])
@@ -229,6 +245,17 @@ class _Tokenizer:
     def whole_length(self, text: str) -> int:
         """Tokens of a text that is not cut, special ones included."""
         return len(self._tokenizer(text.lower() if self._lower else text, truncation=False)["input_ids"])
+
+
+def _versions() -> list[str]:
+    """Of the packages that decide which kind of processor there is, and how it sets itself."""
+    found = []
+    for package in ("torch", "torchvision", "pillow", "numpy"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return found
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any] | str:

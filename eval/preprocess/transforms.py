@@ -22,8 +22,6 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional
-from torchvision.io import decode_jpeg
-from torchvision.transforms import Compose
 
 from clipeval.preprocess.jpeg import read_plain
 
@@ -120,6 +118,13 @@ class Preprocess:
             plane[:] = np.asarray(band)
         return out
 
+    def prepare(self, fast: bool) -> None:
+        """Imports what `pixels` will need, if that takes long, so that processes which are forked afterwards have it."""
+        if self.resize_mode == "longest":
+            _open_clip_steps(self)
+        elif fast:
+            import torchvision.io  # noqa: F401
+
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 3, h, w] to float32, by the arithmetic of ToTensor and Normalize, on the batch's own device."""
         if batch.dtype != torch.uint8:
@@ -159,12 +164,14 @@ class Preprocess:
         height, width = self._resized(image.height, image.width)
         if min(height, width) < 1 or height * width > _MAX_RESIZED_PIXELS:
             raise ValueError(f"an image of {image.width}x{image.height} pixels cannot be resized to {width}x{height}")
-        if image.mode not in ("L", "RGB") or self.resize_mode != "shortest":
+        if self.resize_mode == "longest":
             return cast(Image.Image, _open_clip_steps(self)(image))
+        if self.resize_mode == "squash":
+            return image.resize((width, height), _RESAMPLING[self.interpolation])
         # A target that is not square is resized by open_clip's ResizeKeepRatio(size), which is always bicubic.
         resampling = Image.Resampling.BICUBIC if self.size[0] != self.size[1] else _RESAMPLING[self.interpolation]
         left, top = round((width - self.size[1]) / 2.0), round((height - self.size[0]) / 2.0)
-        if width > self.size[1] and height == self.size[0]:
+        if width > self.size[1] and height == self.size[0] and image.mode in ("L", "RGB"):
             # Pillow resizes columns, rounds to uint8, then resizes rows: what the crop takes off needs the first step only.
             if width != image.width:
                 image = image.resize((width, image.height), resampling)
@@ -226,6 +233,9 @@ class CustomTransform:
             raise ValueError(f"the model's transform must give a tensor [3, height, width], got {given}")
         return pixels.to(torch.float32)
 
+    def prepare(self, fast: bool) -> None:
+        """Nothing: whoever made the transform has imported what it needs."""
+
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """The batch itself: the transform has normalised it."""
         return batch
@@ -248,61 +258,6 @@ def from_open_clip(cfg: Mapping[str, Any]) -> Preprocess:
     return Preprocess(size=(height, width), **given)
 
 
-def read_transform(transform: Callable[[Image.Image], Any], digest: str) -> Transform:
-    """A `Preprocess` equal to a torchvision pipeline, if there is one; else the pipeline itself as an `CustomTransform`.
-
-    What the steps look like only suggests an answer; it is taken if it gives the transform's own values, bit for bit, on
-    probe images of several modes and shapes.
-    """
-    if isinstance(transform, Preprocess | CustomTransform):
-        return transform
-    guess = _guess(transform)
-    if isinstance(guess, str):
-        return CustomTransform(transform, digest, guess)
-    for image in _probes():
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        expected = transform(image)
-        got = guess.normalise(guess.pixels(buffer.getvalue(), "as_decoded")[None])[0]
-        if not isinstance(expected, torch.Tensor) or expected.shape != got.shape or not torch.equal(expected, got):
-            return CustomTransform(transform, digest, f"it differs from {guess.describe()} on a {image.mode} image")
-    return guess
-
-
-def _guess(transform: Callable[[Image.Image], Any]) -> Preprocess | str:
-    """What a Compose of Resize, CenterCrop, …, Normalize seems to be; or, in words, why it is none."""
-    if not isinstance(transform, Compose):
-        return f"{type(transform).__name__} is not a torchvision Compose"
-    steps = {type(step).__name__: step for step in transform.transforms}
-    resize, normalise = steps.get("Resize", steps.get("ResizeKeepRatio")), steps.get("Normalize")
-    crop = steps.get("CenterCrop", steps.get("CenterCropOrPad"))
-    if resize is None or normalise is None:
-        return "its steps include no Resize or no Normalize"
-    if crop is None:
-        mode, size = "squash", resize.size
-    else:
-        mode, size = "longest" if getattr(resize, "longest", 0) else "shortest", crop.size
-    try:
-        return from_open_clip(
-            {
-                "size": size if isinstance(size, int) else tuple(size),
-                "mean": tuple(normalise.mean),
-                "std": tuple(normalise.std),
-                "interpolation": str(getattr(resize.interpolation, "value", resize.interpolation)),
-                "resize_mode": mode,
-                "fill_color": getattr(crop, "fill", 0),
-            }
-        )
-    except (TypeError, ValueError) as error:
-        return str(error)
-
-
-def _probes() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    rgb, rgba = (Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in ((97, 131, 3), (120, 80, 4)))
-    return [rgb, rgb.resize((40, 300)), rgb.convert("P"), rgb.convert("L"), rgba]
-
-
 def _pair(size: Any) -> tuple[int, int]:
     values = (size, size) if isinstance(size, int | float) else tuple(size)
     values = values * 2 if len(values) == 1 else values[-2:]
@@ -317,13 +272,14 @@ def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
 
 
 @lru_cache(maxsize=32)
-def _open_clip_steps(preprocess: Preprocess) -> Compose:
-    """open_clip's own resize and crop, for what has no short cut here."""
+def _open_clip_steps(preprocess: Preprocess) -> Callable[[Image.Image], Any]:
+    """open_clip's own resize and padding, which depends on the image's mode."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision.transforms import Compose
 
     steps = image_transform_v2(PreprocessCfg(**{**asdict(preprocess), "mode": "RGB"}), is_train=False).transforms
     names = [type(step).__name__ for step in steps]
-    return Compose(steps[: names.index("MaybeConvertMode")])
+    return cast(Callable[[Image.Image], Any], Compose(steps[: names.index("MaybeConvertMode")]))
 
 
 def _decode_plain_jpeg(data: bytes) -> torch.Tensor | None:
@@ -332,6 +288,8 @@ def _decode_plain_jpeg(data: bytes) -> torch.Tensor | None:
     limit = Image.MAX_IMAGE_PIXELS
     if header is None or (limit is not None and header.height * header.width > limit):
         return None
+    from torchvision.io import decode_jpeg
+
     try:
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except RuntimeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.replay.verify import StoredRun
+from clipeval.replay.stored_run import StoredRun
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust
 from clipeval.tasks.attributes import Attributes

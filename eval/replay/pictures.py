@@ -9,7 +9,7 @@ from pathlib import Path
 from clipeval.configs.resolvers import user_cache
 from clipeval.data.languages import translate
 from clipeval.data.split import data_config, open_split
-from clipeval.replay.verify import StoredRun
+from clipeval.replay.stored_run import StoredRun
 from clipeval.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

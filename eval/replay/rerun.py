@@ -17,7 +17,8 @@ from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import resolve
-from clipeval.replay.verify import Check, StoredRun
+from clipeval.replay.stored_run import StoredRun
+from clipeval.replay.verify import Check
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_model
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from clipeval.preprocess import transforms as module
 from clipeval.preprocess.jpeg import read_plain
-from clipeval.preprocess.transforms import CustomTransform, Preprocess, from_open_clip, read_transform
+from clipeval.preprocess.reading import read_transform
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, from_open_clip
 
 torch.set_num_threads(1)
 SHAPES = [(500, 375), (375, 500), (33, 57), (1, 9), (17, 16), (64, 64), (255, 1000), (300, 40)]

@@ -26,7 +26,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
 from clipeval.models.head_files import _read as read_head
 from clipeval.replay.pictures import pictures
-from clipeval.replay.verify import StoredRun
+from clipeval.replay.stored_run import StoredRun
 from clipeval.results.json_io import digest, pretty
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_tasks, trust

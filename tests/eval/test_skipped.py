@@ -14,7 +14,7 @@ from clipeval.api import evaluate
 from clipeval.cli.main import main
 from clipeval.cluster.job import Job
 from clipeval.cluster.shares import TaskShard
-from clipeval.replay.verify import StoredRun
+from clipeval.replay.stored_run import StoredRun
 from clipeval.results.compare import compare
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import FORMATS
