@@ -86,9 +86,7 @@ def extension_of(image: bytes, where: str) -> str:
 
 
 def install(made: Path, folder: Path) -> list[str]:
-    """Moves a prepared set from `made` into its folder, in place of an earlier one.
-
-    The shard count goes first and comes last: a reader begins with it, so that it never reads a mixture.
+    """Moves a prepared set from `made` into its folder, in place of an earlier one, whose shard count goes first.
 
     Returns:
         The paths of the set's files, relative to the folder.
@@ -96,8 +94,16 @@ def install(made: Path, folder: Path) -> list[str]:
     names = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
     for old in (*folder.glob("*/nshards.txt"), *folder.glob("*/*.tar")):
         old.unlink()
-    for name in sorted(names, key=lambda name: (name.endswith("nshards.txt"), name)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / name, folder / name)
+    move(names, made, folder)
     shutil.rmtree(made)
     return names
+
+
+def move(names: Iterable[str], source: Path, folder: Path) -> None:
+    """Moves files, by their paths, from one folder to another.
+
+    The shard count comes last: a reader begins with it, so that it never reads a mixture.
+    """
+    for name in sorted(names, key=lambda name: (name.endswith("nshards.txt"), name)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, folder / name)
