@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,18 +24,30 @@ _SIGNATURES = (
 
 
 class ShardWriter:
-    """Tars of about `limit` bytes below `<folder>/<split>`; leaving the `with` block writes nshards.txt.
+    """Tars of about `limit` bytes below `<folder>/<split>`, by `webdataset`; leaving the `with` block writes nshards.txt.
 
     Members have no time, owner or mode of their own, so that two machines write equal bytes.
     """
 
     def __init__(self, folder: Path, split: str = "test", limit: int = SHARD_SIZE) -> None:
-        self._folder, self._limit = folder / split, limit
+        import webdataset  # torch comes with it: only for those who convert
+
+        self._folder, self._limit = folder.resolve() / split, limit
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._tar: tarfile.TarFile | None = None
         self._keys: set[str] = set()
         self._size = 0
-        self.shards = 0
+        self._writer = webdataset.ShardWriter(
+            f"{self._folder}/".replace("%", "%%") + "%d.tar",
+            maxcount=sys.maxsize,
+            maxsize=sys.maxsize,  # it counts contents alone, and would begin a shard between the members of a sample
+            verbose=0,
+            encoder=False,
+            mtime=0,
+            mode=0o644,
+            user="",
+            group="",
+        )
+        self._plain()
 
     def add(self, key: str, members: Iterable[tuple[str, bytes]]) -> None:
         """Writes one sample: its members, (extension, content), side by side in one shard.
@@ -47,20 +59,17 @@ class ShardWriter:
             reason = "comes twice" if key in self._keys else "is empty or holds a dot, a slash or a line break"
             raise ClipevalError(f"the key {key!r} {reason}; every image needs a key of its own.")
         self._keys.add(key)
-        if self._tar is None or self._size >= self._limit:
-            self._close()
-            self._tar = tarfile.open(self._folder / f"{self.shards}.tar", "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
-            self.shards, self._size = self.shards + 1, 0
-        for extension, content in members:
-            header = tarfile.TarInfo(f"{key}.{extension}")
-            header.size = len(content)
-            self._tar.addfile(header, io.BytesIO(content))
+        if self._size >= self._limit:
+            self._writer.next_stream()
+            self._plain()
+        for extension, content in members:  # one by one: together they would be sorted
+            self._writer.write({"__key__": key, extension: content})
             self._size += len(content) + 2 * tarfile.BLOCKSIZE
 
-    def _close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+    def _plain(self) -> None:
+        """Begins a shard: in GNU's format, as before `webdataset` wrote them, so that their digests stay."""
+        self._writer.tarstream.tarstream.format = tarfile.GNU_FORMAT
+        self._size = 0
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -68,9 +77,10 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        shards = self._writer.shard
+        self._writer.close()
         if kind is None:
-            (self._folder / "nshards.txt").write_text(str(self.shards), encoding="utf-8")
+            (self._folder / "nshards.txt").write_text(str(shards), encoding="utf-8")
 
 
 def extension_of(image: bytes, where: str) -> str:
