@@ -22,7 +22,7 @@ from rich.table import Table
 from clipeval.cluster.checkpoint_files import natural
 from clipeval.cluster.checkpoints import run_checkpoints
 from clipeval.configs.errors import ClipevalError
-from clipeval.models.checkpoint_file import SUFFIXES
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
@@ -136,7 +136,7 @@ def _scored(folder: Path) -> tuple[list[Record], dict[str, Mapping[str, Any]]]:
 def _sizes(folder: Path) -> dict[Path, int]:
     sizes = {}
     for path in folder.iterdir():
-        if path.suffix in SUFFIXES and not path.name.startswith("."):
+        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith("."):
             try:
                 sizes[path] = path.stat().st_size
             except FileNotFoundError:

@@ -100,12 +100,16 @@ def download(
 
 @contextmanager
 def _threads(hub: Hub, workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end when the block breaks off, Ctrl-C included. The transfers' own are among them, so that it can."""
+    """Threads that begin nothing more once the block has ended, however it ends; Ctrl-C ends what they do as well.
+
+    Transfers are theirs, not the main thread's: there, Ctrl-C would wait for huggingface_hub's own threads.
+    """
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="download") as pool:
         try:
             yield pool
-        except BaseException:
-            hub.stop()
+        except BaseException as problem:
+            if not isinstance(problem, Exception):
+                hub.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

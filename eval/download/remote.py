@@ -232,7 +232,9 @@ class Hub:
                 if len(lacking) < before:
                     tries, pause, before = 0, 1.0, len(lacking)
                 tries += 1
-                limit = 3 if isinstance(problem, httpx2.ConnectError) and not lacking else ATTEMPTS
+                limit = 3 if isinstance(problem, httpx2.ConnectError) else ATTEMPTS
+                if problem is not raised:  # what huggingface_hub wraps it has tried five times itself
+                    limit = 2
                 if not is_transient(problem) or tries >= limit:
                     more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
                     file = f"{lacking[0]}{more}" if lacking else None

@@ -21,11 +21,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES, slug_of
 from clipeval.models import hub_cache
 from clipeval.models.checkpoint import flags_of, load_into, load_text_into
-from clipeval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
+from clipeval.models.checkpoint_file import INDEX, checkpoint_in, files_of, torchscript_says
 from clipeval.models.encoder import Encoder
-from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
 from clipeval.models.no_code import refuse_code, refuse_unknown_type
 from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
@@ -166,7 +167,7 @@ class OpenClip(ModelHandle):
             self._file = checkpoint_in(Path(given).expanduser())
             if torchscript_says(self._file, "QuickGELU"):
                 self._check_quickgelu(True, strict_quickgelu)
-        elif os.sep in given or Path(given).suffix in SUFFIXES:
+        elif os.sep in given or Path(given).suffix in CHECKPOINT_SUFFIXES:
             raise ClipevalError(f"model.pretrained={given}: there is no such file")
         else:
             raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, tags))
