@@ -27,7 +27,7 @@ from clipeval.download.plan import Action, DataSet, Plan, gather, plan
 from clipeval.download.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
 from clipeval.download.remote import Hub, RemoteFile
 from clipeval.download.report import DownloadError, Report, Row
-from clipeval.download.shards import SHARD_SIZE, install, move
+from clipeval.download.shards import SHARD_SIZE, install, move, room_for
 
 BUSY = ".clipeval-download.lock"
 """Held in data.root while files are fetched, so that the jobs of an array do not fetch the same set at once."""
@@ -193,24 +193,19 @@ class _Work:
     def _converted(self, p: Plan) -> Lock:
         """Turns the fetched sources into the one layout, moves it into place, and removes the sources."""
         self.say(f"converting {p.data.hub}")
-        made = p.data.partial / "made"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
+        made = room_for(p.data.folder)
         sources = [p.data.fetched / file.path for file in p.files]
         form = convert(sources, made, self._shard_size)
-        (p.data.folder / NAME).unlink(missing_ok=True)
-        names = install(made, p.data.folder)
-        lock = Lock(
+        source = {file.path: _entry(file, path) for file, path in zip(p.files, sources, strict=True)}
+        return install(
+            made,
+            p.data.folder,
+            form,
             hub=p.data.hub,
             requested=p.data.revision,
             revision=p.commit,
-            form=form,
-            files={name: entry_of(p.data.folder / name) for name in names},
-            source={file.path: _entry(file, path) for file, path in zip(p.files, sources, strict=True)},
+            source=source,
         )
-        write_lock(p.data.folder, lock)
-        shutil.rmtree(p.data.partial)
-        return lock
 
 
 def _locked(p: Plan) -> Lock:

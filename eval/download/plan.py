@@ -15,9 +15,10 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
 from clipeval.data.lock import NAME, Lock, damage, read_lock
 from clipeval.data.splits import same_split, split_of
-from clipeval.download.cached import CACHE, PARTIAL, cached_tables
+from clipeval.download.cached import CACHE, cached_tables
 from clipeval.download.remote import Hub, RemoteFile
 from clipeval.download.report import Row
+from clipeval.download.shards import PARTIAL
 
 CONVERTED = "refs/convert/parquet"
 """Where the hub keeps its own parquet conversion of a repository."""

@@ -7,14 +7,17 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.lock import NAME, Entry, Lock, entry_of, write_lock
 
 SHARD_SIZE = 10**9
 """Bytes after which a new shard is begun."""
+PARTIAL = ".clipeval-partial"
+"""Where a folder's unfinished business lies."""
 
 _SIGNATURES = (
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
@@ -95,18 +98,43 @@ def extension_of(image: bytes, where: str) -> str:
     raise ClipevalError(f"{where}: {len(image):,} bytes that begin with {image[:8]!r} are no JPEG, PNG or WebP image.")
 
 
-def install(made: Path, folder: Path) -> list[str]:
-    """Moves a prepared set from `made` into its folder, in place of an earlier one, whose shard count goes first.
+def room_for(folder: Path) -> Path:
+    """An empty folder, below the set's own, to prepare it in."""
+    made = folder / PARTIAL / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    return made
 
-    Returns:
-        The paths of the set's files, relative to the folder.
+
+def install(
+    made: Path,
+    folder: Path,
+    form: str,
+    *,
+    hub: str | None = None,
+    requested: str | None = None,
+    revision: str | None = None,
+    source: Mapping[str, Entry] | None = None,
+) -> Lock:
+    """Moves a prepared set from `made` (see `room_for`) into its folder, in place of an earlier one, and locks it.
+
+    Args:
+        form, hub, requested, revision, source: see `Lock`.
     """
     names = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
-    for old in (*folder.glob("*/nshards.txt"), *folder.glob("*/*.tar")):
-        old.unlink()
+    (folder / NAME).unlink(missing_ok=True)
+    for pattern in (
+        "*/nshards.txt",
+        "*/*.tar",
+        "test/*.jsonl",
+    ):  # the shard count, with which a reader begins, goes first
+        for old in folder.glob(pattern):
+            old.unlink()
     move(names, made, folder)
-    shutil.rmtree(made)
-    return names
+    lock = Lock(hub, requested, revision, form, {name: entry_of(folder / name) for name in names}, source or {})
+    write_lock(folder, lock)
+    shutil.rmtree(folder / PARTIAL)
+    return lock
 
 
 def move(names: Iterable[str], source: Path, folder: Path) -> None:

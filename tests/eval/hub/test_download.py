@@ -22,7 +22,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
 from clipeval.data.lock import NAME
 from clipeval.download import DownloadError, download, expected_digests, fetch, read_lock, verify
-from clipeval.download.cached import PARTIAL
+from clipeval.download.shards import PARTIAL
 
 REPO = "djghosh/wds_pets_test"
 RNG = np.random.default_rng(0)
