@@ -345,7 +345,8 @@ def test_a_rate_limit_is_waited_out_as_long_as_the_server_says(hub, tmp_path, pa
     hub.fault(r"^/api/datasets/[^/]*/[^/]*$", "status", status=429, headers={"Retry-After": "13"})
     download({"pets": config()}, tmp_path, None)
     assert on_disk(tmp_path / "wds_pets_test") == used(files)
-    assert {int(pause) for pause in pauses} >= {8, 12, 13}  # huggingface_hub adds a second where it waits itself
+    # huggingface_hub adds a second where it waits itself, which depends on its version
+    assert all({asked, asked + 1} & {int(pause) for pause in pauses} for asked in (7, 11, 13))
 
 
 def test_errors_of_the_server_are_retried_with_growing_pauses(hub, tmp_path, pauses):
