@@ -17,6 +17,7 @@ from typing import Protocol
 from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from rich.console import Console
+from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
@@ -183,7 +184,7 @@ class _Work:
         if not missing:
             return 0
         assert p.commit is not None
-        self.say(f"fetching {p.data.hub}")
+        self.say(f"fetching {p.data.hub} ({decimal(sum(file.size for file in missing))})")
         transfer = self._pool.submit(self._hub.fetch, p.data.hub, p.commit, missing, p.data.fetched, self._workers)
         transferred = transfer.result()
         if p.need is Action.FETCH:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -82,7 +82,7 @@ class Hub:
             raise ClipevalError(f"HF_ENDPOINT is {self.endpoint!r}; an address that begins with https:// was expected.")
         self._api = HfApi(endpoint=self.endpoint, library_name=LIBRARY)
         self._stop = threading.Event()
-        self._bar = _bars(console, self._check)
+        self._console = console
 
     def commit(self, repo: str, revision: str | None) -> str:
         """The commit that a branch, tag or abbreviated commit stands for now.
@@ -139,18 +139,19 @@ class Hub:
         for again in (False, True):
 
             def snapshot(files: Sequence[RemoteFile] = wrong, again: bool = again) -> None:
-                snapshot_download(
-                    repo,
-                    repo_type="dataset",
-                    revision=commit,
-                    local_dir=folder,
-                    allow_patterns=[glob.escape(file.path) for file in files],
-                    max_workers=workers,
-                    force_download=again,  # a damaged file is not to be taken from huggingface_hub's own cache once more
-                    endpoint=self.endpoint,
-                    library_name=LIBRARY,
-                    tqdm_class=self._bar,
-                )
+                with ExitStack() as shown:
+                    snapshot_download(
+                        repo,
+                        repo_type="dataset",
+                        revision=commit,
+                        local_dir=folder,
+                        allow_patterns=[glob.escape(file.path) for file in files],
+                        max_workers=workers,
+                        force_download=again,  # a damaged file is not to be taken from huggingface_hub's own cache once more
+                        endpoint=self.endpoint,
+                        library_name=LIBRARY,
+                        tqdm_class=_bars(self._console, self._check, shown),
+                    )
 
             transferred += sum(file.size for file in wrong if not file.is_whole(folder))
             self._patiently(snapshot, repo, commit, lambda: [f.path for f in files if not f.is_whole(folder)])
@@ -243,13 +244,18 @@ class Hub:
                 pause *= 2
 
 
-def _bars(console: Console, check: Callable[[], None]) -> type[tqdm]:
-    """huggingface_hub's own bars, on the console if it is a terminal; each step is where its threads can be told to end."""
+def _bars(console: Console, check: Callable[[], None], shown: ExitStack) -> type[tqdm]:
+    """huggingface_hub's own bars, on the console if it is a terminal, until `shown` ends.
+
+    Each of their steps is where huggingface_hub's threads can be told to end: by what `check` raises.
+    """
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             silent = options.get("disable") or not console.is_terminal
-            super().__init__(*args, **{**options, "disable": silent, "file": console.file})  # type: ignore[no-untyped-call]
+            options |= {"disable": silent, "file": console.file, "leave": False}
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+            shown.callback(self.close)
 
         def update(self, n: float | None = 1) -> None:
             check()
