@@ -106,6 +106,11 @@ def override(key: str, value: object) -> str:
     return f"{key}={'null' if value is None else value}"
 
 
+def task_ids(config: DictConfig) -> list[str]:
+    """The names of a composed config's tasks, in order; also those of their records."""
+    return [str(name) for name in config.tasks]
+
+
 def group_options(group: str, config_dir: str | Path | None = None) -> list[str]:
     """What `group=` may name, the bases that files inherit left out.
 
