@@ -12,7 +12,8 @@ LONGEST_VALUE, LONGEST_NAME = 40, 180
 """Characters."""
 VAGUE = frozenset({"path", "name", "folder", "root", "save", "load", "key", "prompts", "metric", "data"})
 """Last parts of keys that do not say by themselves what is meant."""
-_PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+PATH_START = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
 
 
 def spelled(value: Any) -> str:
@@ -28,7 +29,7 @@ def value_name(value: Any) -> str:
     """
     text = spelled(value) or str(value)
     text = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-    shown = Path(text).stem if _PATH.search(text) else text
+    shown = Path(text).stem if PATH_START.search(text) else text
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", shown).strip("-.")[:LONGEST_VALUE]
     return name if name == text else "-".join(part for part in (name, _mark(text)) if part)
 
@@ -65,3 +66,9 @@ def folder_name(name: str) -> str:
 
 def _mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def slug_of(*parts: str | None) -> str:
+    """Parts joined by two underscores, with only letters, digits, dots, dashes and underscores."""
+    cleaned = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") for part in parts if part)
+    return "__".join(part for part in cleaned if part)[:LONGEST_NAME] or "model"

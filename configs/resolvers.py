@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 import clipeval
-
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
-_PATH = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\)")
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES, PATH_START, slug_of
 
 
 def bundled(name: str) -> str:
@@ -30,12 +27,12 @@ def slug(*parts: str | None) -> str:
     for part in parts:
         text = "" if part is None else str(part)
         scheme, _, rest = text.rpartition(":")
-        if scheme == "local-dir" or _PATH.search(text) or text.endswith(WEIGHTS):
+        if scheme == "local-dir" or PATH_START.search(text) or text.endswith(CHECKPOINT_SUFFIXES):
             path = Path(rest if scheme == "local-dir" else text).expanduser().absolute()
-            name = path.stem if path.suffix in WEIGHTS else path.name
+            name = path.stem if path.suffix in CHECKPOINT_SUFFIXES else path.name
             text = f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        names.append(re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-."))
-    return "__".join(name for name in names if name)[:180] or "model"
+        names.append(text)
+    return slug_of(*names)
 
 
 def user_cache() -> str:

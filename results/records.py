@@ -34,14 +34,13 @@ from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 from clipeval.results.fingerprint import Fingerprint
 from clipeval.results.json_io import digest, digest_parsed, plain, pretty
+from clipeval.results.uncertainty import Interval
 
 SCHEMA = 1
 COUNTS = "number of prompts of each class"
 """What `prompts.counts` is a digest of, where classes have prompts of their own."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-Interval = tuple[float, float]
 
 
 class DamagedRecord(ClipevalError):  # noqa: N818 - what it is, in the words of its users

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results.record_index import read_slim
 from clipeval.results.records import DamagedRecord, Record, visible
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import chance_corrected
 
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".index.json")
+WEIGHTS = (*CHECKPOINT_SUFFIXES, ".index.json")
 """What the names of checkpoint files end with."""
 
 GROUPS = {
@@ -180,13 +179,6 @@ def group_name(group: str) -> str:
     """The name to print for a group."""
     text = group.replace("_", " ")
     return GROUPS.get(group, text[:1].upper() + text[1:])
-
-
-def long_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run and task, recorded or not, in the report's order: `long_rows` with a type for each column."""
-    numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
-    rows = [row for mine in long_rows(runs) for row in mine]
-    return pd.DataFrame(rows).astype({**numbers, "samples": "Int64", "classes": "Int64"})
 
 
 def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 
@@ -23,13 +24,13 @@ from clipeval.results import (
 )
 from clipeval.results.files import write_atomically
 
+if TYPE_CHECKING:  # templates and images, which the other formats do not wait for
+    from clipeval.results.page.mistakes import Pictures
+
 FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
 
 WITH_AGAINST = ("table", "csv", "md", "html")
 """The formats that can show a comparison."""
-
-Pictures = Callable[[str, str, Sequence[str]], Mapping[str, bytes]]
-"""(run folder, task id, keys of samples) -> {key: an encoded image}. Keys whose image is not at hand are left out."""
 
 
 def report(

@@ -44,10 +44,10 @@ def checkpoint(cache: Path, name: str) -> str:
 
 
 def wide_checkpoint(cache: Path) -> str:
-    """The tests' tiny CLIP with embeddings as long as those of ViT-B-32."""
+    """The tiny CLIP of tiny_model.py with embeddings as long as those of ViT-B-32."""
 
     def make(folder: Path) -> None:
-        from tests.eval.tiny_model import config_of
+        from scripts.tiny_model import config_of
 
         _write_model(folder, {**config_of(), "embed_dim": 512})
 
@@ -67,10 +67,10 @@ def _write_model(folder: Path, config: dict[str, Any]) -> None:
 
 
 def tiny_checkpoint(cache: Path) -> str:
-    """The tests' tiny CLIP: two layers of width 32 in each tower."""
+    """The tiny CLIP of tiny_model.py: two layers of width 32 in each tower."""
 
     def make(folder: Path) -> None:
-        from tests.eval.tiny_model import write_tiny_model
+        from scripts.tiny_model import write_tiny_model
 
         write_tiny_model(folder)
 

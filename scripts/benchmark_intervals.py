@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-FACTS = ROOT / "tests" / "configs" / "datacomp_tasks.csv"
+FACTS = Path(__file__).with_name("datacomp_tasks.csv")
 
 
 def grow(frame: pd.DataFrame, samples: int, classes: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FACTS = Path(__file__).parent.parent / "tests" / "configs" / "datacomp_tasks.csv"
+FACTS = Path(__file__).with_name("datacomp_tasks.csv")
 GROUPS = {"region": 6, "year": 16, "slide": 50, "hospital": 5, "income_ds": 4, "race": 7, "race_binary": 2, "age": 9}
 """Values that each metadata field takes; others take 10."""
 FACES = {

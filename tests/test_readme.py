@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from clipeval.cli.main import _parser, main
 from clipeval.configs.compose import compose, group_options
 from scripts.make_miniature import facts, write_set
+from scripts.tiny_model import config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import config_of, write_tiny_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMPOSED = ("run", "plan", "download", "submit")

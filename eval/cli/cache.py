@@ -29,6 +29,7 @@ def add_cache(commands: Any) -> None:
 
 def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.markup import escape
     from rich.table import Table
 
@@ -42,7 +43,7 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
         removed = prune(root, parse_size(arguments.keep))
         freed, left = sum(entry.bytes for entry in removed), sum(entry.bytes for entry in list_entries(root))
         console.print(
-            f"{root}: {len(removed)} removed, {human_size(freed)} freed, {human_size(left)} kept",
+            f"{root}: {len(removed)} removed, {decimal(freed)} freed, {decimal(left)} kept",
             markup=False,
             soft_wrap=True,
         )
@@ -53,11 +54,11 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
     for entry in reversed(entries):
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         label, precision = (escape(str(entry.parts.get(name, ""))) for name in ("label", "precision"))
-        table.add_row(entry.kind, label, human_size(entry.bytes), used, precision, entry.key[:12])
+        table.add_row(entry.kind, label, decimal(entry.bytes), used, precision, entry.key[:12])
     if entries:
         console.print(table)
     console.print(
-        f"{root}: {len(entries)} entries, {human_size(sum(entry.bytes for entry in entries))}",
+        f"{root}: {len(entries)} entries, {decimal(sum(entry.bytes for entry in entries))}",
         markup=False,
         soft_wrap=True,
     )
@@ -123,12 +124,3 @@ def parse_size(text: str) -> int:
     if not found:
         raise ClipevalError(f"--keep {text}: expected a size such as 10GB, 500MB or 0.")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def human_size(count: int) -> str:
-    """`3.2 MB`: in the largest unit that leaves at least 1."""
-    for unit in ("T", "G", "M", "k"):
-        size = count / _UNITS[unit.upper()]
-        if size >= 1:
-            return f"{size:.1f} {unit}B"
-    return f"{count} B"

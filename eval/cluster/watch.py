@@ -22,6 +22,7 @@ from rich.table import Table
 from clipeval.cluster.checkpoint_files import natural
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
@@ -134,11 +135,9 @@ def _scored(folder: Path) -> tuple[list[Record], dict[str, Mapping[str, Any]]]:
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
-    from clipeval.models.checkpoint_file import SUFFIXES  # with torch
-
     sizes = {}
     for path in folder.iterdir():
-        if path.suffix in SUFFIXES and not path.name.startswith("."):
+        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith("."):
             try:
                 sizes[path] = path.stat().st_size
             except FileNotFoundError:

@@ -190,12 +190,3 @@ def damage(folder: Path, lock: Lock, *, full: bool = False) -> dict[str, str]:
 def entry_of(path: Path) -> Entry:
     """A file's size and digest, as they are now."""
     return Entry(path.stat().st_size, sha256_of(path))
-
-
-def git_blob_of(path: Path) -> str:
-    """What git calls a file's content (the hub's name for files that are not large): sha1 of a header and the content."""
-    state = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            state.update(piece)
-    return state.hexdigest()

@@ -11,7 +11,6 @@ the part of the path from `downloads/` on is looked for in the cache as it lies 
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,14 +18,12 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.lock import NAME, Lock, entry_of, write_lock
+from clipeval.data.lock import Lock, entry_of
 from clipeval.download.convert import ROWS, Row, convert_rows
-from clipeval.download.shards import SHARD_SIZE, install
+from clipeval.download.shards import SHARD_SIZE, install, room_for
 
 CACHE = "hf_cache"
 """The cache's folder below DataComp's download folder."""
-PARTIAL = ".clipeval-partial"
-"""Where a folder's unfinished business lies."""
 
 
 def cached_tables(cache: Path, hub: str) -> list[Path]:
@@ -61,9 +58,7 @@ def convert_cached(cache: Path, hub: str, folder: Path, shard_size: int = SHARD_
         raise ClipevalError(
             f"{cache} holds no test split of {hub} (expected {cache / hub.replace('/', '___')}/**/*test*.arrow)."
         )
-    made = folder / PARTIAL / "made"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    made = room_for(folder)
 
     def read(name: str) -> bytes:
         parts = PurePosixPath(name).parts
@@ -76,19 +71,7 @@ def convert_cached(cache: Path, hub: str, folder: Path, shard_size: int = SHARD_
         raise ClipevalError(f"{tables[0]} points to {name}, which is gone; {hub} has to be fetched from the hub.")
 
     form = convert_rows(arrow_rows(tables), made, str(tables[0]), shard_size, read)
-    (folder / NAME).unlink(missing_ok=True)
-    names = install(made, folder)
-    shutil.rmtree(folder / PARTIAL)
-    lock = Lock(
-        hub=None,
-        requested=None,
-        revision=None,
-        form=form,
-        files={name: entry_of(folder / name) for name in names},
-        source={path.relative_to(cache).as_posix(): entry_of(path) for path in tables},
-    )
-    write_lock(folder, lock)
-    return lock
+    return install(made, folder, form, source={path.relative_to(cache).as_posix(): entry_of(path) for path in tables})
 
 
 def arrow_rows(paths: list[Path]) -> Iterator[Row]:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from rich.console import Console
-from rich.progress import TaskID
+from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
@@ -27,9 +26,9 @@ from clipeval.download.cached import convert_cached
 from clipeval.download.convert import convert
 from clipeval.download.plan import Action, DataSet, Plan, gather, plan
 from clipeval.download.problems import FULL, DiskFullError, UnreachableError, free_space, no_room
-from clipeval.download.remote import Cancelled, Hub, RemoteFile, quiet_client
-from clipeval.download.report import Display, DownloadError, Report, Row, location_name
-from clipeval.download.shards import SHARD_SIZE, install
+from clipeval.download.remote import Hub, RemoteFile
+from clipeval.download.report import DownloadError, Report, Row
+from clipeval.download.shards import SHARD_SIZE, install, move, room_for
 
 BUSY = ".clipeval-download.lock"
 """Held in data.root while files are fetched, so that the jobs of an array do not fetch the same set at once."""
@@ -80,115 +79,80 @@ def download(
         DownloadError: some sets failed; the others are complete. Its `report` has the rows.
         ClipevalError: nothing more could be done: no network, no room on the disk, contradictory tasks.
     """
-    hub = Hub(endpoint)
+    console = console or Console(stderr=True)
+    hub = Hub(endpoint, console)
     gathered = gather(tasks, root, splits)
-    display = Display(console or Console(stderr=True))
-    with quiet_client(), display.running(), _threads(workers) as pool:
-        plans = _plan_all(gathered.sets, hub, pool, verify)
-        if any(isinstance(p, Plan) and p.need is not Action.NOTHING for p in plans.values()):
-            with _alone(root, display):
-                again = [data for data, p in plans.items() if isinstance(p, Plan) and p.need is not Action.NOTHING]
-                plans.update(_plan_all(again, hub, pool, verify))
-                rows = _Work(hub, pool, display, shard_size).run(plans)
-        else:
-            rows = _Work(hub, pool, display, shard_size).run(plans)
+    with hub.working(), _threads(hub, workers) as pool:
+        work = _Work(hub, pool, console, workers, shard_size)
+        plans = work.plan_all(gathered.sets, verify)
+        again = [data for data, p in plans.items() if isinstance(p, Plan) and p.need is not Action.NOTHING]
+        with _alone(root, work.say) if again else nullcontext():
+            plans.update(work.plan_all(again, verify))
+            rows = work.run(plans)
         by_name = {name: row for data, row in zip(plans, rows, strict=True) for name in data.names}
         by_name.update({row.name: row for row in gathered.rows})
         report = Report(list({id(by_name[name]): by_name[name] for name in tasks}.values()))
         if handle is not None:
-            report.rows.append(_fetch_model(handle, display))
+            report.rows.append(_fetch_model(handle, work.say))
     if report.failures:
         raise DownloadError(report)
     return report
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing more once the block has ended, however it ends."""
-    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="download")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _threads(hub: Hub, workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more once the block has ended, however it ends; Ctrl-C ends what they do as well.
 
-
-def _plan_all(
-    sets: Sequence[DataSet], hub: Hub, pool: ThreadPoolExecutor, full: bool
-) -> dict[DataSet, Plan | ClipevalError]:
-    """A plan for each set, or why there is none; the first set that finds no network ends it all."""
-    futures = {data: pool.submit(plan, data, hub, full=full) for data in sets}
-    plans: dict[DataSet, Plan | ClipevalError] = {}
-    for data, future in futures.items():
+    Transfers are theirs, not the main thread's: there, Ctrl-C would wait for huggingface_hub's own threads.
+    """
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="download") as pool:
         try:
-            plans[data] = future.result()
-        except (UnreachableError, DiskFullError):
-            for other in futures.values():
-                other.cancel()
+            yield pool
+        except BaseException as problem:
+            if not isinstance(problem, Exception):
+                hub.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
-        except ClipevalError as problem:
-            plans[data] = problem
-    return plans
 
 
 class _Work:
-    """One call's transfers: files of all sets side by side, sets finished in their order."""
+    """One call's work, set after set; the files of a set come side by side."""
 
-    def __init__(self, hub: Hub, pool: ThreadPoolExecutor, display: Display, shard_size: int) -> None:
-        self._hub, self._pool, self._display, self._shard_size = hub, pool, display, shard_size
-        self._stop = threading.Event()
+    def __init__(self, hub: Hub, pool: ThreadPoolExecutor, console: Console, workers: int, shard_size: int) -> None:
+        self._hub, self._pool, self._console = hub, pool, console
+        self._workers, self._shard_size = max(1, workers), shard_size
+
+    def say(self, text: str) -> None:
+        """A line between the bars, where there is a terminal."""
+        if self._console.is_terminal:
+            self._console.print(text, markup=False, highlight=False)
+
+    def plan_all(self, sets: Sequence[DataSet], full: bool) -> dict[DataSet, Plan | ClipevalError]:
+        """A plan for each set, or why there is none; the first set that finds no network ends it all."""
+        futures = {data: self._pool.submit(plan, data, self._hub, full=full) for data in sets}
+        plans: dict[DataSet, Plan | ClipevalError] = {}
+        for data, future in futures.items():
+            try:
+                plans[data] = future.result()
+            except (UnreachableError, DiskFullError):
+                raise
+            except ClipevalError as problem:
+                plans[data] = problem
+        return plans
 
     def run(self, plans: Mapping[DataSet, Plan | ClipevalError]) -> list[Row]:
         """Does what the plans say; a row for each, failures included."""
         able = [p for p in plans.values() if isinstance(p, Plan)]
         _check_room(able)
-        self._display.set_total(sum(file.size for p in able for file in (*p.missing, *p.check)))
-        running: dict[DataSet, list[Future[int]]] = {}
-        bars: dict[DataSet, TaskID] = {}
-        try:
-            for p in able:
-                _give_up_old_lock(p)
-                files = [*p.missing, *p.check]
-                bars[p.data] = self._display.add(location_name(p.data.folder), sum(file.size for file in files))
-                running[p.data] = [self._pool.submit(self._bring, p, file, bars[p.data]) for file in files]
-            rows = []
-            for data, outcome in plans.items():
-                if isinstance(outcome, ClipevalError):
-                    rows.append(Row(data.name, str(data.folder), "failed", note=str(outcome)))
-                    continue
-                rows.append(self._finish(outcome, running[data], able))
-                self._display.finish(bars[data])
-            return rows
-        finally:  # whatever ends this early, Ctrl-C included, ends the transfers: they go on where they stopped another time
-            self._stop.set()
-            for future in (future for futures in running.values() for future in futures):
-                future.cancel()
+        return [
+            self._do(p, able) if isinstance(p, Plan) else Row(data.name, str(data.folder), "failed", note=str(p))
+            for data, p in plans.items()
+        ]
 
-    def _bring(self, p: Plan, file: RemoteFile, bar: TaskID) -> int:
-        """One file, checked. Gives the bytes that came over the network."""
-        target = p.target / file.path
-        if self._stop.is_set():
-            raise Cancelled
-        if file in p.check and file.matches(target):
-            self._display.advance(bar, file.size)
-            return 0
-        assert p.commit is not None
-        kept = p.data.partial / file.identity
-        had = kept.stat().st_size if kept.exists() else 0
-        self._hub.fetch(
-            p.data.hub,
-            p.commit,
-            file,
-            target,
-            p.data.partial,
-            lambda size: self._display.advance(bar, size),
-            self._stop,
-        )
-        return file.size - min(had, file.size)
-
-    def _finish(self, p: Plan, transfers: Sequence[Future[int]], plans: Sequence[Plan]) -> Row:
-        """Waits for a set's files, converts, locks."""
+    def _do(self, p: Plan, plans: Sequence[Plan]) -> Row:
+        """Fetches, converts and locks one set."""
         try:
-            transferred = _all(transfers)
+            transferred = self._fetch(p)
             if p.need is Action.NOTHING:
                 lock, status = p.lock, "reused"
             elif p.need is Action.CACHED:
@@ -213,27 +177,36 @@ class _Work:
         files, size = (0, 0) if lock is None else (len(lock.files), lock.size)
         return Row(p.data.name, str(p.data.folder), status, files, size, transferred, note)
 
+    def _fetch(self, p: Plan) -> int:
+        """Brings what a set lacks, checked: in place, or to where it is converted from. Gives the bytes that came."""
+        matches = self._pool.map(lambda file: file.matches(p.data.folder / file.path), p.check)
+        missing = [*p.missing, *(file for file, same in zip(p.check, matches, strict=True) if not same)]
+        if not missing:
+            return 0
+        assert p.commit is not None
+        self.say(f"fetching {p.data.hub} ({decimal(sum(file.size for file in missing))})")
+        transfer = self._pool.submit(self._hub.fetch, p.data.hub, p.commit, missing, p.data.fetched, self._workers)
+        transferred = transfer.result()
+        if p.need is Action.FETCH:
+            _move_into_place(p, {file.path for file in missing})
+        return transferred
+
     def _converted(self, p: Plan) -> Lock:
         """Turns the fetched sources into the one layout, moves it into place, and removes the sources."""
-        self._display.say(f"converting {p.data.hub}")
-        made = p.data.partial / "made"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        sources = [p.target / file.path for file in p.files]
+        self.say(f"converting {p.data.hub}")
+        made = room_for(p.data.folder)
+        sources = [p.data.fetched / file.path for file in p.files]
         form = convert(sources, made, self._shard_size)
-        (p.data.folder / NAME).unlink(missing_ok=True)
-        names = install(made, p.data.folder)
-        lock = Lock(
+        source = {file.path: _entry(file, path) for file, path in zip(p.files, sources, strict=True)}
+        return install(
+            made,
+            p.data.folder,
+            form,
             hub=p.data.hub,
             requested=p.data.revision,
             revision=p.commit,
-            form=form,
-            files={name: entry_of(p.data.folder / name) for name in names},
-            source={file.path: _entry(file, path) for file, path in zip(p.files, sources, strict=True)},
+            source=source,
         )
-        write_lock(p.data.folder, lock)
-        shutil.rmtree(p.data.partial)
-        return lock
 
 
 def _locked(p: Plan) -> Lock:
@@ -252,15 +225,23 @@ def _locked(p: Plan) -> Lock:
     return lock
 
 
+def _move_into_place(p: Plan, names: set[str]) -> None:
+    """Moves fetched files into the set's folder. Until the last is there no run can take the mixture for the old set or the new.
+
+    The shard counts, with which a reader begins, go first and come back last; a folder that moves to another revision has no
+    lock meanwhile.
+    """
+    if p.lock is None:
+        (p.data.folder / NAME).unlink(missing_ok=True)
+    counts = {file.path for file in p.files if file.path.endswith("nshards.txt")}
+    for name in counts & names:
+        (p.data.folder / name).unlink(missing_ok=True)
+    move(counts - names, p.data.folder, p.data.fetched)
+    move(counts | names, p.data.fetched, p.data.folder)
+
+
 def _entry(file: RemoteFile, path: Path) -> Entry:
     return Entry(file.size, file.sha256) if file.sha256 else entry_of(path)
-
-
-def _give_up_old_lock(p: Plan) -> None:
-    """A folder that moves to another revision has no lock while it does: a run must not take the mixture for either."""
-    if p.need is Action.FETCH and p.lock is None:
-        with suppress(PermissionError):  # where the lock cannot be removed no file can be replaced, and it stays true
-            (p.data.folder / NAME).unlink(missing_ok=True)
 
 
 def _check_room(plans: Sequence[Plan]) -> None:
@@ -285,16 +266,8 @@ def _disk(folder: Path) -> int:
     return folder.stat().st_dev
 
 
-def _all(transfers: Sequence[Future[int]]) -> int:
-    """The bytes that a set's transfers brought; waits for all of them, then raises the first problem."""
-    problems = [problem for future in transfers if (problem := future.exception()) is not None]
-    for problem in sorted(problems, key=lambda problem: not isinstance(problem, (DiskFullError, OSError))):
-        raise problem
-    return sum(future.result() for future in transfers)
-
-
 @contextmanager
-def _alone(root: Path | None, display: Display) -> Iterator[None]:
+def _alone(root: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Holds data.root's lock, so that two downloads into it take turns; the later one finds the work done."""
     if root is None:
         yield
@@ -310,15 +283,15 @@ def _alone(root: Path | None, display: Display) -> Iterator[None]:
         try:
             held.enter_context(WeakFileLock(root / BUSY, timeout=0.5))
         except Timeout:
-            display.say(f"another download is at work in {root}: waiting for it")
+            say(f"another download is at work in {root}: waiting for it")
             held.enter_context(WeakFileLock(root / BUSY))
         yield
 
 
-def _fetch_model(handle: Weights, display: Display) -> Row:
+def _fetch_model(handle: Weights, say: Callable[[str], None]) -> Row:
     if handle.missing is None:
         return Row("model", handle.name, "reused")
-    display.say(f"fetching the model {handle.name}")
+    say(f"fetching the model {handle.name}")
     try:
         handle.fetch()
     except ClipevalError as problem:

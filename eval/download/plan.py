@@ -15,9 +15,10 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
 from clipeval.data.lock import NAME, Lock, damage, read_lock
 from clipeval.data.splits import same_split, split_of
-from clipeval.download.cached import CACHE, PARTIAL, cached_tables
+from clipeval.download.cached import CACHE, cached_tables
 from clipeval.download.remote import Hub, RemoteFile
 from clipeval.download.report import Row
+from clipeval.download.shards import PARTIAL
 
 CONVERTED = "refs/convert/parquet"
 """Where the hub keeps its own parquet conversion of a repository."""
@@ -55,8 +56,13 @@ class DataSet:
 
     @property
     def partial(self) -> Path:
-        """Where broken transfers and sources of a conversion are kept until the set is whole."""
+        """Where files are kept until the set is whole; gone afterwards."""
         return self.folder / PARTIAL
+
+    @property
+    def fetched(self) -> Path:
+        """Where files are fetched into, on their way to `folder` or to a conversion."""
+        return self.partial / "source"
 
     @property
     def cache(self) -> Path:
@@ -69,11 +75,11 @@ class Plan:
     """What a set needs.
 
     Attributes:
-        need: see Need.
+        need: see Action.
         commit: the commit to fetch.
         files: every file that the set, or its conversion, is made of.
         check: those of them that are there with the right size and whose content nobody has vouched for.
-        missing: those that have to be fetched.
+        missing: those that have to be fetched, unless an earlier call has.
         lock: the folder's present lock.
         splits: the splits that are fetched; None: all there are.
         note: for the report.
@@ -90,17 +96,9 @@ class Plan:
     note: str = ""
 
     @property
-    def target(self) -> Path:
-        """The folder that files are fetched into."""
-        return self.data.partial / "source" if self.need is Action.CONVERT else self.data.folder
-
-    @property
     def space(self) -> int:
-        """Bytes that the disk must have free, what a broken transfer left already counted."""
-        needed = 0
-        for file in self.missing:
-            if _size(self.target / file.path) != file.size:
-                needed += file.size - min(file.size, max(0, _size(self.data.partial / file.identity)))
+        """Bytes that the disk must have free, what an earlier call fetched already counted."""
+        needed = sum(file.size for file in self.missing if not file.is_whole(self.data.fetched))
         if self.need is Action.CONVERT:
             needed += int(CONVERSION_SPACE * sum(file.size for file in self.files))
         return needed
@@ -176,9 +174,13 @@ def plan(data: DataSet, hub: Hub, *, full: bool = False) -> Plan:
     else:
         commit = hub.commit(data.hub, data.revision)
         files = hub.files(data.hub, commit)
-    if data.revision is None and not _is_usable(files) and hub.has_revision(data.hub, CONVERTED):
-        commit = hub.commit(data.hub, CONVERTED)
-        files = hub.files(data.hub, commit)
+    if data.revision is None and not _is_usable(files):
+        try:
+            commit = hub.commit(data.hub, CONVERTED)
+            files = hub.files(data.hub, commit)
+        except ClipevalError as problem:
+            if not isinstance(problem.__cause__, RevisionNotFoundError):
+                raise
     if data.kind == "huggingface" or _is_webdataset(files):
         return _fetch(data, commit, files, lock, broken)
     return _convert(data, commit, files, lock)
@@ -217,10 +219,9 @@ def _fetch(
     if data.splits is not None and present - set(data.splits):
         splits = data.splits
         wanted = [file for file in wanted if PurePosixPath(file.path).parts[0] not in present - set(data.splits)]
-    same_size = [file for file in wanted if _size(data.folder / file.path) == file.size]
+    missing = [file for file in wanted if file.path in broken or not file.is_whole(data.folder)]
     known = lock.files if lock is not None else {}
-    check = [file for file in same_size if file.path in broken or file.path not in known]
-    missing = [file for file in wanted if file not in same_size]
+    check = [file for file in wanted if file not in missing and file.path not in known]
     return Plan(data, Action.FETCH, commit, wanted, check, missing, lock, splits)
 
 
@@ -239,10 +240,7 @@ def _convert(data: DataSet, commit: str, files: Sequence[RemoteFile], lock: Lock
         raise ClipevalError(f"{where}: the hub's parquet conversion is partial; name another data.revision.")
     if lock is None and _is_prepared(data.folder):
         return Plan(data, Action.NOTHING, note="prepared elsewhere, so there is nothing to check it against")
-    place = data.partial / "source"
-    check = [file for file in sources if _size(place / file.path) == file.size]
-    missing = [file for file in sources if file not in check]
-    return Plan(data, Action.CONVERT, commit, sources, check, missing, lock)
+    return Plan(data, Action.CONVERT, commit, sources, missing=sources, lock=lock)
 
 
 def _huggingface(name: str, config: DataConfig) -> Row:
@@ -290,10 +288,3 @@ def _of(files: Sequence[RemoteFile], suffix: str) -> list[RemoteFile]:
 def _is_about(path: str) -> bool:
     """Files about a repository, which no reader opens and which DataComp's own script does not fetch."""
     return any(part.startswith(".") for part in PurePosixPath(path).parts) or path == "README.md"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return -1

@@ -10,13 +10,16 @@ import httpx2
 from huggingface_hub import get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 
@@ -38,17 +41,20 @@ def status_of(problem: BaseException) -> int | None:
     return None if response is None else int(response.status_code)
 
 
+def original(problem: BaseException) -> BaseException:
+    """What the hub or the network said, of an exception that huggingface_hub wraps in one of its own."""
+    if isinstance(problem, (LocalEntryNotFoundError, ValueError)) and problem.__cause__ is not None:
+        return original(problem.__cause__)
+    return problem
+
+
 def is_transient(problem: BaseException) -> bool:
     """Whether trying again may help: a rate limit, a server's fault, a broken or slow connection, a short file."""
     status = status_of(problem)
     if status is not None:
         return status in TRANSIENT
-    if isinstance(problem, httpx2.TransportError):
-        return True
-    if isinstance(
-        problem, RuntimeError
-    ):  # huggingface_hub closes the client that threads share when one cannot connect
-        return "closed" in str(problem)
+    if isinstance(problem, (httpx2.TransportError, RuntimeError)):
+        return True  # RuntimeError: hf_xet's, or the client that threads share was closed, as when one cannot connect
     short_file = isinstance(problem, OSError) and "Consistency check failed" in str(problem)
     return short_file and not isinstance(problem, HfHubHTTPError)
 
@@ -70,7 +76,7 @@ def explain(
         repo: the data set's repository.
         revision: what was asked for; None: the default branch.
         endpoint: the hub's address.
-        file: the file that was being fetched.
+        file: what was being fetched.
     """
     what = repo if file is None else f"{repo}, file {file}"
     page = f"{endpoint}/datasets/{repo}"
@@ -79,7 +85,7 @@ def explain(
         return ClipevalError(
             f"data.hub={repo!r} is no repository of the hub, which is named as org/name ({_cause(problem)})."
         )
-    if isinstance(problem, ValueError):
+    if isinstance(problem, (ValueError, FileMetadataError)):
         return ClipevalError(
             f"{what}: {endpoint} does not answer as the hub does ({_cause(problem)}). Check HF_ENDPOINT, and whether a proxy or "
             "a login page answers in its place."
@@ -123,15 +129,19 @@ def explain(
             "connection, the proxy (HTTPS_PROXY) and HF_ENDPOINT, or run `clipeval download` on a machine with a network "
             "and copy data.root."
         )
+    xet = (
+        " HF_HUB_DISABLE_XET=1 fetches over plain HTTP." if isinstance(problem, (RuntimeError, PermissionError)) else ""
+    )
     return ClipevalError(
-        f"{what}: the transfer keeps breaking off ({_cause(problem)}). Run `clipeval download` again: it goes on where it stopped."
+        f"{what}: the transfer keeps breaking off ({_cause(problem)}). Run `clipeval download` again: the files that came are "
+        f"kept.{xet}"
     )
 
 
 def no_room(folder: Path, needed: int, free: int) -> DiskFullError:
     """The sentence for a disk that is too small for what is still to be fetched and converted."""
     return DiskFullError(
-        f"the disk is too full: {readable(needed)} are needed below {folder}, and {readable(free)} are free there. Make room, "
+        f"the disk is too full: {decimal(needed)} are needed below {folder}, and {decimal(free)} are free there. Make room, "
         "choose another data.root or fewer tasks, and run `clipeval download` again: what came is kept."
     )
 
@@ -141,15 +151,6 @@ def free_space(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def readable(size: float) -> str:
-    """A number of bytes for people, in powers of 1000: 12 B, 3.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _gated(repo: str, page: str) -> str:

@@ -1,28 +1,14 @@
-"""What a download did, a row a set, and the display while it lasts."""
+"""What a download did, a row a set."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.download.problems import readable
 
 STYLES = {"failed": "bold red", "fetched": "green", "converted": "green"}
 
@@ -73,7 +59,7 @@ class Report:
         }
         parts = [f"{count} {status}" for status, count in counts.items() if count]
         parts += [f"{len(self.failures)} failed"] if self.failures else []
-        return f"{', '.join(parts) or 'nothing to do'}; {readable(self.transferred)} transferred"
+        return f"{', '.join(parts) or 'nothing to do'}; {decimal(self.transferred)} transferred"
 
     def table(self) -> Table:
         """The rows for a terminal."""
@@ -88,7 +74,7 @@ class Report:
             table.add_column(column, justify=justify, no_wrap=column != "set")  # type: ignore[arg-type]
         table.add_column("note", overflow="fold")
         for row in self.rows:
-            size, transferred = (readable(n) if n else "" for n in (row.size, row.transferred))
+            size, transferred = (decimal(n) if n else "" for n in (row.size, row.transferred))
             style = STYLES.get(row.status)
             cells = (row.name, row.status, str(row.files or ""), size, transferred, row.note)
             table.add_row(*map(Text, cells), style=style)  # Text: a bracket in a message is no markup
@@ -107,56 +93,3 @@ class DownloadError(ClipevalError):
             lines = "".join(f"\n  {row.name}: {row.note}" for row in failures)
             message = f"{len(failures)} of {len(report.rows)} could not be fetched:{lines}"
         super().__init__(message)
-
-
-class Display:
-    """Bars for each set and for all bytes, thread-safe, silent where there is no terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._all: TaskID | None = None
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Shows the bars while the block runs."""
-        with self._progress:
-            yield
-
-    def set_total(self, size: int) -> None:
-        """Says how many bytes there are in all."""
-        if size:
-            self._all = self._progress.add_task("all", total=size)
-
-    def add(self, name: str, size: int) -> TaskID:
-        """A bar for one set."""
-        return self._progress.add_task(name, total=size, visible=False)
-
-    def advance(self, bar: TaskID, size: int) -> None:
-        """`size` more bytes of a set; negative where some have to be fetched again."""
-        with self._lock:
-            self._progress.update(bar, advance=size, visible=True)  # a bar of its own only once bytes come
-            if self._all is not None:
-                self._progress.advance(self._all, size)
-
-    def finish(self, bar: TaskID) -> None:
-        """Takes a finished set's bar away."""
-        self._progress.remove_task(bar)
-
-    def say(self, text: str) -> None:
-        """A line above the bars."""
-        if not self._progress.disable:
-            self._progress.console.print(text, markup=False, highlight=False)
-
-
-def location_name(folder: Path) -> str:
-    """A folder's name for a bar or a row."""
-    return folder.name or str(folder)

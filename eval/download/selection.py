@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.lock import NAME, Lock, entry_of, write_lock
-from clipeval.download.cached import PARTIAL, arrow_rows
+from clipeval.data.lock import Lock
+from clipeval.download.cached import arrow_rows
 from clipeval.download.convert import Instance, Row, parquet_rows, plain_key, write_pairs, write_questions
-from clipeval.download.shards import SHARD_SIZE, ShardWriter, extension_of, install
+from clipeval.download.shards import PARTIAL, SHARD_SIZE, ShardWriter, extension_of, install, room_for
 from clipeval.results import safe_json
 
 
@@ -68,12 +68,12 @@ def convert_sugar_crepe(images: Path, annotations: Path, folder: Path, shard_siz
             f"{images} holds no {lost[0]} ({len(lost)} of {len(names)} images are missing). SugarCrepe is about COCO's val2017."
         )
     content = ((key, (images / names[key]).read_bytes()) for key in sorted(names))
-    with _making(folder) as made:
+    with _preparing(folder) as made:
         with ShardWriter(made, limit=shard_size) as shards:
             for key, image in content:
                 shards.add(key, [(extension_of(image, f"{images}, image {key!r}"), image)])
         write_questions(questions, made)
-    return _locked(folder)
+        return install(made, folder, "selection")
 
 
 def convert_winoground(rows: Path, folder: Path, shard_size: int = SHARD_SIZE) -> Lock:
@@ -90,9 +90,9 @@ def convert_winoground(rows: Path, folder: Path, shard_size: int = SHARD_SIZE) -
         for file in files:
             yield from parquet_rows([file]) if file.suffix == ".parquet" else arrow_rows([file])
 
-    with _making(folder) as made:
+    with _preparing(folder) as made:
         write_pairs(read(), made, str(rows), shard_size)
-    return _locked(folder)
+        return install(made, folder, "selection")
 
 
 def _questions(part: Path) -> dict[str, dict[str, str]]:
@@ -116,36 +116,20 @@ def _questions(part: Path) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def _making(folder: Path) -> Iterator[Path]:
-    """An empty folder to write into, which is moved into place when the block ends well, and leaves no trace otherwise.
+def _preparing(folder: Path) -> Iterator[Path]:
+    """An empty folder to write a set into for `folder`; where the block fails it leaves no trace.
 
     `folder` has to be a set of this kind, which is replaced, or hold nothing.
     """
-    kind, partial = folder / "dataset_type.txt", folder / PARTIAL
+    kind = folder / "dataset_type.txt"
     there = [path.name for path in folder.iterdir() if path.name != PARTIAL] if folder.is_dir() else []
     if there and not (kind.is_file() and kind.read_text(encoding="utf-8").strip() == "selection"):
         raise ClipevalError(
             f"--out {folder} holds other things ({sorted(there)[0]}); name a new folder, as data.root/wds_sugar_crepe."
         )
-    shutil.rmtree(partial, ignore_errors=True)
-    made = partial / "made"
-    made.mkdir(parents=True)
     try:
-        yield made
-        (folder / NAME).unlink(missing_ok=True)
-        for old in folder.glob("test/*.jsonl"):
-            old.unlink()
-        install(made, folder)
+        yield room_for(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
         with suppress(OSError):  # it holds a set, unless this was the first attempt and failed
             folder.rmdir()
-
-
-def _locked(folder: Path) -> Lock:
-    """The lock of a folder that has just been made, written."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: entry_of(folder / name) for name in names}
-    lock = Lock(hub=None, requested=None, revision=None, form="selection", files=files)
-    write_lock(folder, lock)
-    return lock

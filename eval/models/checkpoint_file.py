@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results import safe_json
 
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 INDEX = ".index.json"
 """What the name of a sharded checkpoint's index ends with: model.safetensors.index.json, pytorch_model.bin.index.json."""
 
@@ -88,7 +88,7 @@ def checkpoint_in(path: Path) -> Path:
         [file for file in files if file.name.endswith(f".safetensors{INDEX}")],
         [file for file in files if file.name.endswith(INDEX)],
         [file for file in files if file.name.endswith("_model_states.pt")],
-        [file for file in files if file.suffix in SUFFIXES and not file.name.endswith("_optim_states.pt")],
+        [file for file in files if file.suffix in CHECKPOINT_SUFFIXES and not file.name.endswith("_optim_states.pt")],
     ):
         if len(found) == 1:
             return found[0]
@@ -99,7 +99,7 @@ def checkpoint_in(path: Path) -> Path:
             f"{path} is a checkpoint of torch.distributed in shards; join them first, with `python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} joined.pt`"
         )
-    raise ClipevalError(f"{path} holds no checkpoint ({', '.join(SUFFIXES)} or *{INDEX})")
+    raise ClipevalError(f"{path} holds no checkpoint ({', '.join(CHECKPOINT_SUFFIXES)} or *{INDEX})")
 
 
 def files_of(path: Path) -> list[Path]:

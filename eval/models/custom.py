@@ -12,9 +12,10 @@ from torch import nn
 
 from clipeval.captioning.generate import writes_captions
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import slug_of
 from clipeval.configs.old_names import advice
 from clipeval.models.encoder import Encoder
-from clipeval.models.handle import ModelHandle, digest_of, slug_of
+from clipeval.models.handle import ModelHandle, digest_of
 from clipeval.models.identity import Identity, identify, own_digest
 from clipeval.models.own_code import import_fresh
 from clipeval.models.texts import PROBES, Tokenizer, tokenise

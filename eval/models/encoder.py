@@ -111,11 +111,6 @@ class Encoder:
         return int(self.encode_texts(["a"]).shape[1])
 
     @property
-    def trimming(self) -> str:
-        """Why texts are or are not trimmed, for people."""
-        return self._text.reason
-
-    @property
     def scale(self) -> Any:
         """The model's own logit scale, as it is trained: a logarithm; None if it has none."""
         return getattr(self.model, "logit_scale", None)

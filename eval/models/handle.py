@@ -142,12 +142,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def slug_of(*parts: str | None) -> str:
-    """Parts joined by two underscores, with only letters, digits, dots, dashes and underscores."""
-    cleaned = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") for part in parts if part)
-    return "__".join(part for part in cleaned if part)[:180] or "model"
-
-
 def path_mark(path: Path) -> str:
     """8 hex digits of where a file lies, so that two checkpoints of one name do not share a slug."""
     return hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()[:8]

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES, slug_of
 from clipeval.models import hub_cache
-from clipeval.models.checkpoint_file import INDEX, SUFFIXES, checkpoint_in, files_of, torchscript_says
+from clipeval.models.checkpoint_file import INDEX, checkpoint_in, files_of, torchscript_says
 from clipeval.models.encoder import Encoder
-from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
 from clipeval.models.no_code import refuse_code
 from clipeval.models.open_clip_registry import Registry, exported_config
 from clipeval.models.positions import interpolated
@@ -143,7 +144,7 @@ class OpenClip(ModelHandle):
             self._file = checkpoint_in(Path(given).expanduser())
             if torchscript_says(self._file, "QuickGELU"):
                 self._check_quickgelu(True, strict_quickgelu)
-        elif os.sep in given or Path(given).suffix in SUFFIXES:
+        elif os.sep in given or Path(given).suffix in CHECKPOINT_SUFFIXES:
             raise ClipevalError(f"model.pretrained={given}: there is no such file")
         else:
             raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, self._registry.tags(name)))

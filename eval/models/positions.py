@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-Shapes = Mapping[str, tuple[int, ...]]
 _NAME = "positional_embedding"
 
 

@@ -101,8 +101,6 @@ class TextEncoder:
         self.pad = int(self.tokens(["a"])[0, -1])
         self.margin: int | None = None
         """How many padding tokens to keep behind the last token of a batch's longest text; None: do not trim."""
-        self.reason = "it has not been tested"
-        """Why texts are or are not trimmed, for people."""
 
     @property
     def shares(self) -> bool:
@@ -122,27 +120,27 @@ class TextEncoder:
         """Find out whether texts may be trimmed. Call it while the tower computes in float32."""
         try:
             tokens = self.tokens(PROBES)
-        except ClipevalError as problem:  # a tokenizer that refuses long texts; of those to be embedded it may take all
-            self.reason = str(problem)
+        except ClipevalError:  # a tokenizer that refuses long texts; of those to be embedded it may take all
             return False
         lengths = self.lengths(tokens)
-        if self._call is None:
-            self.reason = "the text tower is no torch module that can be cut"
-        elif int(lengths.min()) >= self.context:
-            self.reason = "the tokenizer does not pad"
-        else:
+        # A tower that is no torch module cannot be cut, and a tokenizer that does not pad leaves nothing to cut.
+        if self._call is not None and int(lengths.min()) < self.context:
             full = self._unit(self._full(tokens.to(self.device)))
             for margin in (0, 1):
                 try:
                     worst = self._worst(tokens, lengths, margin, full)
-                except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-                    self.reason = f"the text tower takes its full context only ({type(error).__name__})"
+                except (
+                    RuntimeError,
+                    ValueError,
+                    IndexError,
+                    TypeError,
+                    AssertionError,
+                ):  # it takes its full context only
                     continue
                 if worst <= TOLERANCE:
-                    self.margin, self.reason = margin, f"trimmed probe texts differ by {worst:.0e} at most"
+                    self.margin = margin
                     self._test_sharing(tokens, lengths + margin, full)
                     break
-                self.reason = f"trimmed probe texts differ by {worst:.0e}"
         self._sliced.clear()
         return self.margin is not None
 

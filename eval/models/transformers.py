@@ -13,11 +13,12 @@ from PIL import Image
 from torch import nn
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import slug_of
 from clipeval.models import hub_cache
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
 from clipeval.models.facts import Facts, package_stamp
-from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark, slug_of
+from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
 from clipeval.models.no_code import refuse_code
 from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
 from clipeval.results import safe_json

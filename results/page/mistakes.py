@@ -31,6 +31,7 @@ FOUND, MISSED, FALSE = "#1a8f4b", "#e0a100", "#c62f26"
 """Frames of pictures that were rightly chosen, wrongly left, wrongly chosen."""
 
 Pictures = Callable[[str, str, Sequence[str]], Mapping[str, bytes]]
+"""(run folder, task id, keys of samples) -> {key: an encoded image}. Keys whose image is not at hand are left out."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from clipeval.cli.main import main
 from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.heartbeats import heartbeats
+from scripts.tiny_model import write_tiny_model
 from tests.cluster.conftest import LARGE, SMALL, words
-from tests.eval.tiny_model import write_tiny_model
 
 COUNT = 3
 

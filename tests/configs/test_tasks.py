@@ -20,7 +20,7 @@ from clipeval.data.split import DataConfig
 from clipeval.tasks import Task
 from tests.configs.test_variants import MULTILINGUAL
 
-FACTS = Path(__file__).with_name("datacomp_tasks.csv")
+FACTS = Path(__file__).parents[2] / "scripts" / "datacomp_tasks.csv"
 OWN = {
     "folder": "data.path=/pictures",
     "webdataset": "data.path=/pictures",

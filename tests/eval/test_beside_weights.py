@@ -13,9 +13,9 @@ import pytest
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
+from scripts.tiny_model import config_of, write_tiny_model
 from tests.data_faults.colours import write_picture
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import config_of, write_tiny_model
 
 TEXTS = ["a photo of a dog", "two dogs"]
 

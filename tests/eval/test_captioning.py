@@ -27,7 +27,7 @@ from clipeval.engine.task_config import make_task
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import report, write_report
 from clipeval.tasks import Captioning
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 pytest.importorskip("pycocoevalcap", reason="the extra clipeval[captioning] is not installed")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java")

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import ModelHandle, resolve
+from scripts.tiny_model import KINDS, config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import KINDS, config_of, write_tiny_model
 
 State = dict[str, torch.Tensor]
 

@@ -26,7 +26,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from clipeval.cli.main import main
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 from tests.tasks.fakes import allow_numpy_2_4
 
 pytestmark = pytest.mark.filterwarnings("ignore:WebDataset")

@@ -26,10 +26,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 
 from clipeval.cli.main import main
 from scripts.make_miniature import write_miniature
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 FACTS = {
-    row["key"]: row for row in csv.DictReader((Path(__file__).parents[1] / "configs" / "datacomp_tasks.csv").open())
+    row["key"]: row for row in csv.DictReader((Path(__file__).parents[2] / "scripts" / "datacomp_tasks.csv").open())
 }
 
 

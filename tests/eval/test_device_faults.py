@@ -24,7 +24,7 @@ from clipeval.models.batch_size import default_batch
 from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import indexed
 from clipeval.preprocess.transforms import Preprocess
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 COUNT = 250
 

@@ -13,7 +13,7 @@ from clipeval.cli.main import main
 from clipeval.cluster.local import device_names
 from clipeval.configs.errors import ClipevalError
 from scripts.make_miniature import facts, write_set
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 CHUNKED = 2048 + 150
 """Images of the set that is long enough to be cut."""

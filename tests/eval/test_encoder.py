@@ -18,7 +18,7 @@ from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, 
 from clipeval.models.bpe import CachedBpeTokenizer, quicken
 from clipeval.models.precision import full_float32, pick_device
 from clipeval.preprocess.transforms import Preprocess
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 WORDS = ["a", "photo", "of", "the", "large", "red", "dog", "house", "skateboarding", "antidisestablishmentarianism"]
 WORDS += ["12", "!", ","]

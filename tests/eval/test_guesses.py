@@ -21,9 +21,9 @@ from clipeval.models.positions import interpolated, shapes
 from clipeval.models.texts import tokenise
 from clipeval.tasks import Samples, zero_shot
 from scripts.make_miniature import facts, write_set
+from scripts.tiny_model import config_of, write_tiny_model
 from tests.data_faults.colours import ColourModel
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import config_of, write_tiny_model
 
 WORDS = "word " * 74
 """With the start and the end token 76 tokens."""

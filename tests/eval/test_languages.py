@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from clipeval.cli.main import main
 from clipeval.data.images import FileImages
+from scripts.tiny_model import write_tiny_model
 from tests.eval.test_data import write_tar
-from tests.eval.tiny_model import write_tiny_model
 
 LANGUAGES = ("de", "en", "es", "fr", "it")
 

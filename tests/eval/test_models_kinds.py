@@ -19,8 +19,8 @@ from torch.nn import functional
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import from_memory, resolve
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
+from scripts.tiny_model import KINDS, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, CONSTANTS, SIGLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import KINDS, write_tiny_model
 
 TEXTS = [
     "a",

@@ -20,7 +20,7 @@ from clipeval.models import hub_cache as hub_module
 from clipeval.models.handle import file_digest
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results import stamp
-from tests.eval.tiny_model import config_of, write_tiny_model
+from scripts.tiny_model import config_of, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clipeval.models import resolve
 from clipeval.models.prefixes import PrefixSharing, nodes
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 PROMPTS = [f"{template} {name}{end}" for template in ("a photo of a", "a blurry photo of the", "art of the", "")
            for name in ("dog", "great white shark", "cat", "dog") for end in (".", ", a type of animal.")]  # fmt: skip

@@ -13,8 +13,8 @@ from PIL import Image
 
 from clipeval.cli.main import main
 from clipeval.data.images import FileImages
+from scripts.tiny_model import write_tiny_model
 from tests.eval.test_data import write_tar
-from tests.eval.tiny_model import write_tiny_model
 
 CLASSES, TRAIN, TEST = 6, 60, 30
 

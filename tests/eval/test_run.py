@@ -20,7 +20,7 @@ import torch
 
 from clipeval.cli.main import main
 from scripts.make_miniature import facts, write_set
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 TASKS = ("mnist", "cifar10", "gtsrb")
 

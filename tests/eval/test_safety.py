@@ -30,8 +30,8 @@ from clipeval.replay.stored_run import StoredRun
 from clipeval.results.json_io import digest, pretty
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_tasks, trust
+from scripts.tiny_model import write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import write_tiny_model
 
 DIGITS = "quickstart_digits"
 RETRIEVAL = "quickstart_emoji_retrieval"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.make_miniature import facts, write_set
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 from tests.faults.server import Done, Server
 
 TASKS = ("mnist", "cifar10")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 from tests.faults.bench import HURT, SAMPLES, TASKS, Bench
 from tests.faults.server import Done
 

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from clipeval.models import Encoder, resolve
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 from tests.gpu.test_stream import BATCH, COUNT, through
 from tests.gpu.towers import SIZE, write_tower
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from clipeval.api import evaluate
 from clipeval.cli.main import main
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 DIGITS, NAMES = "quickstart_digits", "quickstart_emoji_people_name"
 PROBE, RETRIEVAL, CLOTHES = "quickstart_digits_probe", "quickstart_emoji_retrieval", "quickstart_fashion_mnist"

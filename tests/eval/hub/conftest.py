@@ -32,6 +32,7 @@ def hub(fake_hub, monkeypatch) -> Iterator[object]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # 10 MB: more than these sets have
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # which this hub does not speak
     monkeypatch.setattr("huggingface_hub.utils._auth._get_token_from_file", lambda: None)
     with fake_hub.FakeHub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)

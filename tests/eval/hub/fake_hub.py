@@ -58,7 +58,8 @@ class FakeHub:
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, cdn)) for cdn in (False, True)]
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        ports = [server.server_port for server in self._servers]
+        self.endpoint, self.cdn = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"  # another host by name
 
     def __enter__(self) -> FakeHub:
         for server in self._servers:

@@ -408,3 +408,24 @@ def test_a_hub_id_without_a_data_root_is_left_to_datasets(hub, tmp_path):
     assert row.status == "local"
     assert "data.root=PATH" in row.note
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(("limit", "shards"), [(1, [[0], [1], [2]]), (3000, [[0, 1], [2]]), (10**9, [[0, 1, 2]])])
+def test_shards_have_the_bytes_that_they_always_had(tmp_path, limit, shards):
+    """Their digests are in locks and fingerprints: GNU's form, no time, no owner, members in the order given."""
+    samples = [(key, [("webp", bytes(900)), ("txt", f"{key}\n".encode())]) for key in ("a", "b" * 150, "\N{DOG} 50%d")]
+    with ShardWriter(tmp_path / "50%d off", limit=limit) as writer:
+        for key, members in samples:
+            writer.add(key, members)
+    folder = tmp_path / "50%d off" / "test"
+    assert sorted(path.name for path in folder.iterdir()) == [*(f"{i}.tar" for i in range(len(shards))), "nshards.txt"]
+    assert (folder / "nshards.txt").read_text() == str(len(shards))
+    for number, inside in enumerate(shards):
+        expected = io.BytesIO()
+        with tarfile.open(fileobj=expected, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for key, members in (samples[i] for i in inside):
+                for extension, content in members:
+                    header = tarfile.TarInfo(f"{key}.{extension}")
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
+        assert (folder / f"{number}.tar").read_bytes() == expected.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import socket
@@ -21,6 +20,7 @@ from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.data import DataConfig, open_split
 from clipeval.download import download
+from scripts.tiny_model import write_tiny_model
 
 RNG = np.random.default_rng(0)
 
@@ -72,12 +72,7 @@ def data_config(data) -> DataConfig:
 
 @pytest.fixture
 def tiny_model(tmp_path) -> str:
-    spec = importlib.util.spec_from_file_location("tiny_model", Path(__file__).parents[1] / "tiny_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_tiny_model(tmp_path / "model")
+    return write_tiny_model(tmp_path / "model")
 
 
 def test_data_and_model_are_used_without_a_socket(hub, tmp_path, tiny_model, monkeypatch):
