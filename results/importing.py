@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -151,7 +152,7 @@ class _Tasks:
 
     def find(self, dataset: str) -> list[str]:
         """The tasks of a set, one for each protocol: by its key, else by the one key that ends in its name."""
-        key = dataset.removeprefix("wds/")
+        key = key_of(dataset)
         if key in self.ids:
             return self.ids[key]
         leaf = key.rpartition("/")[2]
@@ -186,7 +187,7 @@ class _Tasks:
                 **{part.name: NOBODY for part in dataclasses.fields(Fingerprint)}
                 | {"data": f"{NOBODY}/{result.sha256}"}
             ),
-            flags=(f"imported from {result.form}'s results and not computed here: no interval is known",),
+            flags=(imported_flag(result.form),),
             imported={
                 "form": result.form,
                 "file": str(result.file.absolute()),
@@ -208,7 +209,7 @@ class _Tasks:
         fields: dict[str, Any] = {"task": task, "protocol": protocol, "notes": tuple(node.get("notes") or ())}
         fields |= {name: node.get(name) for name in ("key", "name", "metric", "chance", "group")}
         remarks = []
-        if result.dataset.removeprefix("wds/") != node.key:
+        if key_of(result.dataset) != node.key:
             remarks.append(f"its file calls the set {result.dataset}; see that it is the same as {node.key}")
         if result.task not in (None, words[task]):
             # The same set under another protocol has a row of its own: that of `protocol=`.
@@ -217,9 +218,7 @@ class _Tasks:
         return _variant(fields, result), remarks
 
     def _own(self, result: Result) -> tuple[dict[str, Any], list[str]]:
-        key = result.dataset.removeprefix("wds/")
-        close = closest(key, self.ids)
-        hint = f"; near it: {', '.join(close)}" if close else ""
+        key = key_of(result.dataset)
         protocol = PROTOCOLS.get(result.task or "", result.task or "unknown")
         fields: dict[str, Any] = {
             "task": slug(key),
@@ -230,9 +229,33 @@ class _Tasks:
             "chance": None,
             "group": "other",
         }
+        if key in KNOWN:
+            return _variant({**fields, **KNOWN[key]}, result), []
+        close = closest(key, self.ids)
+        hint = f"; near it: {', '.join(close)}" if close else ""
         if protocol in VARIANTS:
             fields = _by_protocol(fields, result)
         return _variant(fields, result), [f"no task of clipeval has the key {key}: a row of its own{hint}"]
+
+
+def key_of(dataset: str) -> str:
+    """The key of a set that another program names: without its copy's prefix, and Apple's SugarCrepe by our name."""
+    return re.sub(r"^comp/sugarcrepe_", "sugar_crepe/", dataset.removeprefix("wds/"))
+
+
+def imported_flag(form: str) -> str:
+    """The warning of an imported record."""
+    return f"imported from {form}'s results and not computed here: no interval is known"
+
+
+_LONG = {"protocol": "retrieval", "group": "long_captions"}
+
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "longclip/urban1k": {"name": "Urban1k", **_LONG},
+    "longclip/sharegpt4v-1k": {"name": "ShareGPT4V-1k", **_LONG},
+    "longclip/sharegpt4v-llava15k": {"name": "ShareGPT4V LLaVA-15k", **_LONG},
+}
+"""Sets that published files hold and no task of clipeval reads: what to call them."""
 
 
 PROTOCOLS = {

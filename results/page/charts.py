@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipeval.results import published
+from clipeval.results import published, sheet
 from clipeval.results.published.table import SHIFTS
-from clipeval.results.runs import Run, group_name, tasks
+from clipeval.results.runs import Run, tasks
 from clipeval.results.sheet import average_cell
 from clipeval.results.uncertainty import Interval, average_interval
 
@@ -47,9 +47,7 @@ def colour(index: int) -> str:
 def groups(runs: Sequence[Run]) -> Chart | None:
     """A bar for each group and run, with the interval of the group's average; of each task where there is one group."""
     union = tasks(runs)
-    members: dict[str, list[str]] = {}
-    for task, spec in union.items():
-        members.setdefault(group_name(str(spec.get("group"))), []).append(task)
+    members = sheet.groups(runs)
     title, what = "By group", "The average over each group's tasks"
     if len(members) == 1:
         members = {str(spec.get("name") or task): [task] for task, spec in union.items()}
