@@ -81,6 +81,11 @@ def suite_names() -> Collection[str]:
     return _names()
 
 
+def task_facts(task: str) -> tuple[str, str | None, str]:
+    """A task's key, main metric and name, as its file states or inherits them."""
+    return _key(task), _metric(task), _stated(task, "name") or task
+
+
 def _folder() -> Path:
     return Path(clipeval.configs.__path__[0])
 
@@ -102,12 +107,17 @@ def _tasks(name: str) -> tuple[str, ...]:
     return tuple(ids)
 
 
-@cache
 def _key(task: str) -> str:
-    """A task's key, which its own file states; the id of one that is not clipeval's."""
+    """A task's key; the id of one that is not clipeval's."""
+    return _stated(task, "key") or task
+
+
+@cache
+def _stated(task: str, field: str) -> str | None:
+    """What a task's own file says of it in one line."""
     file = _folder() / "task" / f"{task}.yaml"
-    found = re.search(r"^key: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
-    return found[1] if found else task
+    found = re.search(rf"^{field}: (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
+    return found[1].strip().strip("\"'") if found else None
 
 
 @cache

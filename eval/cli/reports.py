@@ -15,6 +15,7 @@ from rich.text import Text
 
 from clipeval.cli.cache import add_cache
 from clipeval.cli.convert import add_convert
+from clipeval.cli.leaderboard import add_leaderboard
 from clipeval.configs.errors import ClipevalError
 
 BATCH = 64
@@ -32,6 +33,7 @@ def add_commands(commands: Any) -> None:
     _add_download(commands)
     add_convert(commands)
     _add_classify(commands)
+    add_leaderboard(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--format", default="table", help=FORMATS)
