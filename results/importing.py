@@ -16,7 +16,8 @@ from clipeval.configs.compose import compose, group_options, option_file
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.imported import CLIP_BENCHMARK, Result, read_results
+from clipeval.results.imported import DATACOMP, Result, read_results
+from clipeval.results.other_forms import MTEB, OPEN_CLIP
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.render_json import CLIP_BENCHMARK_TASKS
 from clipeval.results.run_folder import TASK_FIELDS, RunFolder, now
@@ -172,6 +173,9 @@ class _Tasks:
             metrics["mean_recall@1"] = sum(metrics[name] or 0.0 for name in RECALLS) / 2
             remarks.append("mean_recall@1 is the mean of the two that its file has")
         metric = fields["metric"]
+        left = result.settings.get("other epochs left out")
+        if left:
+            remarks.append(f"epoch {result.settings.get('epoch')} of the file; {left} others are left out")
         if metric is not None and metric not in metrics:
             remarks.append(f"its file has no {metric}, and has {', '.join(metrics)}")
         elif metric is not None and result.main not in (None, metrics[metric]):
@@ -250,7 +254,14 @@ def imported_flag(form: str) -> str:
 
 _LONG = {"protocol": "retrieval", "group": "long_captions"}
 
+_PAIRS = {"protocol": "selection", "group": "compositionality"}
+
 KNOWN: Mapping[str, Mapping[str, str]] = {
+    "aro/visual_relation": {"name": "ARO: relations", **_PAIRS},
+    "aro/visual_attribution": {"name": "ARO: attributes", **_PAIRS},
+    "aro/coco_order": {"name": "ARO: order, COCO", **_PAIRS},
+    "aro/flickr_order": {"name": "ARO: order, Flickr", **_PAIRS},
+    "sugar_crepe/all": {"name": "SugarCrepe, all samples", **_PAIRS},
     "longclip/urban1k": {"name": "Urban1k", **_LONG},
     "longclip/sharegpt4v-1k": {"name": "ShareGPT4V-1k", **_LONG},
     "longclip/sharegpt4v-llava15k": {"name": "ShareGPT4V LLaVA-15k", **_LONG},
@@ -268,9 +279,11 @@ PROTOCOLS = {
 
 def _main(result: Result) -> str | None:
     """The main metric of a result that no config speaks of; None where DataComp's file says that there is none."""
-    if result.form != CLIP_BENCHMARK:
+    if result.form == DATACOMP or (result.form == MTEB and result.main is not None):
         same = [name for name, value in result.metrics.items() if value is not None and value == result.main]
         return same[0] if same else None
+    if result.form == OPEN_CLIP:
+        return None  # its validation data are one's own
     names = [*result.metrics, *(["mean_recall@1"] if all(name in result.metrics for name in RECALLS) else [])]
     return next((name for name in MAIN if name in names), names[0] if names else None)
 
