@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import published
+from clipeval.results.causes import Cause, causes
+from clipeval.results.judgement import Verdict, judge
 from clipeval.results.published.table import ROUNDING
+from clipeval.results.reproduction import Reproduction, reproduce
 from clipeval.results.runs import Run, tasks
+from clipeval.results.sheet import averages
 from clipeval.results.uncertainty import Interval, average_interval, difference_interval
-
-Verdict = Literal["exact", "within", "outside", "unknown", "missing"]
 
 
 @dataclass(frozen=True)
@@ -56,50 +58,44 @@ class ReferenceComparison:
     neighbours: tuple[str, ...] = ()
     imported: bool = False
     """Whether figures of the run were imported, and so reproduce nothing."""
+    reproduction: Reproduction | None = None
+    """Against published models: every metric that was published of this one; None where nothing was."""
+    causes: tuple[Cause, ...] = ()
+    """Where it does not reproduce: why that may be, the likeliest first."""
 
     def count(self, *verdicts: Verdict) -> int:
         """How many tasks got one of some verdicts."""
         return sum(line.verdict in verdicts for line in self.lines)
 
 
-def judge(published: float, measured: float | None, interval: Interval | None) -> Verdict:
-    """Whether a measured figure agrees with a published one of four digits."""
-    if measured is None:
-        return "missing"
-    # Rounding is decimal, and neither figure need be a decimal that binary can hold.
-    if abs(measured - published) <= ROUNDING * (1 + 1e-6):
-        return "exact"
-    if interval is None:
-        return "unknown"
-    return "within" if interval[0] - ROUNDING <= published <= interval[1] + ROUNDING else "outside"
-
-
 def against_published(run: Run) -> ReferenceComparison:
-    """A run beside the 121 published models: beside its own row if it has one, and its place among all."""
+    """A run beside all that was published of its model, if anything was, and its place among the 121 models of the 38 sets."""
     row = published.find(run.model.get("name"), run.model.get("pretrained"))
     rows = published.table()
     # A model's own published row is no rival of its reproduction.
     mine = -1 if row is None else int(str(row.name))
     rivals = pd.Series(rows.index != mine, index=rows.index)
+    found = reproduce(run)
+    judged = {line.task: line for line in found.mains} if found else {}
     lines, measured, pairs, keys = [], [], [], []
     for task, spec in tasks([run]).items():
-        key = str(spec.get("key"))
-        if key not in published.COLUMNS:
-            continue
-        column, metric = published.COLUMNS[key]
-        record = run.records.get(task)
+        key, record = str(spec.get("key")), run.records.get(task)
+        column, metric = published.COLUMNS.get(key, ("", str(spec.get("metric"))))
+        line = judged.get(task)
+        if not column and line is None:
+            continue  # nothing was published for it
         if record is not None and metric not in record.metrics:
-            continue  # the same set under another protocol: nothing was published for it
+            continue  # the same set under another protocol
         value = record.metrics.get(metric) if record else None
         interval = record.intervals.get(metric) if record else None
-        reference = float(row[column]) if row is not None else None
-        place = None if value is None else 1 + int((rows.loc[rivals, column] > value + ROUNDING).sum())
-        verdict = "unknown" if reference is None and value is not None else judge(reference or 0.0, value, interval)
-        flagged = bool(record and record.flags)
+        place = None if value is None or not column else 1 + int((rows.loc[rivals, column] > value + ROUNDING).sum())
+        reference = line.figure.value if line else None
+        verdict: Verdict = line.verdict if line else "missing" if value is None else "unknown"
+        flagged = bool(record and run.own_flags(record))
         lines.append(
             Line(task, str(spec.get("name")), metric, reference, value, interval, verdict, place, flagged, key)
         )
-        if value is not None:
+        if value is not None and column:
             measured.append(value)
             pairs.append(interval)
             keys.append(key)
@@ -107,10 +103,26 @@ def against_published(run: Run) -> ReferenceComparison:
     neighbours: tuple[str, ...] = ()
     if measured:
         average, neighbours = _average(row, rivals, keys, measured, pairs)
-    reference_name = f"{row['name']} {row['pretrained']}" if row is not None else "the published models"
+    if average is not None and average.reference is None:
+        # Not one of the 121, but another source may have all of these tasks.
+        theirs = [line.reference for line in lines if line.measured is not None and line.key in published.COLUMNS]
+        known = [value for value in theirs if value is not None]
+        if len(known) == len(theirs):
+            mean = math.fsum(known) / len(known)
+            average = replace(average, reference=mean, verdict=judge(mean, average.measured, average.interval))
+    name = f"{run.model.get('name')} {run.model.get('pretrained') or ''}".strip()
     imported = any(run.records[line.task].imported is not None for line in lines if line.task in run.records)
     return ReferenceComparison(
-        run.label, reference_name, tuple(lines), average, row is not None, int(rivals.sum()), neighbours, imported
+        run=run.label,
+        reference=name if found else "the published models",
+        lines=tuple(lines),
+        average=average,
+        same_model=found is not None,
+        of=int(rivals.sum()),
+        neighbours=neighbours,
+        imported=imported,
+        reproduction=found,
+        causes=tuple(causes(run, found)) if found else (),
     )
 
 
@@ -126,7 +138,7 @@ def _average(
     interval = average_interval(measured, pairs)
     reference = None if row is None else float(averages[int(str(row.name))])
     place = 1 + int((averages[rivals] > mean + ROUNDING).sum())
-    verdict = "unknown" if reference is None else judge(reference, mean, interval)
+    verdict: Verdict = "unknown" if reference is None else judge(reference, mean, interval)
     ordered = averages[rivals].sort_values(ascending=False, kind="stable")
     names = published.table().set_index(averages.index)
     beside = []
@@ -145,6 +157,7 @@ def against_run(run: Run, other: Run) -> ReferenceComparison:
     lines = []
     shared: list[tuple[float, Interval | None, float, Interval | None]] = []
     images: list[str] = []
+    label, counted = next(iter(averages([run, other]).items()))
     for task, spec in tasks([run, other]).items():
         mine, theirs = run.records.get(task), other.records.get(task)
         metric = spec.get("metric")
@@ -160,7 +173,7 @@ def against_run(run: Run, other: Run) -> ReferenceComparison:
         flagged = bool((mine and mine.flags) or (theirs and theirs.flags))
         verdict = _distance(a, b, interval)
         lines.append(Line(task, str(spec.get("name") or task), str(metric), b, a, interval, verdict, None, flagged))
-        if a is not None and b is not None:
+        if a is not None and b is not None and task in counted:
             shared.append((a, pair_a, b, pair_b))
             images.append(run.images(task))
     average = None
@@ -170,7 +183,10 @@ def against_run(run: Run, other: Run) -> ReferenceComparison:
         b_pair = average_interval([item[2] for item in shared], [item[3] for item in shared], images)
         interval = difference_interval(a_mean, a_pair, b_mean, b_pair) if a_pair and b_pair else None
         verdict = _distance(a_mean, b_mean, interval)
-        average = Line("", f"Average of {len(shared)}", "", b_mean, a_mean, interval, verdict)
+        suite = label.partition(", ")[2]
+        average = Line(
+            "", f"Average of {len(shared)}{f' ({suite})' if suite else ''}", "", b_mean, a_mean, interval, verdict
+        )
     return ReferenceComparison(run.label, other.label, tuple(lines), average, same_model=False)
 
 
@@ -188,10 +204,10 @@ def compare_with(runs: Sequence[Run], against: str, others: Sequence[Run] = ()) 
     """Each run beside what `against` names: `published`, or the runs already loaded into `others`."""
     if against == "published":
         found = [against_published(run) for run in runs]
-        if not any(item.lines for item in found):
+        if not any(item.lines or item.reproduction for item in found):
             raise ClipevalError(
-                "--against published: none of these runs' tasks is among the 38 of the published table; "
-                "run suite=datacomp, or a part of it"
+                "--against published: none of these runs' tasks is among the 38 of open_clip's table, and nothing else was "
+                "published of their models on their tasks; run suite=datacomp, or a part of it"
             )
         return found
     return [against_run(run, other) for run in runs for other in others]

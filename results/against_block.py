@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipeval.results import published, words
-from clipeval.results.against import Line, ReferenceComparison, Verdict
+from clipeval.results.against import Line, ReferenceComparison
 from clipeval.results.block import Severity, SummaryTable
+from clipeval.results.judgement import Verdict
+from clipeval.results.reproduction import Figure, Judged
 
 SAYS: dict[Verdict, str] = {
     "exact": "exact",
@@ -41,53 +45,137 @@ def block(found: ReferenceComparison) -> SummaryTable:
 
 
 def _reproduction(found: ReferenceComparison) -> SummaryTable:
-    scored = [line for line in found.lines if line.measured is not None]
-    outside = [line for line in scored if line.verdict == "outside"]
-    holds = not outside and bool(scored)
-    partial = (
-        "" if len(scored) == len(published.COLUMNS) else f" (so far: {len(scored)} of {len(published.COLUMNS)} tasks)"
-    )
-    what, agrees, parts_from = ("The reproduction", "HOLDS", "DOES NOT HOLD")
-    if found.imported:  # nothing was computed again
-        what, agrees, parts_from = ("What was imported", "AGREES", "DOES NOT AGREE")
-    if not scored:
-        headline = "Nothing to judge yet: no task of the published table is recorded"
-    elif holds:
-        counts = [(found.count("exact"), "to the printed digit"), (found.count("within"), "within their 95% intervals")]
-        counts.append((found.count("unknown"), "without an interval"))
-        parts = ", ".join(f"{count} {what}" for count, what in counts if count)
-        headline = f"{what} {agrees}{partial}: of {len(scored)} tasks {parts}"
-    else:
-        named = ", ".join(f"{line.name} ({words.signed(line.difference)})" for line in outside)
-        headline = f"{what} {parts_from} on {len(outside)} of {len(scored)} tasks{partial}: {named}"
-    remarks = [_place_words(found)]
-    if any(line.flagged for line in scored):
-        remarks.append(
-            "!: the report's warnings say why (other samples than the published figure's, or a figure that was imported);"
-            " the interval is the measured one's."
+    made = found.reproduction
+    assert made is not None
+    mains, others = made.scored(main=True), made.scored(main=False)
+    outside = [line for line in mains if line.verdict == "outside"]
+    other = {line.task: line for line in found.lines}
+    lines = [*(line for line in made.mains), *(line for line in others if line.verdict == "outside")]
+    rows = [_judged_row(line, other[line.task].flagged if line.task in other else False) for line in lines]
+    tones: list[Severity] = [TONES[line.verdict] for line in lines]
+    if found.average is not None:
+        line = found.average
+        rows.append(
+            (
+                *(line.name, "", words.score(line.reference), words.score(line.measured)),
+                *(words.signed(line.difference), words.interval(line.interval), SAYS[line.verdict]),
+            )
         )
-    else:
-        remarks.append("Intervals: the measured score's, 95% over samples; published figures have four digits.")
-    lines = [*found.lines, *([found.average] if found.average else [])]
+        tones.append(TONES[line.verdict])
+    holds = not outside and bool(mains or others)
     return SummaryTable(
         title=f"{found.run} against what was published for it",
-        headline=headline,
-        tone="good" if holds else "bad" if outside else "faint",
-        header=("Task", "Published", "Measured", "Difference", "95% interval", "Agrees"),
-        rows=tuple(
-            (
-                line.name + (" !" if line.flagged else ""),
-                words.score(line.reference),
-                words.score(line.measured),
-                words.signed(line.difference) if line.measured is not None else "",
-                words.interval(line.interval) if line.measured is not None else "",
-                SAYS[line.verdict],
-            )
-            for line in lines
-        ),
-        tones=tuple(TONES[line.verdict] for line in lines),
-        remarks=tuple(remark for remark in remarks if remark),
+        headline=_headline(found),
+        tone="bad" if outside or made.drift is not None else "good" if holds else "faint",
+        header=("Task", "Metric", "Published", "Measured", "Difference", "95% interval", "Agrees"),
+        rows=tuple(rows),
+        tones=tuple(tones),
+        remarks=tuple(_remarks(found)),
+        left=2,
+        optional=(1,),
     )
+
+
+def _headline(found: ReferenceComparison) -> str:
+    """`38 of 38 reproduce: 30 to the printed digit, 8 within`; where not all do, which do not."""
+    made = found.reproduction
+    assert made is not None
+    judged = made.scored(main=True)
+    which = "tasks" if judged else "metrics"
+    judged = judged or made.scored()
+    if not judged:
+        return "Nothing to judge yet: no task that was published of this model is recorded"
+    counts = {verdict: sum(line.verdict == verdict for line in judged) for verdict in SAYS}
+    good = counts["exact"] + counts["within"]
+    verb = "agree" if found.imported else "reproduce"  # nothing was computed again
+    text = f"{good} of {len(judged)} {verb}"
+    if len(judged) < len(made.mains):
+        text += f" (so far: {len(judged)} of {len(made.mains)} {which})"
+    parts = [
+        (counts["exact"], "to the printed digit"),
+        (counts["within"], "within"),
+        (counts["unknown"], "without an interval"),
+    ]
+    text += ": " + ", ".join(f"{count} {what}" for count, what in parts if count) if good or counts["unknown"] else ""
+    wrong = [line for line in judged if line.verdict == "outside"]
+    if wrong:
+        named = ", ".join(f"{line.name} ({words.signed(line.difference)})" for line in wrong[:NAMED])
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        text += f"; {len(wrong)} not: {named}{more}"
+    if made.drift is not None and not wrong:
+        side = "lower" if made.drift < 0 else "higher"
+        text += f"; yet together they are {side} than chance allows ({abs(made.drift):.1f} standard deviations)"
+    return text
+
+
+NAMED = 6
+"""Tasks that the first line names."""
+
+
+def _judged_row(line: Judged, flagged: bool) -> tuple[str, ...]:
+    values = "; ".join(dict.fromkeys(_printed(figure) for figure in line.figures))
+    return (
+        line.name + (" !" if flagged else ""),
+        line.metric,
+        values,
+        words.score(line.measured),
+        words.signed(line.difference) if line.measured is not None else "",
+        words.interval(line.interval) if line.measured is not None else "",
+        SAYS[line.verdict],
+    )
+
+
+def _printed(figure: Figure) -> str:
+    """A published value as its source prints it; a float with the digits of ours."""
+    return f"{figure.value:.{min(figure.digits, 4)}f}"
+
+
+def _side_by_side(lines: Sequence[Judged]) -> str:
+    """Values that several sources have, each with its source."""
+    shown = [
+        f"{line.name} {line.metric}: " + ", ".join(f"{_printed(figure)} ({figure.title})" for figure in line.figures)
+        for line in lines[:NAMED]
+    ]
+    return "; ".join(shown) + (f" and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
+
+
+def _remarks(found: ReferenceComparison) -> list[str]:
+    made = found.reproduction
+    assert made is not None
+    told = [*(f"NOT THE SAME MODEL: {remark}." for remark in made.remarks)]
+    for number, cause in enumerate(found.causes, start=1):
+        seen = "" if cause.seen else " (possible)"
+        told.append(f"Likely cause {number}, {cause.name}{seen}: {cause.evidence}. Test it: {cause.command}")
+    others = made.scored(main=False)
+    if others:
+        wrong = [line for line in others if line.verdict == "outside"]
+        good = sum(line.verdict in ("exact", "within") for line in others)
+        text = f"Other published metrics of these tasks: {good} of {len(others)} agree"
+        unknown = sum(line.verdict == "unknown" for line in others)
+        told.append(
+            text
+            + (f", {unknown} without an interval" if unknown else "")
+            + (f", {len(wrong)} do not: above" if wrong else "")
+            + "."
+        )
+    several = [line for line in made.lines if len(line.figures) > 1]
+    apart = [line for line in several if line.disagree]
+    if apart:
+        told.append(
+            f"The sources DISAGREE on {len(apart)} of {len(several)} values that several print: {_side_by_side(apart)}."
+        )
+    elif several:
+        told.append(f"Several sources, which agree: {_side_by_side(several)}.")
+    told.append(_place_words(found))
+    titles = dict.fromkeys(figure.title for line in made.lines for figure in line.figures)
+    told.append(f"Published by {', '.join(titles)}: results/published/README.md says how.")
+    if any(line.flagged for line in found.lines):
+        told.append("!: the report's warnings say why.")
+    told.append(
+        "Within: inside the measured score's 95% interval over samples, widened for judging all metrics together, for rounding "
+        "and, where the precision is another one, for its measured effect."
+    )
+    return [remark for remark in told if remark]
 
 
 def _place_words(found: ReferenceComparison) -> str:
@@ -96,7 +184,7 @@ def _place_words(found: ReferenceComparison) -> str:
     beside = ""
     if found.neighbours:
         beside = f", {'between' if len(found.neighbours) == 2 else 'beside'} {' and '.join(found.neighbours)}"
-    rivals = f"{found.of} other" if found.same_model else str(found.of)
+    rivals = f"{found.of} other" if found.of < len(published.table()) else str(found.of)
     return (
         f"{found.average.name} tasks: {words.score(found.average.measured)}, place {found.average.place} "
         f"among {found.of + 1}, the {rivals} published models and this run{beside}."
@@ -105,9 +193,10 @@ def _place_words(found: ReferenceComparison) -> str:
 
 def _places(found: ReferenceComparison) -> SummaryTable:
     rows = published.table()
-    lines = [line for line in found.lines if line.measured is not None]
     shown = []
-    for line in lines:
+    for line in found.lines:
+        if line.measured is None:
+            continue
         column = published.COLUMNS[line.key][0]
         shown.append(
             (

@@ -1,4 +1,5 @@
-"""Results that other programs computed, read from their files: clip_benchmark's JSON and DataComp's `eval_results.jsonl`.
+"""Results that other programs computed, read from their files: clip_benchmark's JSON, DataComp's `eval_results.jsonl`, and
+those of `other_forms`.
 
 A result becomes a record that says so: `imported` names the file, its digest and the time, a flag marks it in every table,
 its fingerprint is nobody's, and it claims neither samples nor an interval. `clipeval.results.importing` files it.
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results import safe_json
+from clipeval.results import other_forms, safe_json
 
 CLIP_BENCHMARK, DATACOMP = "clip_benchmark", "DataComp"
 
 FORMS = (
     'a result is an object with "metrics" and either "dataset", "model", "pretrained", "task" (clip_benchmark\'s JSON) '
-    'or "key", "dataset" (a line of DataComp\'s eval_results.jsonl)'
+    'or "key", "dataset" (a line of DataComp\'s eval_results.jsonl); or one of MTEB ("task_name", "scores"), of '
+    'lm-evaluation-harness ("results"), of open_clip\'s training (results.jsonl)'
 )
 
 
@@ -98,14 +100,50 @@ def _read(file: Path) -> Iterator[Result]:
         parts = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not text.strip():
         raise ClipevalError(f"{file} is empty: {FORMS}")
+    epochs = [
+        (line, "-zeroshot-val-top1" in part)
+        for line, part in parts
+        if line is not None and '"epoch"' in part and ("-zeroshot-val-top1" in part or '"clip_val_loss"' in part)
+    ]
+    # A line an epoch: the last one that has a zero-shot accuracy, if any has, stands for the training.
+    chosen = max(epochs, key=lambda item: (item[1], item[0] or 0), default=(None, False))[0]
     for line, part in parts:
+        if line != chosen and line in [number for number, _ in epochs]:
+            continue
         where = str(file) if line is None else f"{file}, line {line}"
         try:
             data = safe_json.parse(part)
         except ValueError as problem:
             raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
-        if line is None or not _is_skipped(data):
+        if other_forms.form_of(data):
+            yield from _others(data, where, file, line, sha256, len(epochs))
+        elif not other_forms.is_about_a_model(data) and (line is None or not _is_skipped(data)):
             yield _result(data, where, file, line, sha256)
+
+
+def _others(data: Any, where: str, file: Path, line: int | None, sha256: str, epochs: int) -> Iterator[Result]:
+    """The results of an object that one of `other_forms` wrote."""
+    try:
+        for fields in other_forms.read(data, file):
+            metrics = {str(name): value for name, value in fields.pop("metrics").items()}
+            numbers = {name: value for name, value in metrics.items() if value is None or _is_number(value)}
+            settings = {**fields.pop("settings"), **{k: v for k, v in metrics.items() if k not in numbers}}
+            if epochs > 1:
+                settings["other epochs left out"] = epochs - 1
+            main = fields.pop("main")
+            yield Result(
+                **fields,
+                file=file,
+                line=line,
+                sha256=sha256,
+                pretrained=None,
+                task=None,
+                metrics={name: _finite(value) for name, value in numbers.items()},
+                main=_finite(main) if _is_number(main) else None,
+                settings={name: value for name, value in settings.items() if value is not None},
+            )
+    except ValueError as problem:
+        raise ClipevalError(f"{where}: {problem}; {FORMS}") from None
 
 
 def _is_skipped(data: Any) -> bool:

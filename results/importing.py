@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,7 +16,8 @@ from clipeval.configs.compose import compose, group_options, option_file
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.imported import CLIP_BENCHMARK, Result, read_results
+from clipeval.results.imported import DATACOMP, Result, read_results
+from clipeval.results.other_forms import MTEB, OPEN_CLIP
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.render_json import CLIP_BENCHMARK_TASKS
 from clipeval.results.run_folder import TASK_FIELDS, RunFolder, now
@@ -151,7 +153,7 @@ class _Tasks:
 
     def find(self, dataset: str) -> list[str]:
         """The tasks of a set, one for each protocol: by its key, else by the one key that ends in its name."""
-        key = dataset.removeprefix("wds/")
+        key = key_of(dataset)
         if key in self.ids:
             return self.ids[key]
         leaf = key.rpartition("/")[2]
@@ -171,6 +173,9 @@ class _Tasks:
             metrics["mean_recall@1"] = sum(metrics[name] or 0.0 for name in RECALLS) / 2
             remarks.append("mean_recall@1 is the mean of the two that its file has")
         metric = fields["metric"]
+        left = result.settings.get("other epochs left out")
+        if left:
+            remarks.append(f"epoch {result.settings.get('epoch')} of the file; {left} others are left out")
         if metric is not None and metric not in metrics:
             remarks.append(f"its file has no {metric}, and has {', '.join(metrics)}")
         elif metric is not None and result.main not in (None, metrics[metric]):
@@ -186,7 +191,7 @@ class _Tasks:
                 **{part.name: NOBODY for part in dataclasses.fields(Fingerprint)}
                 | {"data": f"{NOBODY}/{result.sha256}"}
             ),
-            flags=(f"imported from {result.form}'s results and not computed here: no interval is known",),
+            flags=(imported_flag(result.form),),
             imported={
                 "form": result.form,
                 "file": str(result.file.absolute()),
@@ -208,7 +213,7 @@ class _Tasks:
         fields: dict[str, Any] = {"task": task, "protocol": protocol, "notes": tuple(node.get("notes") or ())}
         fields |= {name: node.get(name) for name in ("key", "name", "metric", "chance", "group")}
         remarks = []
-        if result.dataset.removeprefix("wds/") != node.key:
+        if key_of(result.dataset) != node.key:
             remarks.append(f"its file calls the set {result.dataset}; see that it is the same as {node.key}")
         if result.task not in (None, words[task]):
             # The same set under another protocol has a row of its own: that of `protocol=`.
@@ -217,9 +222,7 @@ class _Tasks:
         return _variant(fields, result), remarks
 
     def _own(self, result: Result) -> tuple[dict[str, Any], list[str]]:
-        key = result.dataset.removeprefix("wds/")
-        close = closest(key, self.ids)
-        hint = f"; near it: {', '.join(close)}" if close else ""
+        key = key_of(result.dataset)
         protocol = PROTOCOLS.get(result.task or "", result.task or "unknown")
         fields: dict[str, Any] = {
             "task": slug(key),
@@ -230,9 +233,40 @@ class _Tasks:
             "chance": None,
             "group": "other",
         }
+        if key in KNOWN:
+            return _variant({**fields, **KNOWN[key]}, result), []
+        close = closest(key, self.ids)
+        hint = f"; near it: {', '.join(close)}" if close else ""
         if protocol in VARIANTS:
             fields = _by_protocol(fields, result)
         return _variant(fields, result), [f"no task of clipeval has the key {key}: a row of its own{hint}"]
+
+
+def key_of(dataset: str) -> str:
+    """The key of a set that another program names: without its copy's prefix, and Apple's SugarCrepe by our name."""
+    return re.sub(r"^comp/sugarcrepe_", "sugar_crepe/", dataset.removeprefix("wds/"))
+
+
+def imported_flag(form: str) -> str:
+    """The warning of an imported record."""
+    return f"imported from {form}'s results and not computed here: no interval is known"
+
+
+_LONG = {"protocol": "retrieval", "group": "long_captions"}
+
+_PAIRS = {"protocol": "selection", "group": "compositionality"}
+
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "aro/visual_relation": {"name": "ARO: relations", **_PAIRS},
+    "aro/visual_attribution": {"name": "ARO: attributes", **_PAIRS},
+    "aro/coco_order": {"name": "ARO: order, COCO", **_PAIRS},
+    "aro/flickr_order": {"name": "ARO: order, Flickr", **_PAIRS},
+    "sugar_crepe/all": {"name": "SugarCrepe, all samples", **_PAIRS},
+    "longclip/urban1k": {"name": "Urban1k", **_LONG},
+    "longclip/sharegpt4v-1k": {"name": "ShareGPT4V-1k", **_LONG},
+    "longclip/sharegpt4v-llava15k": {"name": "ShareGPT4V LLaVA-15k", **_LONG},
+}
+"""Sets that published files hold and no task of clipeval reads: what to call them."""
 
 
 PROTOCOLS = {
@@ -245,9 +279,11 @@ PROTOCOLS = {
 
 def _main(result: Result) -> str | None:
     """The main metric of a result that no config speaks of; None where DataComp's file says that there is none."""
-    if result.form != CLIP_BENCHMARK:
+    if result.form == DATACOMP or (result.form == MTEB and result.main is not None):
         same = [name for name, value in result.metrics.items() if value is not None and value == result.main]
         return same[0] if same else None
+    if result.form == OPEN_CLIP:
+        return None  # its validation data are one's own
     names = [*result.metrics, *(["mean_recall@1"] if all(name in result.metrics for name in RECALLS) else [])]
     return next((name for name in MAIN if name in names), names[0] if names else None)
 

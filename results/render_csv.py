@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from clipeval.results.against import ReferenceComparison
-from clipeval.results.runs import Run, group_name, long_rows, tasks
-from clipeval.results.sheet import average_cell
+from clipeval.results.against import Line, ReferenceComparison
+from clipeval.results.runs import Run, long_rows, tasks
+from clipeval.results.sheet import average_cell, averages, groups, meant_to_count
 
 COLUMNS = [
     "run",
@@ -62,23 +62,24 @@ def render(runs: Sequence[Run]) -> str:
                             "flags": joined["flags"],
                         }
                     )
-        rows += _averages(run)
+        rows += _averages(run, runs)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     whole = dict.fromkeys(("samples", "classes", "counted", "expected"), "Int64")
     numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
     return str(frame.astype({**whole, **numbers}).to_csv(index=False, lineterminator="\n"))
 
 
-def _averages(run: Run) -> list[dict[str, Any]]:
-    union = tasks([run])
-    groups: dict[str, list[str]] = {}
-    for task, spec in union.items():
-        groups.setdefault(str(spec.get("group")), []).append(task)
-    wanted = [("group", group, group_name(group), members) for group, members in groups.items()]
-    wanted.append(("average", "", "Average", list(union)))
+def _averages(run: Run, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    union = tasks(runs)
+    wanted = [
+        ("group", str(union[members[0]].get("group")), name, members)
+        for name, members in groups(runs).items()
+        if any(task in run.planned for task in members)
+    ]
+    wanted += [("average", "", name, members) for name, members in averages(runs).items()]
     rows = []
     for kind, group, name, members in wanted:
-        cell = average_cell(run, members)
+        cell = average_cell(run, members, meant_to_count(runs, members))
         low, high = cell.interval or (None, None)
         counted, expected = cell.of or (0, 0)
         rows.append(
@@ -93,17 +94,40 @@ def _averages(run: Run) -> list[dict[str, Any]]:
 
 
 def against(found: Sequence[ReferenceComparison]) -> str:
-    """A comparison as CSV: a row for each run and task, and one for its average."""
+    """A comparison as CSV: a row for each run and task, one for its average, and one for each other published metric."""
     rows = [
         {
             **{"run": item.run, "reference": item.reference, "kind": kind, "task": line.task, "key": line.key},
             **{"name": line.name, "metric": line.metric, "reference_value": line.reference, "value": line.measured},
             **{"difference": line.difference, "low": (line.interval or (None, None))[0]},
             **{"high": (line.interval or (None, None))[1], "verdict": line.verdict, "place": line.place},
-            "flagged": line.flagged,
+            **{"flagged": line.flagged, "source": sources.get((item.run, line.task, line.metric), "")},
         }
         for item in found
-        for kind, lines in (("task", item.lines), ("average", [item.average] if item.average else []))
+        for sources in [_sources(item)]
+        for kind, lines in (
+            ("task", item.lines),
+            ("average", [item.average] if item.average else []),
+            ("metric", _others(item)),
+        )
         for line in lines
     ]
     return str(pd.DataFrame(rows).astype({"place": "Int64"}).to_csv(index=False, lineterminator="\n"))
+
+
+def _sources(item: ReferenceComparison) -> dict[tuple[str, str, str], str]:
+    """{(run, task, metric): every source of the value, with what it prints}."""
+    lines = item.reproduction.lines if item.reproduction else ()
+    return {
+        (item.run, line.task, line.metric): "; ".join(f"{figure.source}={figure.value}" for figure in line.figures)
+        for line in lines
+    }
+
+
+def _others(item: ReferenceComparison) -> list[Line]:
+    """The published metrics that are not the main ones, as lines."""
+    lines = item.reproduction.scored(main=False) if item.reproduction else []
+    return [
+        Line(line.task, line.name, line.metric, line.figure.value, line.measured, line.interval, line.verdict)
+        for line in lines
+    ]

@@ -51,6 +51,19 @@ class Run:
             return model
         return next((record.model for record in self.records.values()), {})
 
+    @property
+    def shared_flags(self) -> tuple[str, ...]:
+        """The warnings that every record has, of two or more: they speak of the run, and are said once."""
+        records = list(self.records.values())
+        if len(records) < 2:
+            return ()
+        return tuple(text for text in records[0].flags if all(text in record.flags for record in records))
+
+    def own_flags(self, record: Record) -> tuple[str, ...]:
+        """A record's warnings without those that every record has."""
+        shared = self.shared_flags
+        return tuple(text for text in record.flags if text not in shared)
+
     def images(self, task: str) -> str:
         """What a task's images are known by: its data's place, which several tasks may share; its name where unknown."""
         config = ((self.info.get("config") or {}).get("tasks") or {}).get(task) or {}

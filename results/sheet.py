@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from clipeval.results.records import Record
 from clipeval.results.runs import Run, group_name, tasks
+from clipeval.results.suites import suites_in, uncounted
 from clipeval.results.uncertainty import Interval, average_interval, chance_corrected
 
 Kind = Literal["group", "task", "single", "average", "common"]
@@ -80,19 +81,17 @@ def build(runs: Sequence[Run]) -> ReportTable:
     """Lays out the report of some runs, one column of scores for each."""
     rows: list[TableRow] = []
     footnotes = _Footnotes(several=len(runs) > 1)
-    by_group: dict[str, list[str]] = {}
     union = tasks(runs)
-    for task, spec in union.items():
-        by_group.setdefault(str(spec.get("group")), []).append(task)
+    by_group = groups(runs)
     for group, members in by_group.items():
         # A lone group's average is the average of all, which has a row of its own.
         if len(members) > 1 and len(by_group) > 1:
-            rows.append(_average("group", group_name(group), members, runs))
+            rows.append(_average("group", group, members, runs))
         for task in members:
             kind: Kind = "task" if len(members) > 1 else "single"
             rows.append(_task_row(kind, task, union[task], runs, footnotes))
     if len(union) > 1 or not rows:
-        rows.append(_average("average", "Average", list(union), runs))
+        rows += [_average("average", label, members, runs) for label, members in averages(runs).items()]
     common = [task for task in union if all(_scored(run, task) for run in runs)]
     if len(runs) > 1 and common and any(sorted(_members(run, list(union))) != sorted(common) for run in runs):
         rows.append(_average("common", f"Average, {len(common)} in common", common, runs))
@@ -103,6 +102,37 @@ def build(runs: Sequence[Run]) -> ReportTable:
         warnings=tuple(warnings(runs)),
         details=tuple(_details(run) for run in runs),
     )
+
+
+def averages(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """{label: the tasks} of the averages over all: of each suite that the runs hold, where they hold more than one suite.
+
+    A task that a suite does not have never joins its average, so that it can be compared with anybody's.
+    """
+    union = tasks(runs)
+    suites = suites_in(union)
+    if not suites or (not uncounted(union, suites[0]) and union.keys() >= set(suites[0].tasks)):
+        return {"Average": list(union)}
+    of_groups = [set(members) for members in groups(runs).values()]  # those have rows already
+    shown = [suite for suite in suites if suite is suites[0] or set(suite.tasks) not in of_groups]
+    return {f"Average, {suite.name}": list(suite.tasks) for suite in shown}
+
+
+def groups(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """{name to print: the tasks} of the report's groups; tasks that the runs' suite does not have stand apart in them."""
+    union = tasks(runs)
+    suites = suites_in(union)
+    outside = set(uncounted(union, suites[0])) if suites else set()
+    named = {str(spec.get("group")) for task, spec in union.items() if suites and task in suites[0].tasks}
+    found: dict[str, list[str]] = {}
+    apart: dict[str, list[str]] = {}
+    for task, spec in union.items():
+        group = str(spec.get("group"))
+        if task in outside and group in named:
+            apart.setdefault(f"{group_name(group)}, not in {suites[0].name}", []).append(task)
+        else:
+            found.setdefault(group_name(group), []).append(task)
+    return {**found, **apart}
 
 
 class _Footnotes:
@@ -138,7 +168,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
                 marks.append(footnotes.add(f"{owner}{name}: skipped: {run.skipped[task]}", flag=True))
             continue
         owner = f"{run.label}: " if footnotes.several else ""
-        for text in record.flags:
+        for text in run.own_flags(record):
             # What several tasks share (a model's warning, an import) is said once; the marks tell which.
             shared = sum(text in other.flags for other in run.records.values()) > 1
             marks.append(footnotes.add(f"{owner}{'' if shared else f'{record.name}: '}{text}", flag=True))
@@ -149,7 +179,7 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
                 interval=record.interval,
                 corrected=chance_corrected(record.value, record.chance),
                 samples=record.samples,
-                flagged=bool(record.flags),
+                flagged=bool(run.own_flags(record)),
             )
         )
     # Runs that were told different main metrics cannot be ranked on this row.
@@ -190,8 +220,14 @@ def _members(run: Run, among: Sequence[str]) -> list[str]:
     return [task for task in among if task in run.planned and run.planned[task].get("metric") is not None]
 
 
-def average_cell(run: Run, among: Sequence[str]) -> TableCell:
-    """A run's average over those of some tasks that have a main metric and a value."""
+def average_cell(run: Run, among: Sequence[str], of: int | None = None) -> TableCell:
+    """A run's average over those of some tasks that have a main metric and a value.
+
+    Args:
+        run: the run.
+        among: ids of tasks.
+        of: how many the average is meant to count; default: those of them that the run planned.
+    """
     members = _members(run, among)
     records = [run.records[task] for task in members if _scored(run, task)]
     values = [record.value for record in records if record.value is not None]
@@ -202,10 +238,16 @@ def average_cell(run: Run, among: Sequence[str]) -> TableCell:
         corrected=math.fsum(corrected) / len(corrected) if corrected else None,
         corrected_of=len(corrected),
         samples=_total([record.samples for record in records]),
-        flagged=any(record.flags for record in records),
-        of=(len(values), len(members)),
+        flagged=any(run.own_flags(record) for record in records),
+        of=(len(values), max(of or 0, len(members))),
         absent="" if members else "not planned",
     )
+
+
+def meant_to_count(runs: Sequence[Run], among: Sequence[str]) -> int:
+    """How many tasks an average of some runs is meant to count: the same in each of them."""
+    union = tasks(runs)
+    return sum(union[task].get("metric") is not None if task in union else True for task in among)
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
@@ -215,7 +257,7 @@ def _total(counts: Sequence[int | None]) -> int | None:
 
 
 def _average(kind: Kind, label: str, among: Sequence[str], runs: Sequence[Run]) -> TableRow:
-    cells = [average_cell(run, among) for run in runs]
+    cells = [average_cell(run, among, meant_to_count(runs, among)) for run in runs]
     same = len({tuple(sorted(task for task in among if _scored(run, task))) for run in runs}) == 1
     return TableRow(kind=kind, label=label, cells=tuple(_mark_best(cells) if same else cells))
 
@@ -247,6 +289,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             names = ", ".join(str(run.planned[task].get("name") or task) for task in run.missing)
             found.append(f"{owner}INCOMPLETE: {len(run.missing)} of {len(run.planned)} tasks are missing: {names}")
         found += [f"{owner}{error}" for error in run.damaged]
+        found += [f"{owner}{text}" for text in run.shared_flags]
         # Protocols may have a precision each (the published recipe's have); within one, records must agree.
         by_protocol: dict[str, set[str]] = {}
         for record in run.records.values():

@@ -13,6 +13,7 @@ from clipeval.results import against as beside
 from clipeval.results import (
     against_block,
     block,
+    exchange,
     model_card,
     render_csv,
     render_json,
@@ -27,7 +28,13 @@ from clipeval.results.files import write_atomically
 if TYPE_CHECKING:  # templates and images, which the other formats do not wait for
     from clipeval.results.page.mistakes import Pictures
 
-FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
+FOLDERS = ("clip_benchmark", "mteb")
+"""The formats that are a file for each task, and so need a folder."""
+
+OF_ONE = ("model-card", "model-index", "eval_results", "every_eval_ever")
+"""The formats that speak of one model."""
+
+FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", *FOLDERS, *OF_ONE)
 
 WITH_AGAINST = ("table", "csv", "md", "html")
 """The formats that can show a comparison."""
@@ -64,12 +71,12 @@ def report(
         return render_csv.against(found) if found else render_csv.render(loaded)
     if format == "jsonl":
         return render_json.datacomp(loaded)
-    if format == "clip_benchmark":
-        raise ClipevalError("clip_benchmark's `build` reads a file for each task: name a folder for them with --output")
-    if format == "model-card":
+    if format in FOLDERS:
+        raise ClipevalError(f"--format {format} is a file for each task: name a folder for them with --output")
+    if format in OF_ONE:
         if len(loaded) > 1:
-            raise ClipevalError(f"a model card is about one model, and {len(loaded)} runs were given: name one")
-        return model_card.render(loaded[0])
+            raise ClipevalError(f"--format {format} is about one model, and {len(loaded)} runs were given: name one")
+        return _of_one(loaded[0], format)
     if format == "html":
         from clipeval.results.page.page import render
 
@@ -85,6 +92,15 @@ def report(
     return render_terminal.to_text(body, width, colour)
 
 
+def _of_one(run: runs.Run, format: str) -> str:
+    """One run in one of the formats of `OF_ONE`."""
+    if format == "model-card":
+        return model_card.render(run)
+    if format == "model-index":
+        return exchange.model_index(run)
+    return exchange.eval_results(run) if format == "eval_results" else exchange.every_eval_ever(run)
+
+
 def write_report(
     paths: Sequence[str | Path],
     output: str | Path,
@@ -93,11 +109,13 @@ def write_report(
     *,
     pictures: Pictures | None = None,
 ) -> list[Path]:
-    """Writes the report to a file, or for `clip_benchmark` to a folder. Returns what was written."""
+    """Writes the report to a file, or for the formats of `FOLDERS` to a folder. Returns what was written."""
     output = Path(output)
-    if format == "clip_benchmark":
+    if format in FOLDERS:
         written = []
-        for name, content in render_json.clip_benchmark(runs.load(paths, slim=True)).items():
+        loaded = runs.load(paths, slim=True)
+        files = render_json.clip_benchmark(loaded) if format == "clip_benchmark" else exchange.mteb(loaded)
+        for name, content in files.items():
             write_atomically(output / name, content)
             written.append(output / name)
         return written

@@ -44,7 +44,8 @@ def row_label(row: TableRow, several: bool) -> str:
         return row.label
     partial = ": partial" if row.cells[0].partial else ""
     if row.kind == "average":
-        return f"{row.label} over {of[0]} of {of[1]}{partial}"
+        label, _, suite = row.label.partition(", ")
+        return f"{label} over {of[0]} of {of[1]}{f' ({suite})' if suite else ''}{partial}"
     return f"{row.label} ({of[0]} of {of[1]}{partial})" if partial else f"{row.label} ({of[0]})"
 
 

@@ -15,12 +15,16 @@ from rich.text import Text
 
 from clipeval.cli.cache import add_cache
 from clipeval.cli.convert import add_convert
+from clipeval.cli.leaderboard import add_leaderboard
 from clipeval.configs.errors import ClipevalError
 
 BATCH = 64
 """Pictures that `classify` embeds at once."""
 
-FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
+FORMATS = (
+    "table, csv, md, latex, html, jsonl, clip_benchmark, mteb, model-card, model-index, eval_results (the Hub's YAML) "
+    "or every_eval_ever"
+)
 FLAGS_SAID = 5
 """Warnings that are written out on standard error for a format that cannot hold them."""
 
@@ -32,11 +36,12 @@ def add_commands(commands: Any) -> None:
     _add_download(commands)
     add_convert(commands)
     _add_classify(commands)
+    add_leaderboard(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--format", default="table", help=FORMATS)
     report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
-    report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark)")
+    report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark and mteb)")
     report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
     report.add_argument(
         "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
@@ -221,7 +226,10 @@ def _say(findings: Iterable[Any], good: str) -> int:
 
 
 def _add_import(commands: Any) -> None:
-    text = "results of clip_benchmark (JSON) and DataComp (eval_results.jsonl) into run folders, marked as imported"
+    text = (
+        "results of clip_benchmark, DataComp (eval_results.jsonl), MTEB, lm-evaluation-harness and open_clip's training "
+        "(results.jsonl) into run folders, marked as imported"
+    )
     sub = commands.add_parser("import", help=text, description=text)
     sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
     sub.add_argument("words", nargs="+", metavar="FILE|OVERRIDE", help="files or folders, and words: out=, model=…")

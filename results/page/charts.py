@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
-from clipeval.results import published
+from clipeval.results import published, sheet
 from clipeval.results.published.table import SHIFTS
-from clipeval.results.runs import Run, group_name, tasks
+from clipeval.results.robustness import expit, logit, trend
+from clipeval.results.runs import Run, tasks
 from clipeval.results.sheet import average_cell
 from clipeval.results.uncertainty import Interval, average_interval
 
@@ -47,9 +47,7 @@ def colour(index: int) -> str:
 def groups(runs: Sequence[Run]) -> Chart | None:
     """A bar for each group and run, with the interval of the group's average; of each task where there is one group."""
     union = tasks(runs)
-    members: dict[str, list[str]] = {}
-    for task, spec in union.items():
-        members.setdefault(group_name(str(spec.get("group"))), []).append(task)
+    members = sheet.groups(runs)
     title, what = "By group", "The average over each group's tasks"
     if len(members) == 1:
         members = {str(spec.get("name") or task): [task] for task, spec in union.items()}
@@ -73,7 +71,7 @@ def groups(runs: Sequence[Run]) -> Chart | None:
         return None
     axis = "average" if title == "By group" else "score"
     figure.update_layout(barmode="group", bargap=0.35, yaxis={"title": {"text": axis}, "rangemode": "tozero"})
-    _common(figure, several=len(runs) > 1)
+    common(figure, several=len(runs) > 1)
     return Chart("groups", title, f"{what}; the whiskers are 95% intervals over samples.", figure)
 
 
@@ -109,7 +107,7 @@ def compute(runs: Sequence[Run]) -> Chart | None:
         xaxis={"type": "log", "title": {"text": "GFLOPs for an image and a text"}, "dtick": 1},
         yaxis={"title": {"text": f"average of {len(keys)} task{'s' if len(keys) > 1 else ''}"}},
     )
-    _common(figure, several=True)
+    common(figure, several=True)
     text = f"Over the {len(keys)} tasks that the runs share with the published table; grey: 121 models that open_clip published."
     if unknown:
         text += f" Dashed: no count of operations is known for {', '.join(unknown)}."
@@ -141,7 +139,7 @@ def robustness(runs: Sequence[Run]) -> Chart | None:
         name="their trend",
         mode="lines",
         x=line.round(5).tolist(),
-        y=_expit(slope * _logit(line) + offset).round(5).tolist(),
+        y=expit(slope * logit(line) + offset).round(5).tolist(),
         line={"color": GREY, "width": 1.5, "dash": "dot"},
         hoverinfo="skip",
     )
@@ -152,33 +150,18 @@ def robustness(runs: Sequence[Run]) -> Chart | None:
         (at, pair), (values, pairs) = _scores(run, ["imagenet1k"]), _scores(run, keys)
         mean = math.fsum(values) / len(values)
         figure.add_scatter(**_star(run.label, at[0], mean, average_interval(values, pairs), pair[0], index))
-        above = mean - float(_expit(slope * _logit(np.array(at[0])) + offset))
+        above = mean - float(expit(slope * logit(np.array(at[0])) + offset))
         words.append(f"{run.label}: {above:+.4f}")
     figure.update_layout(
         xaxis={"title": {"text": "ImageNet 1k"}},
         yaxis={"title": {"text": f"mean of {len(keys)} shift{'s' if len(keys) > 1 else ''}"}},
     )
-    _common(figure, several=True)
+    common(figure, several=True)
     text = (
         "Effective robustness is the height above the trend of the published models (a line between the logits of the two). "
         f"{'; '.join(words)}."
     )
     return Chart("robustness", "Effective robustness", text, figure)
-
-
-def trend(x: pd.Series[Any], y: pd.Series[Any]) -> tuple[float, float]:
-    """Slope and offset of the line through the logits of two accuracies (Taori et al., NeurIPS 2020)."""
-    slope, offset = np.polyfit(_logit(x.to_numpy(dtype=float)), _logit(y.to_numpy(dtype=float)), 1)
-    return float(slope), float(offset)
-
-
-def _logit(value: np.ndarray) -> np.ndarray:
-    clipped = np.clip(value, 1e-4, 1 - 1e-4)
-    return np.asarray(np.log(clipped / (1 - clipped)))
-
-
-def _expit(value: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-value)))
 
 
 def _shared_keys(runs: Sequence[Run]) -> list[str]:
@@ -233,7 +216,8 @@ def _errors(cells: Sequence[tuple[float, Interval | None]]) -> dict[str, Any]:
     }
 
 
-def _common(figure: go.Figure, several: bool) -> None:
+def common(figure: go.Figure, several: bool) -> None:
+    """What the layout of all charts has in common."""
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",

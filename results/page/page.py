@@ -60,11 +60,11 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
         charts=[(chart, _json(chart)) for chart in found],
         details=details,
         provenance=[_provenance(run) for run in runs],
-        css=_asset("page.css"),
-        script=_asset("page.js"),
-        plotly=_library("plotly", "package_data/plotly.min.js"),
-        tables_css=_library("itables", "html/dt_bundle.css"),
-        tables_js=base64.b64encode(_library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
+        css=asset("page.css"),
+        script=asset("page.js"),
+        plotly=library("plotly", "package_data/plotly.min.js"),
+        tables_css=library("itables", "html/dt_bundle.css"),
+        tables_js=base64.b64encode(library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
     )
 
 
@@ -75,12 +75,13 @@ def _number(value: float | None) -> str:
     return words.score(value)
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file of this folder, to stand in a page as it is."""
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
 @cache
-def _library(package: str, path: str) -> Markup:
+def library(package: str, path: str) -> Markup:
     """A file that a library ships: found without importing it, for plotly takes its time."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -90,12 +91,16 @@ def _library(package: str, path: str) -> Markup:
 
 def _json(chart: Chart) -> Markup:
     """A figure as JSON that cannot end the script element which it stands in."""
-    text = str(chart.figure.to_json())
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return Markup(safe_json(str(chart.figure.to_json())))
+
+
+def safe_json(text: str) -> str:
+    """JSON that cannot end the script element which it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _group_of(task: str, runs: Sequence[Run]) -> str:
-    return group_name(str(tasks(runs)[task].get("group")))
+    return next(name for name, members in sheet.groups(runs).items() if task in members)
 
 
 def _task(task: str, spec: Any, runs: Sequence[Run], pictures: Pictures | None) -> dict[str, Any]:
@@ -124,8 +129,7 @@ def _confusion(found: Mistakes) -> Markup | None:
     """The heat map's data, drawn by the page when it is opened; None without classes."""
     if found.confusion is None:
         return None
-    text = json.dumps(dataclasses.asdict(found.confusion))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return Markup(safe_json(json.dumps(dataclasses.asdict(found.confusion))))
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

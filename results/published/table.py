@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipeval.results.published.names import published_names
+
 ROUNDING = 0.00005
 """Half of the last printed digit: a published 0.7279 stands for anything from 0.72785 to 0.72795."""
 
@@ -76,10 +78,13 @@ def profile() -> pd.DataFrame:
 
 
 def find(name: str | None, pretrained: str | None) -> pd.Series[Any] | None:
-    """The row of a model by open_clip's names; None when it is not among the 121."""
+    """The row of a model, by any of its names (`names.published_names`); None when it is not among the 121."""
     rows = _read("published_openclip_38.csv")
-    found = rows[(rows["name"] == name) & (rows["pretrained"] == pretrained)]
-    return None if found.empty else found.iloc[0]
+    for item in published_names(name, pretrained):
+        found = rows[(rows["name"] == item.model) & (rows["pretrained"] == item.pretrained)]
+        if not found.empty:
+            return found.iloc[0]
+    return None
 
 
 def value(row: pd.Series[Any], key: str) -> float:

@@ -16,7 +16,8 @@ import yaml
 from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import published, render_markdown, runs, sheet, words
-from clipeval.results.against import against_published, judge
+from clipeval.results.against import against_published
+from clipeval.results.judgement import judge
 from clipeval.results.tables import report
 
 TABLE = Path(published.__file__).with_name("published_openclip_38.csv")
@@ -131,20 +132,20 @@ def _shift(folder, task, value, interval):
 def test_a_reader_sees_at_a_glance_whether_it_holds(factory, tmp_path):
     folder = factory.published(tmp_path / "run", "ViT-B-32-256", "datacomp_s34b_b86k")
     text = " ".join(report([folder.path], against="published", width=100).split())
-    assert "The reproduction HOLDS: of 38 tasks 38 to the printed digit" in text
+    assert "38 of 38 reproduce: 38 to the printed digit" in text
     assert "among 121, the 120 other published models and this run" in text
     _shift(folder, "mnist", 0.70, (0.69, 0.71))
     _shift(folder, "cars", 0.8995, (0.89, 0.91))
     for format in ("table", "md", "html"):
         text = " ".join(report([folder.path], format, against="published", width=100).split())
-        assert "DOES NOT HOLD on 1 of 38 tasks: MNIST" in text
+        assert "37 of 38 reproduce: 36 to the printed digit, 1 within; 1 not: MNIST" in text
         assert "OUTSIDE" in text
 
 
 def test_an_unfinished_reproduction_is_judged_so_far(factory, tmp_path):
     folder = factory.published(tmp_path / "run", "ViT-B-32-256", "datacomp_s34b_b86k", tasks=["MNIST", "ImageNet 1k"])
     text = " ".join(report([folder.path], against="published", width=100).split())
-    assert "The reproduction HOLDS (so far: 2 of 38 tasks)" in text
+    assert "2 of 2 reproduce (so far: 2 of 38 tasks)" in text
     # Its average stands among the others' averages over the same two tasks.
     frame = pd.read_csv(TABLE)
     means = frame[["MNIST", "ImageNet 1k"]].mean(axis=1)

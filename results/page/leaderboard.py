@@ -1,0 +1,94 @@
+"""The leaderboard as a page: a table with filters, the score against compute, and how the tasks go together."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from clipeval.results import words
+from clipeval.results.leaderboard import Leaderboard, label
+from clipeval.results.page.charts import COLOURS, GREY, common
+from clipeval.results.page.page import HERE, asset, library, safe_json
+
+
+def render(found: Leaderboard, like: str | None = None) -> str:
+    """The page, one file with its data, styles and scripts inside."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(score=words.score)
+    rows = found.rows
+    near = found.like(like) if like else None
+    return environment.get_template("leaderboard.html").render(
+        suite=found.suite,
+        tasks=found.tasks,
+        rows=[{str(name): _known(value) for name, value in row.items()} for row in rows.to_dict("records")],
+        like=like,
+        near=None if near is None else list(zip(label(near), near["score"], near["distance"], strict=True)),
+        dropped=found.dropped,
+        left_out=found.left_out,
+        data=sorted({name for name in rows["data"] if name}),
+        compute=Markup(safe_json(str(compute(found).to_json()))),
+        correlation=Markup(safe_json(json.dumps(_correlation(found)))),
+        css=asset("page.css") + asset("leaderboard.css"),
+        script=asset("leaderboard.js"),
+        plotly=library("plotly", "package_data/plotly.min.js"),
+        tables_css=library("itables", "html/dt_bundle.css"),
+        tables_js=base64.b64encode(library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
+    )
+
+
+def compute(found: Leaderboard) -> go.Figure:
+    """Score against GFLOPs, with the frontier; runs of one's own as stars. The page takes out what its filters hide."""
+    rows = found.rows[found.rows["gflops"].notna()]
+    figure = go.Figure()
+    frontier = rows[rows["frontier"]].sort_values("gflops")
+    figure.add_scatter(
+        name="frontier",
+        mode="lines",
+        x=frontier["gflops"].tolist(),
+        y=frontier["score"].round(6).tolist(),
+        line={"color": GREY, "width": 1.5, "shape": "hv", "dash": "dot"},
+        hoverinfo="skip",
+    )
+    for name, part, marker in (
+        ("published", rows[~rows["mine"]], {"color": COLOURS[0], "size": 8, "opacity": 0.75}),
+        ("your runs", rows[rows["mine"]], {"color": COLOURS[1], "size": 15, "symbol": "star"}),
+    ):
+        if len(part):
+            figure.add_scatter(
+                name=name,
+                mode="markers",
+                x=part["gflops"].tolist(),
+                y=part["score"].round(6).tolist(),
+                text=label(part).tolist(),
+                marker=marker,
+                hovertemplate="%{text}<br>%{x:.1f} GFLOPs, %{y:.4f}<extra></extra>",
+            )
+    figure.update_layout(
+        xaxis={"type": "log", "title": {"text": "GFLOPs for an image and a text"}, "dtick": 1},
+        yaxis={"title": {"text": f"average of {len(found.tasks)} task{'s' if len(found.tasks) > 1 else ''}"}},
+    )
+    common(figure, several=True)
+    return figure
+
+
+def _correlation(found: Leaderboard) -> dict[str, Any]:
+    """The heat map's data: tasks in the order of how well they go with the others."""
+    matrix = found.correlation
+    order = matrix.mean().sort_values(ascending=False, kind="stable").index
+    values = matrix.loc[order, order].round(2)
+    return {
+        "names": [found.tasks[key] for key in order],
+        "values": values.astype(object).where(values.notna(), None).to_numpy().tolist(),
+    }
+
+
+def _known(value: Any) -> Any:
+    """None for NaN, which templates can test."""
+    return None if isinstance(value, float) and value != value else value
