@@ -8,11 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from clipeval.cli.cache import add_cache
 from clipeval.cli.convert import add_convert
 from clipeval.configs.errors import ClipevalError
@@ -20,7 +15,7 @@ from clipeval.configs.errors import ClipevalError
 BATCH = 64
 """Pictures that `classify` embeds at once."""
 
-FORMATS = "table, csv, md, latex, html, jsonl, clip_benchmark or model-card"
+FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
 FLAGS_SAID = 5
 """Warnings that are written out on standard error for a format that cannot hold them."""
 
@@ -34,7 +29,7 @@ def add_commands(commands: Any) -> None:
     _add_classify(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    report.add_argument("--format", default="table", help=FORMATS)
+    report.add_argument("--format", default="table", help=", ".join(FORMATS))
     report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
     report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark)")
     report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
@@ -140,6 +135,8 @@ def _pictures(format: str) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.replay.pictures import pictures
     from clipeval.replay.verify import StoredRun
     from clipeval.results.block import terminal
@@ -178,6 +175,8 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.replay.rerun import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
@@ -186,6 +185,11 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
     from clipeval.results.records import visible
 
     table = Table("task", "", "", box=None, header_style="bold")
@@ -250,6 +254,8 @@ def _add_download(commands: Any) -> None:
 
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.configs.compose import compose
     from clipeval.data.split import data_config
     from clipeval.download import DownloadError, download
