@@ -79,6 +79,13 @@ def config() -> dict[str, Any]:
     return found
 
 
+@cache
+def protocols() -> dict[str, str]:
+    """{the class of a protocol: its name}, of the bases of the group `task`: `_linear_probe.yaml` names LinearProbe."""
+    named = {name: _load(option_file("task", name)).get("_target_") for name in files("task", None) if name[0] == "_"}
+    return {str(target): name[1:] for name, target in named.items() if target not in (None, "???")}
+
+
 def suite_tasks(suite: str, config_dir: str | Path | None = None) -> dict[str, str]:
     """{the task's name in the suite: the option of the group `task`}, in the suite's order.
 
@@ -157,6 +164,6 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
-        else:
+        elif value != "???" or key not in into:  # as OmegaConf merges: what is left open leaves what there is
             into[key] = value
     return into

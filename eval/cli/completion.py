@@ -72,7 +72,10 @@ function __clipeval_complete
     set -l words (commandline -opc) (commandline -ct)
     set -l answer ($words[1] __complete $words[2..-1] 2>/dev/null)
     if test "$answer[1]" = __files
-        __fish_complete_path (string replace -r '^.*=' '' -- $words[-1]) | string replace -r '^' (string match -r '^.*=' -- $words[-1]; or echo '')
+        set -l before (string match -r '^.*=' -- $words[-1])
+        for path in (__fish_complete_path (string replace -r '^.*=' '' -- $words[-1]))
+            echo "$before$path"
+        end
     else
         printf '%s\n' $answer
     end

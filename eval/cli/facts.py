@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from clipeval.configs import catalog
 from clipeval.configs.resolvers import bundled
 
 Facts = dict[str, Any]
-NO_LICENCE = "not recorded in clipeval: the set's page says under which terms it may be used, and whether one has to ask"
+NO_LICENCE = (
+    "not recorded in clipeval: the set's page says under which terms it may be used, and whether one has to ask"
+)
 BUNDLED_LICENCE = "comes with clipeval; eval/bundled/LICENSES has its terms"
 
 
@@ -48,7 +49,9 @@ def task_facts(task: str, root: str | None = None, config_dir: str | None = None
         "here": any(copy["here"] for copy in copies),
         "licence": BUNDLED_LICENCE if _is_bundled(data) else NO_LICENCE if copies else None,
         "published": published.of_task(str(content.get("key"))),
-        "suites": [suite for suite in catalog.group_options("suite", config_dir) if task in _members(suite, config_dir)],
+        "suites": [
+            suite for suite in catalog.group_options("suite", config_dir) if task in _members(suite, config_dir)
+        ],
     }
 
 
@@ -70,8 +73,9 @@ def task_row(task: str, root: str | None, config_dir: str | None = None) -> Fact
 
 
 def protocol_of(content: Mapping[str, Any]) -> str:
-    """The protocol's name, of the class that a task names: `clipeval.tasks.LinearProbe` is `linear_probe`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(content.get("_target_")).rpartition(".")[2]).lower()
+    """The protocol's name: of clipeval's own the base that names the class (`_linear_probe.yaml`), else the class's."""
+    target = str(content.get("_target_"))
+    return catalog.protocols().get(target) or target.rpartition(".")[2]
 
 
 def suite_facts(suite: str, root: str | None = None, config_dir: str | None = None) -> Facts:
@@ -180,4 +184,3 @@ def _copy(source: str, folder: str, hub: str | None, root: str | None, content: 
 def size_of(folder: Path) -> int:
     """Bytes of a folder's files, links followed to files but not to folders."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-

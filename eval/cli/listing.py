@@ -47,7 +47,9 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.group is not None and arguments.kind != "tasks":
         raise ClipevalError(f"--group is for tasks: clipeval list tasks --group {arguments.group}")
     root, group = _root(rest), KINDS[arguments.kind]
-    rows = [_row(group, name, root, arguments.config_dir) for name in catalog.group_options(group, arguments.config_dir)]
+    rows = [
+        _row(group, name, root, arguments.config_dir) for name in catalog.group_options(group, arguments.config_dir)
+    ]
     if arguments.group is not None:
         groups = sorted({str(row["group"]) for row in rows})
         if arguments.group not in groups:

@@ -21,7 +21,7 @@ from clipeval.cli.terminal import any_encoding
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 EXIT_STOPPED, EXIT_PIPE = 130, 141
 

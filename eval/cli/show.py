@@ -25,7 +25,10 @@ def print_facts(group: str, found: Mapping[str, Any], root: str | None, console:
             text, max(console.width - indent, 20), break_long_words=False, break_on_hyphens=False
         ) or [""]
         for i, part in enumerate(wrapped):
-            console.print(Text((name if i == 0 else "").ljust(indent), style="bold") + Text(part, style="not bold"), soft_wrap=True)
+            console.print(
+                Text((name if i == 0 else "").ljust(indent), style="bold") + Text(part, style="not bold"),
+                soft_wrap=True,
+            )
 
 
 def _task(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
@@ -94,7 +97,10 @@ def _model(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
 def _suite(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
     yield "suite", str(found["suite"])
     yield "what", str(found["what"])
-    yield "tasks", f"{len(found['tasks'])}, of which {found['here']} are here" + ("" if root else " (data.root is not set)")
+    yield (
+        "tasks",
+        f"{len(found['tasks'])}, of which {found['here']} are here" + ("" if root else " (data.root is not set)"),
+    )
     yield "samples", f"{found['samples']:,}"
 
 

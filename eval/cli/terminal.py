@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN = {"–": "-", "—": "-", "…": "...", "±": "+/-", "×": "x", "→": "->", "•": "*", "≥": ">=", "≤": "<=", "−": "-", "’": "'"}
+PLAIN = {
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "±": "+/-",
+    "×": "x",
+    "→": "->",
+    "•": "*",
+    "≥": ">=",
+    "≤": "<=",
+    "−": "-",
+    "’": "'",
+}
 """What stands for the signs that clipeval prints, where an encoding lacks them."""
 _ERRORS = "clipeval.plain"
 
@@ -62,5 +74,9 @@ def print_results(folders: Sequence[Path], as_json: bool) -> None:
     runs = load(folders, slim=True)
     rows = long_rows(runs)
     print_json(
-        {"runs": [{"folder": str(r.folder.path), "label": r.label, "tasks": t} for r, t in zip(runs, rows, strict=True)]}
+        {
+            "runs": [
+                {"folder": str(r.folder.path), "label": r.label, "tasks": t} for r, t in zip(runs, rows, strict=True)
+            ]
+        }
     )
