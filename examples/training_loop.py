@@ -37,6 +37,5 @@ for step in range(1, STEPS + 1):
         # One small task here; suite="imagenet", data_root="/data" for the real thing.
         table = evaluate(model, tokenizer, transform, suite="none", overrides=["+task@tasks.digits=quickstart_digits"])
         row = table.iloc[0]
-        print(
-            f"step {step}: loss {loss.item():.3f}, {row['name']} {row['metric']} {row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
-        )
+        interval = f"({row['low']:.4f} to {row['high']:.4f})"
+        print(f"step {step}: loss {loss.item():.3f}, {row['name']} {row['metric']} {row['value']:.4f} {interval}")
