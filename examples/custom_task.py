@@ -21,7 +21,7 @@ class Polarity(Task):
     protocol = "polarity"
     version = 1
 
-    def texts(self, samples):
+    def prompts(self, samples):
         return [f"{no}a photo of the digit {c}" for c in samples["test"].classnames for no in ("", "not ")]
 
     def predict(self, images, texts, samples):
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     task = {
         "_target_": "custom_task.Polarity",
         "key": "mine/polarity",
-        "name": "Digits, polarity",
+        "name": "Polarity of digits",
         "metric": "polarity_acc",
         "chance": 0.5,
         "data.root": "${bundled:data}",

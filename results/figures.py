@@ -101,18 +101,12 @@ def _titled(text: str, chart: Chart) -> str:
         for group in re.findall(r'<g id="[\w-]*PathCollection_\d+">.*?</g>\s*</g>', text, flags=re.DOTALL):
             uses = re.findall(r"<use [^>]*/>", group)
             if len(uses) == len(words):
-                named = iter(words)
-                titled = re.sub(
-                    r"<use ([^>]*)/>",
-                    lambda use, named=named: f"<use {use[1]}><title>{_title(next(named))}</title></use>",
-                    group,
-                )
+                titled = group
+                for use, name in zip(uses, words, strict=True):
+                    title = escape(name.replace("<br>", " "))
+                    titled = titled.replace(use, f"{use[:-2]}><title>{title}</title></use>", 1)
                 text = text.replace(group, titled)
     return text
-
-
-def _title(text: str) -> str:
-    return escape(text.replace("<br>", " "))
 
 
 def draw(chart: Chart, format: str, size: tuple[float, float] = SIZE, style: Any = STYLE) -> bytes:

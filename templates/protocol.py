@@ -35,8 +35,8 @@ class Polarity(Task):
     protocol = "polarity"
     version = 1  # raise it when a change can alter a score
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
-        """Two texts for each class, the affirmed one first."""
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
+        """Two prompts for each class, the affirmed one first."""
         return [f"{no}a photo of {c}" for c in samples["test"].classnames for no in ("", "not ")]
 
     def predict(
@@ -46,7 +46,7 @@ class Polarity(Task):
 
         Args:
             images: float32 [N, D] of unit length, for each split.
-            texts: float32 [2 C, D] of unit length, in the order of `texts`.
+            texts: float32 [2 C, D] of unit length, the embeddings of `prompts` in their order.
             samples: keys, labels and class names of each split.
         """
         test = samples["test"]

@@ -34,7 +34,8 @@ def of_model(name: str | None, pretrained: str | None) -> Row | None:
     if row is None:
         return None
     averages = published.average(list(published.COLUMNS))
-    average = float(averages[row.name])
+    rows = published.table()
+    average = float(averages[(rows["name"] == name) & (rows["pretrained"] == pretrained)].iloc[0])
     return {
         "params (M)": float(row["params (M)"]),
         "FLOPs (B)": float(row["FLOPs (B)"]),
