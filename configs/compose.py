@@ -19,16 +19,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
 from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.explain import GROUPS, explain
+from clipeval.configs.explain import explain
 from clipeval.configs.old_names import renamed
+from clipeval.configs.resolvers import register
 from clipeval.configs.schema import CONFIG, check
 from clipeval.configs.variants import expand
 
-CONFIG_DIR = Path(__file__).resolve().parent
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+register()
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
@@ -51,7 +53,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     try:
         composed = recompose(overrides)
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
-        raise ClipevalError(explain(problem, overrides, recompose, lambda g: _files(g, config_dir))) from None
+        raise ClipevalError(explain(problem, overrides, recompose, lambda g: files(g, config_dir))) from None
     except AssertionError:  # Hydra takes a word such as += for a choice without a group
         raise ClipevalError(f"{' '.join(overrides)}: a key is missing; write key=value.") from None
     choices = {str(k): v for k, v in composed.hydra.runtime.choices.items()}
@@ -111,51 +113,10 @@ def task_ids(config: DictConfig) -> list[str]:
     return [str(name) for name in config.tasks]
 
 
-def group_options(group: str, config_dir: str | Path | None = None) -> list[str]:
-    """What `group=` may name, the bases that files inherit left out.
-
-    Raises:
-        ClipevalError: there is no such group.
-    """
-    if group not in GROUPS:
-        raise ClipevalError(nearest("config group", group, GROUPS))
-    return [name for name in _files(group, config_dir) if not name.startswith("_")]
-
-
-def describe(group: str, option: str, config_dir: str | Path | None = None) -> str:
-    """The first comment of an option's file; for a task that has none, its name."""
-    text = option_file(group, option, config_dir).read_text(encoding="utf-8")
-    comment = re.search(r"^# (?!@package)(.*)$", text, re.MULTILINE)
-    name = re.search(r"^name: (.*)$", text, re.MULTILINE)
-    found = comment if comment and text.startswith("#") else name
-    return found[1].strip() if found else ""
-
-
-def option_file(group: str, option: str, config_dir: str | Path | None = None) -> Path:
-    """The YAML file that `group=option` names.
-
-    Raises:
-        ClipevalError: there is none.
-    """
-    for file in (folder / group / f"{option}.yaml" for folder in _folders(config_dir)):
-        if file.is_file():
-            return file
-    raise ClipevalError(nearest(group, option, group_options(group, config_dir)))
-
-
 def _quoted(text: str) -> str:
     """A text in Hydra's quotes, where backslashes count double before a quote and at the end."""
     inner = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
-
-
-def _folders(config_dir: str | Path | None) -> list[Path]:
-    return [CONFIG_DIR, *([Path(config_dir).expanduser()] if config_dir else [])]
-
-
-def _files(group: str, config_dir: str | Path | None) -> list[str]:
-    """The names of a group's files, bases included."""
-    return sorted({file.stem for folder in _folders(config_dir) for file in (folder / group).glob("*.yaml")})
 
 
 def _hydra(words: Sequence[str]) -> DictConfig:

@@ -11,9 +11,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from clipeval.configs.catalog import GROUPS
 from clipeval.configs.errors import closest, nearest
 
-GROUPS = ("model", "suite", "task", "protocol", "prompts", "runtime", "slurm")
 Recompose = Callable[[Sequence[str]], DictConfig]
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import advice
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,8 @@ def check(config: DictConfig) -> None:
     Raises:
         ClipevalError: a key that nothing reads, with the nearest that something does; a value that its key cannot hold.
     """
+    from omegaconf import OmegaConf  # shell completion reads the choices above, and need not wait for it
+
     values = _mapping("config", OmegaConf.to_container(config, resolve=True))
     _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "protocol", "language"])
     for section, known in CONFIG.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ STYLE: Any = {
 """Text stays text, and the same runs give the same bytes."""
 
 GREY = "#9a9a9a"
+INK, RULE = "#1d2530", "#dde2e8"
+"""Text and rules on the page; `for_page` makes them follow the reader's light or dark scheme."""
+PAGE_SIZE = (7.6, 3.7)
+PAGE_STYLE: Any = {
+    **STYLE,
+    "font.size": 9.5,
+    "grid.color": RULE,
+    "axes.edgecolor": RULE,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
 
 
 def figures(paths: Sequence[str | Path], folder: str | Path, formats: Sequence[str] = ("svg", "pdf")) -> list[Path]:
@@ -64,14 +76,47 @@ def figures(paths: Sequence[str | Path], folder: str | Path, formats: Sequence[s
     return written
 
 
-def draw(chart: Chart, format: str) -> bytes:
-    """One chart as the bytes of a file."""
+def for_page(chart: Chart) -> str:
+    """One chart as an `<svg>` element that stands in an HTML page: its colours and its type are the page's, what a point is
+    stands in its title, and it says in words what it shows."""
+    text = draw(chart, "svg", PAGE_SIZE, PAGE_STYLE).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda tag: _opening(tag[1], chart), text, count=1)
+    # Several pictures stand in one page, where an id may be given once.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
+    text = text.replace(INK, "var(--ink)").replace(RULE, "var(--rule)").replace("#333333", "var(--ink)")
+    return _titled(text, chart)
+
+
+def _opening(box: str, chart: Chart) -> str:
+    label = escape(f"{chart.title}. {chart.text}")
+    return f'<svg {box} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+
+
+def _titled(text: str, chart: Chart) -> str:
+    """Gives each point the title that a reader sees over it: a group of as many markers as a trace has points is that trace's."""
+    titles = {trace.name: list(map(str, trace.text)) for trace in chart.figure.data if trace.text is not None}
+    for words in titles.values():
+        for group in re.findall(r'<g id="[\w-]*PathCollection_\d+">.*?</g>\s*</g>', text, flags=re.DOTALL):
+            uses = re.findall(r"<use [^>]*/>", group)
+            if len(uses) == len(words):
+                titled = group
+                for use, name in zip(uses, words, strict=True):
+                    title = escape(name.replace("<br>", " "))
+                    titled = titled.replace(use, f"{use[:-2]}><title>{title}</title></use>", 1)
+                text = text.replace(group, titled)
+    return text
+
+
+def draw(chart: Chart, format: str, size: tuple[float, float] = SIZE, style: Any = STYLE) -> bytes:
+    """One chart as the bytes of a file, `size` in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.add_subplot()
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained", facecolor="none" if style is PAGE_STYLE else None)
+        axes = figure.add_subplot(facecolor="none" if style is PAGE_STYLE else None)
         layout = chart.figure.layout
         bars = [trace for trace in chart.figure.data if trace.type == "bar"]
         _bars(axes, bars)
@@ -107,7 +152,7 @@ def _bars(axes: Any, bars: Sequence[Any]) -> None:
             color=trace.marker.color,
             label=trace.name,
             yerr=errors,
-            error_kw={"elinewidth": 0.9, "capsize": 2},
+            error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#333333"},
         )
     if names:
         # Names of one line each stand side by side only where all of them fit.

@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipeval.configs.compose import compose, group_options, option_file
+from clipeval.configs.catalog import group_options, option_file
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
 from clipeval.results.fingerprint import Fingerprint

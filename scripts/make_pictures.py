@@ -78,7 +78,6 @@ def show(browser: Any, path: Path, width: int = 1280, dark: bool = False, height
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     browser.get(path.as_uri())
     wait(browser, "return document.documentElement.dataset.ready")
-    wait(browser, "return document.querySelectorAll('.js-plotly-plot .main-svg').length")
 
 
 def wait(browser: Any, script: str, seconds: float = 30) -> Any:
@@ -122,7 +121,6 @@ def page(run: Path, folder: Path) -> None:
             "document.querySelectorAll('img').forEach(i => i.loading = 'eager')",
             f"task-{TASK}",
         )
-        wait(browser, "return document.querySelectorAll('#picture .confusion .main-svg').length")
         wait(browser, "return [...document.querySelectorAll('#picture img')].every(i => i.complete)")
         top = "return document.getElementById('picture').getBoundingClientRect().top + window.scrollY"
         bottom = "return document.querySelector('#picture .examples').getBoundingClientRect().bottom + window.scrollY"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 from pathlib import Path
@@ -53,15 +56,34 @@ def test_it_runs_in_a_repository_with_modules_of_the_folders_names(tmp_path: Pat
     assert "this is not clipeval" not in done.stdout + done.stderr
 
 
-def test_the_wheel_in_an_empty_environment(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git knows, without the tests."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("a wheel is built of what git knows, and this is no clone")
+    source = tmp_path_factory.mktemp("package") / "source"
     for name in filter(None, listed.stdout.split("\0")):
         if not name.startswith("tests/") and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def sdist(source: Path) -> Path:
+    pytest.importorskip("build", reason="the package build is not installed")
+    words = [sys.executable, "-m", "build", "--sdist", "--outdir", str(source.parent), str(source)]
+    built = subprocess.run(words, capture_output=True, text=True)
+    if built.returncode and "setuptools" in built.stdout + built.stderr:
+        pytest.skip("no package registry to build with")
+    assert built.returncode == 0, built.stdout + built.stderr
+    return next(source.parent.glob("*.tar.gz"))
+
+
+@pytest.mark.parametrize("form", ["clone", "sdist"])
+def test_the_wheel_in_an_empty_environment(form: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    source = request.getfixturevalue("source" if form == "clone" else "sdist")
     pip = [sys.executable, "-m", "pip", "--quiet"]
     built = subprocess.run(
         [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], capture_output=True, text=True
@@ -69,16 +91,35 @@ def test_the_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     if built.returncode and "setuptools" in built.stderr:
         pytest.skip("no package registry to build with")
     assert built.returncode == 0, built.stderr
+    wheel = next(tmp_path.glob("*.whl"))
+    if importlib.util.find_spec("twine"):
+        files = [str(wheel), *([str(source)] if form == "sdist" else [])]
+        subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
     place = tmp_path / "empty"
     venv.create(place, with_pip=False)
-    python, wheel = place / "bin" / "python", next(tmp_path.glob("*.whl"))
+    python = place / "bin" / "python"
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
     installed = next((place / "lib").glob("python*/site-packages"))
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"clipeval"}
     # What it stands on is lent by this environment; a folder on PYTHONPATH installs no links into a clone.
-    done = in_folder(tmp_path, python, sysconfig.get_paths()["purelib"])
+    lent = os.pathsep.join(folder for folder in sys.path if folder.endswith("site-packages"))
+    done = in_folder(tmp_path, python, lent)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "records" / "quickstart_digits.json").is_file()
+
+
+def test_the_sdist_holds_what_a_contributor_needs(sdist: Path) -> None:
+    with tarfile.open(sdist) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    wanted = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"}
+    assert wanted | {"templates/task.yaml", "eval/bundled/model/open_clip_model.safetensors"} <= names
+
+
+def test_the_version_has_one_place() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## \[([^\]]+)\]", changes, re.MULTILINE)[:2] == ["Unreleased", version]
 
 
 def test_every_folder_of_the_package_is_declared() -> None:

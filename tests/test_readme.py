@@ -22,7 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clipeval.cli.main import _parser, main
-from clipeval.configs.compose import compose, group_options
+from clipeval.configs.catalog import group_options
+from clipeval.configs.compose import compose
 from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face

@@ -46,6 +46,13 @@ print("status", status, "imported", [name for name in sys.argv[1].split(",") if 
         ("cache list --root /nowhere", 0),
         ("cache prune", 1),
         (f"watch {RUN} suite=quikstart --once", 1),
+        ("list tasks --group vtab", 0),
+        ("list models", 0),
+        ("show task=mnist", 0),
+        ("show model=vit_b_32_256_datacomp", 0),
+        ("show suite=datacomp", 0),
+        ("show task=mnst", 1),
+        ("completion bash", 0),
     ],
 )
 def test_no_torch(words: str, status: int) -> None:

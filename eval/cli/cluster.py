@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-from rich.console import Console
-
-from clipeval.cluster.checkpoint_files import checkpoints, pattern_of
-
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from rich.console import Console
+
     from clipeval.engine.runner import RunSummary
     from clipeval.engine.store import ChunkRange
 
@@ -63,6 +61,8 @@ def share_parts(config: DictConfig, share: str) -> dict[str, ChunkRange | None]:
 
 def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:
     """The run folders of `model.pretrained=glob(…)`; None where the words name one model."""
+    from clipeval.cluster.checkpoint_files import checkpoints, pattern_of
+
     pattern = pattern_of(overrides)
     if pattern is None:
         return None
@@ -79,18 +79,24 @@ def say_pending(summary: RunSummary, console: Console) -> None:
 
 
 def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.cluster.submit import submit
 
     return submit(overrides, arguments.config_dir, Console(stderr=True))
 
 
 def _status(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.cluster.status import print_status
 
     return print_status(arguments.runs, Console())
 
 
 def _watch(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.cluster.watch import watch
 
     console, how = Console(stderr=True), {"curve": arguments.curve, "every": arguments.every, "once": arguments.once}

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_pending, share_parts
+from clipeval.cli.completion import COMPLETE, add_completion, answer
+from clipeval.cli.doctor import add_doctor
+from clipeval.cli.listing import add_list
 from clipeval.cli.reports import add_commands as add_report_commands
+from clipeval.cli.terminal import any_encoding
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
+
+if TYPE_CHECKING:
+    pass
 
 EXIT_STOPPED, EXIT_PIPE = 130, 141
 
@@ -30,10 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         its output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    any_encoding(sys.stdout, sys.stderr)
     parser = _parser()
+    if words[:1] == [COMPLETE]:
+        return answer(words[1:], parser)
     arguments, rest = parser.parse_known_args(words)
     if rest and not arguments.overrides:
         parser.error(f"unknown words: {' '.join(rest)}")
+    import logging
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
@@ -104,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clipeval", description="A reproducible evaluation harness for CLIP-like models."
     )
+    parser.add_argument("--version", action=_Version, help="print clipeval's version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (
         ("run", _run, "evaluate a model on tasks; running again goes on where it stopped"),
@@ -115,28 +126,46 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "run":
             add_run_options(sub)
+            sub.add_argument("--quiet", action="store_true", help="no progress: the table, warnings and errors alone")
+            sub.add_argument("--json", action="store_true", help="in place of the table, its rows as JSON")
         sub.set_defaults(command=command, overrides=True)
         sub.epilog = (
             "Further words are Hydra overrides: model=… suite=… data.root=… tasks.mnist.metric=acc5 '~tasks.sun397'"
         )
     add_commands(commands)
     add_report_commands(commands)
+    add_list(commands)
+    add_doctor(commands)
+    add_completion(commands)
     return parser
 
 
+class _Version(argparse.Action):
+    """Prints the installed package's version; looked up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        import clipeval
+
+        print(f"clipeval {clipeval.__version__}")
+        parser.exit()
+
+
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from clipeval.cli.terminal import print_results, progress_console
     from clipeval.configs.compose import compose
     from clipeval.results.run_folder import RunFolder
-    from clipeval.results.tables import print_table
 
     if arguments.multirun:
         from clipeval.cluster.sweep import sweep
 
         return sweep(overrides, arguments.config_dir)
-    console = Console(stderr=True)
+    console = progress_console(arguments.quiet)
     folders = run_checkpoints(overrides, arguments.config_dir, console) if not arguments.share else None
     if folders is not None:
-        print_table(folders)
+        print_results(folders, arguments.json)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
     config = compose(overrides, arguments.config_dir)
     from clipeval.cluster import local  # torch and open_clip, for which a wrong word need not wait
@@ -159,11 +188,13 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         )
     elif not summary.pending:
         console.print("all results are up to date; nothing to compute", highlight=False)
-    print_table([evaluation.folder.path])
+    print_results([evaluation.folder.path], arguments.json)
     return EXIT_SKIPPED if evaluation.skipped else 0
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.configs.compose import compose
 
     config = compose(overrides, arguments.config_dir)

@@ -8,11 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from clipeval.cli.cache import add_cache
 from clipeval.cli.convert import add_convert
 from clipeval.cli.leaderboard import add_leaderboard
@@ -22,8 +17,18 @@ BATCH = 64
 """Pictures that `classify` embeds at once."""
 
 FORMATS = (
-    "table, csv, md, latex, html, jsonl, clip_benchmark, mteb, model-card, model-index, eval_results (the Hub's YAML) "
-    "or every_eval_ever"
+    "table",
+    "csv",
+    "md",
+    "latex",
+    "html",
+    "jsonl",
+    "clip_benchmark",
+    "mteb",
+    "model-card",
+    "model-index",
+    "eval_results",
+    "every_eval_ever",
 )
 FLAGS_SAID = 5
 """Warnings that are written out on standard error for a format that cannot hold them."""
@@ -39,7 +44,7 @@ def add_commands(commands: Any) -> None:
     add_leaderboard(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    report.add_argument("--format", default="table", help=FORMATS)
+    report.add_argument("--format", default="table", help=", ".join(FORMATS))
     report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
     report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark and mteb)")
     report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
@@ -157,6 +162,8 @@ def _pictures(format: str) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
     run = _stored(arguments.a, arguments)
     from clipeval.replay.pictures import pictures
     from clipeval.results.block import terminal
@@ -194,6 +201,8 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
     _stored(arguments.run, arguments)
     from clipeval.replay.rerun import rerun
 
@@ -203,6 +212,11 @@ def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _say(findings: Iterable[Any], good: str) -> int:
     """Prints a row a task; the status is 1 where something is wrong."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
     from clipeval.results.records import visible
 
     table = Table("task", "", "", box=None, header_style="bold")
@@ -270,6 +284,8 @@ def _add_download(commands: Any) -> None:
 
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
     from clipeval.configs.compose import compose
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
+import gzip
 import importlib.util
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,8 +15,9 @@ from markupsafe import Markup
 
 from clipeval.results import against_block, sheet, words
 from clipeval.results.against import ReferenceComparison
-from clipeval.results.page.charts import Chart, charts, colour
-from clipeval.results.page.mistakes import Mistakes, Pictures, mistakes
+from clipeval.results.figures import for_page
+from clipeval.results.page.charts import charts, colour
+from clipeval.results.page.mistakes import Pictures, mistakes
 from clipeval.results.records import Record
 from clipeval.results.runs import Run, group_name, tasks
 
@@ -57,14 +57,13 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
         rows=[(row, _group_of(row.task, runs)) for row in built.rows if row.kind in ("task", "single")],
         row_label=words.row_label,
         blocks=[against_block.block(item) for item in against],
-        charts=[(chart, _json(chart)) for chart in found],
+        charts=[(chart, Markup(for_page(chart))) for chart in found],
         details=details,
         provenance=[_provenance(run) for run in runs],
         css=asset("page.css"),
         script=asset("page.js"),
-        plotly=library("plotly", "package_data/plotly.min.js"),
         tables_css=library("itables", "html/dt_bundle.css"),
-        tables_js=base64.b64encode(library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
+        tables_js=_compressed(library("itables", "html/dt_bundle.js")),
     )
 
 
@@ -82,21 +81,22 @@ def asset(name: str) -> Markup:
 
 @cache
 def library(package: str, path: str) -> Markup:
-    """A file that a library ships: found without importing it, for plotly takes its time."""
+    """A file that a library ships, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"--format html needs the package {package}: pip install {package}")
     return Markup((Path(spec.origin).parent / path).read_text(encoding="utf-8"))
 
 
-def _json(chart: Chart) -> Markup:
-    """A figure as JSON that cannot end the script element which it stands in."""
-    return Markup(safe_json(str(chart.figure.to_json())))
-
-
 def safe_json(text: str) -> str:
     """JSON that cannot end the script element which it stands in."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _compressed(text: str) -> str:
+    """A script as text that a page can hold: gzip, in base64. The browser unpacks it; the same script gives the same text."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
 def _group_of(task: str, runs: Sequence[Run]) -> str:
@@ -117,19 +117,11 @@ def _task(task: str, spec: Any, runs: Sequence[Run], pictures: Pictures | None) 
                     "record": record,
                     "metrics": [(name, value, record.intervals.get(name)) for name, value in record.metrics.items()],
                     "mistakes": wrong,
-                    "confusion": _confusion(wrong),
                     "facts": _facts(record),
                 }
             )
     name = str(spec.get("name") or task)
     return {"task": task, "name": name, "group": group_name(str(spec.get("group"))), "runs": found}
-
-
-def _confusion(found: Mistakes) -> Markup | None:
-    """The heat map's data, drawn by the page when it is opened; None without classes."""
-    if found.confusion is None:
-        return None
-    return Markup(safe_json(json.dumps(dataclasses.asdict(found.confusion))))
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import configs.resolvers as resolvers
-from clipeval.configs.compose import CONFIG_DIR, compose, describe, group_options, override, task_ids
+from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
+from clipeval.configs.compose import compose, override, task_ids
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clipeval.configs.compose import compose, describe, group_options
+from clipeval.configs.catalog import describe, group_options
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError, nearest
 
 MNIST = ["suite=none", "task=mnist"]

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from open_clip.pretrained import get_pretrained_cfg
 
-from clipeval.configs.compose import CONFIG_DIR, compose, describe, group_options
+from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
+from clipeval.configs.compose import compose
 
 PRESETS = {
     file.stem: content

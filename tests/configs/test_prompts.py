@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from clipeval.configs.compose import compose, describe, group_options
+from clipeval.configs.catalog import describe, group_options
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.prompts import prompt_set
 from clipeval.tasks import Samples

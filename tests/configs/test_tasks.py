@@ -14,7 +14,8 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipeval.configs.compose import CONFIG_DIR, compose, describe, group_options, task_ids
+from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
+from clipeval.configs.compose import compose, task_ids
 from clipeval.configs.schema import DATA
 from clipeval.data.split import DataConfig
 from clipeval.tasks import Task

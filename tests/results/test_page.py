@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from clipeval.results.page import charts
 from clipeval.results.page.mistakes import data_uri, mistakes, worst_classes
 from clipeval.results.tables import report
 from scripts.make_pictures import find_chromium, show, start_browser, wait
+
+AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+"""axe-core from npm, which .ci/run installs."""
 
 NAMES = [f"digit <{i}>" for i in range(10)]
 
@@ -208,28 +212,100 @@ def column(browser, number):
 def test_every_chart_is_drawn_and_nothing_is_logged(browser, pages, name, width, dark):
     show(browser, pages / f"{name}.html", width, dark)
     drawn = browser.execute_script(
-        "return [...document.querySelectorAll('.chart:not(.confusion)')].map(c => [c.id, c.querySelectorAll('.point').length,"
+        "return [...document.querySelectorAll('.chart')].map(c => [c.id, c.querySelectorAll('use, path').length,"
         " c.getBoundingClientRect().width])"
     )
     assert [chart[0] for chart in drawn] == ["chart-groups", "chart-compute", "chart-robustness"]
-    for _, points, wide in drawn:
-        assert points >= 4
-        assert 300 < wide <= width
-    # No side scroll of the page itself: tables scroll inside their own frame.
+    for _, shapes, wide in drawn:
+        assert shapes >= 4
+        assert 300 < wide <= max(width, 540)
+    # No side scroll of the page itself: tables and charts scroll inside their own frame.
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     # Text is legible in both schemes: it differs from the ground in luminance.
     ground, ink, label = browser.execute_script(
         "const c = (e, p) => getComputedStyle(e).getPropertyValue(p);"
-        "return [c(document.body, 'background-color'), c(document.body, 'color'), c(document.querySelector('.xtick text'), 'fill')]"
+        "return [c(document.body, 'background-color'), c(document.body, 'color'), c(document.querySelector('.chart text'), 'fill')]"
     )
     for text in (ink, label):
         assert contrast(ground, text) > 7
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-    maps = browser.execute_script("return document.querySelectorAll('script.confusion-data').length")
-    assert maps >= 6
-    wait(browser, f"return document.querySelectorAll('.confusion .heatmaplayer image').length === {maps}")
+    assert browser.execute_script("return document.querySelectorAll('table.confusion').length") >= 6
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.get_log("browser") == []
+
+
+@browser_needed
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_axe_finds_nothing(browser, pages, name, dark):
+    """Keyboard and screen reader, by the rules of axe-core (WCAG 2 and good practice)."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm install --prefix build/axe axe-core@4")
+    show(browser, pages / f"{name}.html", 1280, dark)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    found = browser.execute_async_script("const done = arguments[0]; axe.run(document).then(r => done(r.violations))")
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
+
+
+@browser_needed
+def test_it_is_readable_without_its_scripts(browser, pages):
+    """A slow machine, or a screenshot taken at once, sees the table and the charts as they will be."""
+    show(browser, pages / "one.html", 1280)
+    read = (
+        "const cell = document.querySelector('#task-table tbody td'), c = getComputedStyle(cell);"
+        "return [c.paddingLeft, c.fontSize, c.borderTopWidth, document.querySelectorAll('.chart svg').length]"
+    )
+    after = browser.execute_script(read)
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get((pages / "one.html").as_uri())
+        assert browser.execute_script("return document.documentElement.dataset.ready") is None
+        assert browser.execute_script(read) == after
+        assert not browser.execute_script("return document.querySelector('.needs-script').checkVisibility()")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@browser_needed
+def test_print_shows_everything(browser, pages):
+    show(browser, pages / "one.html")
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        hidden = "return ['nav', '.dt-search'].map(s => getComputedStyle(document.querySelector(s)).display)"
+        assert browser.execute_script(hidden) == ["none", "none"]
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return document.querySelectorAll('details[open]').length") == 0
+
+
+def test_the_page_is_small(pages):
+    """Under 2 MB for ten tasks with their pictures; these are six."""
+    for path in pages.glob("*.html"):
+        assert path.stat().st_size < 2_000_000 * 6 / 10
+
+
+def test_every_section_has_a_link_and_each_id_is_given_once(pages):
+    for path in pages.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        text = text[: text.index("<script")]
+        sections = re.findall(r'<section id="([\w-]+)">', text)
+        nav = re.findall(r'href="#([\w-]+)"', text[text.index("<nav") : text.index("</nav>")])
+        assert nav == sections
+        assert all(text.count(f'href="#{name}" aria-label="Link to this section"') == 1 for name in sections)
+        ids = re.findall(r'\bid="([^"]+)"', text)
+        assert len(ids) == len(set(ids))
+
+
+def test_a_published_model_has_its_name_over_its_point(pages):
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    chart = text[text.index('id="chart-compute"') : text.index('id="chart-robustness"')]
+    assert chart.count("<title>") == 121
+    assert "<title>ViT-B-32 openai</title>" in chart
 
 
 def contrast(one, other):
@@ -307,7 +383,7 @@ def test_a_link_in_the_table_opens_the_tasks_mistakes(browser, pages):
 @browser_needed
 def test_the_colours_follow_the_scheme_while_the_page_is_open(browser, pages):
     show(browser, pages / "one.html")
-    read = "return getComputedStyle(document.querySelector('#chart-compute .xtick text')).fill"
+    read = "return getComputedStyle(document.querySelector('#chart-compute text')).fill"
     light = browser.execute_script(read)
     scheme = {"name": "prefers-color-scheme", "value": "dark"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
