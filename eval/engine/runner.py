@@ -124,8 +124,9 @@ class ModelRun:
             ClipevalError: the model gives NaN, infinity or zeros for a text.
         """
         with self.progress.bar("texts", sum(map(len, self.missing.values())), "prompts") as bar:
-            for store, missing in self.missing.items() if self.encoder is not None else ():
+            for store, missing in self.missing.items():
                 for first in range(0, len(missing), TEXTS_AT_ONCE):
+                    assert self.encoder is not None
                     texts = missing[first : first + TEXTS_AT_ONCE]
                     rows = self.encoder.encode_texts(texts, progress=bar.advance)
                     if unsound := first_unsound(rows):
@@ -142,7 +143,7 @@ class ModelRun:
 
     def fail(self, problem: ClipevalError) -> None:
         """Ends this model's part."""
-        self.problem, self.encoder = problem, None
+        self.problem, self.encoder, self.missing = problem, None, {}
         self.queue.waiting.clear()
 
 
