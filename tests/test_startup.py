@@ -75,7 +75,6 @@ def test_what_is_done_needs_neither_open_clip_nor_transformers(tmp_path: Path) -
     results = Path(tmp_path, "run", "eval_results.jsonl")
     assert results.is_file()
     assert imported(f"plan {words}") == ["torch"]
-    assert imported(f"plan {words} prompts=simple") == ["torch"]  # another task to do, of the same model
     assert imported(f"run {words}") == ["torch"]
     assert imported(f"import {results} model=quickstart out={tmp_path}/imported") in ([], ["torch"])
     (facts,) = Path(tmp_path, "cache", "facts").iterdir()
