@@ -92,8 +92,8 @@ def test_decoders_start_before_open_clip_is_imported(tmp_path: Path) -> None:
 import sys
 from clipeval.engine import decode
 start = decode.Decoders.__init__
-def started(self, *given):
-    start(self, *given)
+def started(self, *given, **more):
+    start(self, *given, **more)
     print("started", [name for name in {HEAVY!r} if name in sys.modules])
 decode.Decoders.__init__ = started
 {SCRIPT}"""
