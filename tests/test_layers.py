@@ -11,7 +11,7 @@ FOLDERS = {"eval": "clipeval", **{name: f"clipeval.{name}" for name in ("tasks",
 _UPPER = ["__main__", "cli", "replay", "api", "cluster", "engine", "models", "captioning"]
 ORDER = [*_UPPER, "download", "data", "preprocess", "results", "tasks", "configs"]
 """From the top."""
-LATER = {"api"}
+LATER = {"api", "results"}
 """What `from clipeval import NAME` imports when it is asked for."""
 
 

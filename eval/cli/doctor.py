@@ -127,7 +127,9 @@ def _packages() -> Iterator[Check]:
     """Every requirement of the installed clipeval, and whether what is installed meets it."""
     from packaging.requirements import Requirement
 
-    wrong, right, absent = [], [], {}
+    wrong: list[str] = []
+    right: list[str] = []
+    absent: dict[str, list[str]] = {}
     for text in metadata.requires("clipeval") or []:
         requirement = Requirement(text)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", text)

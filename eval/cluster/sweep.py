@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from clipeval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
-from clipeval.configs.compose import CONFIG_DIR, CONFIG_NAME, finish
+from clipeval.configs.catalog import CONFIG_DIR
+from clipeval.configs.compose import CONFIG_NAME, finish
 
 COMMAND_LINE = "command-line"
 """What Hydra calls the source that --config-dir adds."""
