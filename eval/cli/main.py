@@ -14,6 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from clipeval.cli.check import add_commands as add_check_command
 from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_pending, share_parts
 from clipeval.cli.reports import add_commands as add_report_commands
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.epilog = (
             "Further words are Hydra overrides: model=… suite=… data.root=… tasks.mnist.metric=acc5 '~tasks.sun397'"
         )
+    add_check_command(commands)
     add_commands(commands)
     add_report_commands(commands)
     return parser
