@@ -41,6 +41,8 @@ SURE = 2.6
 """Standard errors that a retrieval has to be better than chance by."""
 BETTER = 3.0
 """Standard errors that the other activation has to be better by, before the model's own is doubted."""
+LESS = 0.03
+"""Share of the loss that it has to save."""
 
 
 VERSION = 1
@@ -285,9 +287,13 @@ def _activation(
         if names is None:
             return None
         other = embed()
-    gain = _losses(*own) - _losses(*other)
+    scale = (
+        min(float(torch.as_tensor(encoder.scale).detach().float().exp()), 100.0) if encoder.scale is not None else 100.0
+    )
+    before, after = _losses(*own, scale), _losses(*other, scale)
+    gain = before - after
     error = float(gain.std() / math.sqrt(len(gain)))
-    if error == 0 or float(gain.mean()) / error < BETTER:
+    if float(after.mean()) > (1 - LESS) * float(before.mean()) or float(gain.mean()) < BETTER * error:
         return None
     return Doubt(
         f"the bundled pictures fit their captions better with {names[1]} than with the {names[0]} of this architecture",
@@ -296,9 +302,9 @@ def _activation(
     )
 
 
-def _losses(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """float32 [N]: of each pair, the contrastive loss both ways, at a scale at which no pair counts for nothing."""
-    logits, target = 30.0 * images @ texts.T, torch.arange(len(images))
+def _losses(images: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """float32 [N]: of each pair, the contrastive loss both ways, at a scale of the cosines."""
+    logits, target = scale * images @ texts.T, torch.arange(len(images))
     return functional.cross_entropy(logits, target, reduction="none") + functional.cross_entropy(
         logits.T, target, reduction="none"
     )

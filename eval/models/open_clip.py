@@ -411,7 +411,22 @@ class OpenClip(ModelHandle):
             self._remember()
         if self._asked.image_size is not None and hasattr(model.visual, "set_input_size"):
             model.visual.set_input_size(self._asked.image_size)  # of a tower of timm's, once its weights are there
+        if images and "size" in self._asked.preprocess:
+            self._try_size(model)
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
+
+    def _try_size(self, model: Any) -> None:
+        """ClipevalError where images of the size that was asked for do not fit the tower, before any is read."""
+        try:
+            with torch.inference_mode():
+                model.eval().encode_image(torch.zeros(1, *self.preprocess.shape))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            height, width = self.preprocess.size
+            size = height if height == width else f"[{height},{width}]"
+            raise ClipevalError(
+                f"model.preprocess.size={size} does not fit the image tower of {self.name} ({str(error).splitlines()[0]}); "
+                f"model.image_size={size} resizes its positional embedding"
+            ) from error
 
     def _build(self, blank: bool) -> nn.Module:
         """The architecture with random weights, the same each time; or with no weights to speak of, for a checkpoint.

@@ -64,7 +64,8 @@ class Overrides:
         ]
         asked += [("image_size", *(_sides(value) for value in (self.image_size or size, size)))]
         return [
-            f"model.{key}={_shown(given)} is asked for, in place of the model's own {_shown(its)}"
+            f"model.{key}={_shown(given)} is asked for, in place of the model's own {_shown(its)}: it was not trained so; leave "
+            "it out for the model's own number"
             for key, given, its in asked
             if given != its
         ]
