@@ -155,6 +155,7 @@ MODEL = {
     "state_dict": TEXT_OR_NULL,
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
+    "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
     "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "huggingface")),
