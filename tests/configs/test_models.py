@@ -71,7 +71,7 @@ FAMILIES = {
     "worldwide": 4,
     "MobileCLIP-": 4,
     "MobileCLIP2": 6,
-    "SigLIP": 30,
+    "SigLIP": 26,
     "EVA0": 7,
     "CLIPA": 7,
     "coca": 4,
