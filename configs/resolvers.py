@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 import clipeval
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES, PATH_START, slug_of
@@ -53,6 +53,13 @@ def word_if(switch: Any, word: str) -> str | None:
     return word if switch is True else None
 
 
+def tagged(word: str, value: Any) -> str | None:
+    """`${tagged:size,${.image_size}}`: `size-336`; nothing where the value is null."""
+    if value is None:
+        return None
+    return f"{word}-{'x'.join(map(str, value)) if isinstance(value, list | tuple | ListConfig) else value}"
+
+
 def file_name(path: str) -> str:
     """`${file_name:${.path}}`: a path's last part."""
     return Path(path).expanduser().absolute().name
@@ -60,5 +67,5 @@ def file_name(path: str) -> str:
 
 def register() -> None:
     """Makes the resolvers known to OmegaConf. Again is harmless."""
-    for resolver in (bundled, slug, user_cache, either, word_if, file_name):
+    for resolver in (bundled, slug, user_cache, either, word_if, tagged, file_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

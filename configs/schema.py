@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -127,6 +128,19 @@ CONFIG: dict[str, dict[str, Value]] = {
         "logs": TEXT,
     },
 }
+TEXT_CLEAN = ("canonicalize", "lower", "whitespace", "none")
+"""What is done to a text before the tokenizer reads it; see `clipeval.models.text_clean`."""
+MOST_PIXELS = 4096
+"""Of a side of a model's image: far beyond any model, and what a mistyped number would ask of the memory."""
+PIXELS = {
+    "size": Value(object, null=True, hint="a whole number of pixels, or [height, width]"),
+    "mean": Value(object, null=True, hint="a number, or three, one a channel"),
+    "std": Value(object, null=True, hint="a number above 0, or three, one a channel"),
+    "interpolation": Value(str, null=True, choices=("bicubic", "bilinear")),
+    "resize_mode": Value(str, null=True, choices=("shortest", "longest", "squash")),
+    "fill_color": Value(int, null=True, least=0, most=255),
+}
+"""`model.preprocess`: what takes the place of the model's own description of its images."""
 TOP = {"out": TEXT, "resume": Value(str, choices=("recompute", "refuse"))}
 MODEL = {
     "_target_": TEXT,
@@ -135,10 +149,14 @@ MODEL = {
     "config_dir": TEXT_OR_NULL,
     "strict_quickgelu": SWITCH,
     "preprocess": Value(object, null=True, hint="{mean: …, std: …}, as in open_clip's preprocess_cfg"),
+    "text_clean": Value(str, null=True, choices=TEXT_CLEAN),
+    "context_length": Value(int, null=True, least=1),
+    "image_size": PIXELS["size"],
     "ema": SWITCH,
     "state_dict": TEXT_OR_NULL,
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
+    "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
     "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "huggingface")),
@@ -214,14 +232,52 @@ def check(config: DictConfig) -> None:
         _keys(f"tasks.{name}.", task, [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "prompts"])
 
 
+_OWN_ARGUMENTS = ("path", "config_dir", "text_clean", "context_length", "image_size")
+"""Of a class of the user's own, these are its arguments, which only the class knows."""
+
+
+def pixels(value: object, where: str = "model.preprocess") -> dict[str, Any]:
+    """What a `model.preprocess` says of images, its nulls left out.
+
+    Raises:
+        ClipevalError: a key that is none, with the nearest; a value that its key cannot hold.
+    """
+    given = {key: item for key, item in _mapping(where, value).items() if key not in PIXELS or item is not None}
+    _keys(f"{where}.", given, PIXELS)
+    for key, item in given.items():
+        rule = PIXELS[key]
+        if key == "size":
+            _size(f"{where}.size", item)
+        elif key in ("mean", "std"):
+            channels = item if isinstance(item, list | tuple) and len(item) == 3 else [item]
+            low = 0 if key == "std" else -math.inf
+            if not all(Value(float)._is_kind(v) and math.isfinite(v) and v > low for v in channels):
+                raise ClipevalError(f"{where}.{key}={_shown(item)}: {rule.expected} was expected.")
+        else:
+            rule.check(f"{where}.{key}", item)
+    return given
+
+
+def _size(where: str, value: object) -> None:
+    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if not all(Value(int)._is_kind(side) and 1 <= side <= MOST_PIXELS for side in sides):
+        raise ClipevalError(
+            f"{where}={_shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."
+        )
+
+
 def _model(value: object) -> None:
     model = _mapping("model", value)
     own = not str(model.get("_target_", "clipeval.models.")).startswith("clipeval.models.")
     if not own:
         _keys("model.", model, MODEL)
     for key, rule in MODEL.items():
-        if key in model and not (own and key in ("path", "config_dir")):
+        if key in model and not (own and key in _OWN_ARGUMENTS):
             rule.check(f"model.{key}", model[key])
+    if not own and model.get("preprocess") is not None:
+        pixels(model["preprocess"])
+    if not own and model.get("image_size") is not None:
+        _size("model.image_size", model["image_size"])
     if "_target_" not in model and model.get("pretrained") is None and ":" not in str(model.get("name")):
         raise ClipevalError(
             f"model.pretrained must be set: a tag of {model.get('name')}, a checkpoint file, or hf-hub:ORG/REPO."

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import canonicalize_text
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -297,7 +298,8 @@ def test_a_transformers_folder(kind: str, processor: dict, tmp_path: Path, folde
         return getattr(out := net.get_image_features(pixel_values=pixels), "pooler_output", out)
 
     def texts(lines: list[str]) -> torch.Tensor:
-        tokens = tokenizer([t.lower() for t in lines], padding="max_length", max_length=12, return_tensors="pt")
+        clean = canonicalize_text if kind == "siglip" else str.lower
+        tokens = tokenizer([clean(t) for t in lines], padding="max_length", max_length=12, return_tensors="pt")
         return getattr(out := net.get_text_features(input_ids=tokens["input_ids"]), "pooler_output", out)
 
     assert frame["prediction"].tolist() == expected(images, texts, pictures)

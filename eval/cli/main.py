@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from clipeval.cli.check import add_commands as add_check_command
 from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_pending, share_parts
 from clipeval.cli.completion import COMPLETE, add_completion, answer
 from clipeval.cli.doctor import add_doctor
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.epilog = (
             "Further words are Hydra overrides: model=… suite=… data.root=… tasks.mnist.metric=acc5 '~tasks.sun397'"
         )
+    add_check_command(commands)
     add_commands(commands)
     add_report_commands(commands)
     add_list(commands)

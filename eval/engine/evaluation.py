@@ -21,7 +21,8 @@ from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
 from clipeval.engine.scoring import ScoredTask
 from clipeval.engine.store import ChunkRange
 from clipeval.engine.stream import StreamOptions
-from clipeval.models import ModelHandle, pick_device, resolve
+from clipeval.models import Encoder, ModelHandle, pick_device, resolve
+from clipeval.models.check import Report, check_once, remembered
 from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.results.fingerprint import identity_differences
@@ -46,6 +47,7 @@ class Evaluation:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
     _opened: Sequence[str] = ()
+    _doubts: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
@@ -117,7 +119,8 @@ class Evaluation:
     def announce(self) -> None:
         """Says in `run.json` what the folder is to hold, all parts of it."""
         config = OmegaConf.to_container(self.config, resolve=True)
-        model = {**self.handle.describe(), "weights": self.handle.weights_digest}
+        doubts = {"doubts": list(self._doubts)} if self._doubts else {}
+        model = {**self.handle.describe(), "weights": self.handle.weights_digest, **doubts}
         skipped = {"skipped": dict(self.skipped)} if self.skipped else {}
         about = {"model": model, "config": config, **skipped, **provenance()}
         self.folder.write_run(about, opened=self._opened)
@@ -126,7 +129,22 @@ class Evaluation:
         """What the runner is to do of a plan."""
         progress = Progress(self.console, total=len(plan.tasks), done=len(plan.tasks) - len(plan.open))
         heads = bool(self.config.head.save)
-        return ModelRun(self.handle, plan.open, self.stores, self.write_record, progress, heads)
+        return ModelRun(self.handle, plan.open, self.stores, self.write_record, progress, heads, self.inspect)
+
+    def inspect(self, encoder: Encoder) -> None:
+        """Says what is doubtful about the model before anything is believed of it, and notes it in `run.json`."""
+        known = len(self._doubts)
+        self.doubt(check_once(self.handle, encoder, Path(self.config.cache.root).expanduser()))
+        if len(self._doubts) > known:
+            self.announce()
+
+    def doubt(self, report: Report | None) -> None:
+        """Prints each doubt once: what the handle says, and what a check has found."""
+        flags = (*self.handle.flags, *self.handle.checkpoint_flags())
+        for line in dict.fromkeys((*flags, *(report.doubts if report else ()))):
+            if line not in self._doubts:
+                self._doubts.append(line)
+                self.console.print(f"(!) {self.handle.name}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def options(self) -> RunOptions:
         """How to run, from the config's `runtime`."""
@@ -293,6 +311,7 @@ def run_planned(runs: Sequence[tuple[Evaluation, Plan]]) -> list[ModelRun]:
     with ExitStack() as stack:
         failed = []
         for evaluation, plan in runs:
+            evaluation.doubt(remembered(evaluation.handle, Path(evaluation.config.cache.root).expanduser()))
             evaluation.announce()
             for planned in plan.tasks:
                 if planned.state == "done":

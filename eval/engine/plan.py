@@ -186,9 +186,10 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         raise ClipevalError(f"{problem} (the set is {data.location(config.data.root)})") from None
     features = feature_specs(task, splits, data, config, handle)
     how, code = next(iter(features.values())).parts, task_code(task)
+    marks = [handle.text_mark] if handle.text_mark and texts and head is None else []
     fingerprint = Fingerprint(
         weights=handle.weights_digest,
-        preprocess=f"{handle.preprocess.digest}/{how['preprocess']}/{data.convert}",
+        preprocess="/".join([handle.preprocess.digest, how["preprocess"], data.convert, *marks]),
         precision=f"{how['precision']}/{text_precision(config.runtime.precision, config.runtime.device)}",
         data="+".join(split.digest for split in splits.values()),
         prompts=prompts_digest(texts) if head is None else head.digest,
@@ -235,7 +236,8 @@ def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) 
     """What scores depend on that no part of the fingerprint says."""
     identity = dict(handle.identity)
     if given_head and task.output == "embeddings":
-        identity.pop("tokenizer", None)  # no text is embedded
+        for part in ("tokenizer", "text clean-up"):  # no text is embedded
+            identity.pop(part, None)
     if isinstance(test.templates, Mapping) and not given_head:
         # The same prompts in the same order can be shared out among the classes in several ways.
         counts = [len(test.templates.get(name, ())) for name in test.classnames]

@@ -11,7 +11,7 @@ There is no branch for a protocol here: a task says which texts and splits it ne
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -78,6 +78,7 @@ class ModelRun:
         write_record: writes a task's record once it is scored.
         progress: shows how far it is.
         keep_heads: whether class vectors are wanted with the scores (`head.save`).
+        inspect: looks at the model once it is loaded for images, before any is embedded.
         summary: what was done.
         problem: why it failed, where other models of the run went on.
     """
@@ -88,6 +89,7 @@ class ModelRun:
     write_record: WriteRecord
     progress: Progress
     keep_heads: bool = False
+    inspect: Callable[[Encoder], None] | None = None
     summary: RunSummary = field(default_factory=RunSummary)
     problem: ClipevalError | None = None
     encoder: Encoder | None = field(default=None, init=False)
@@ -116,6 +118,8 @@ class ModelRun:
             self.encoder = self.handle.load_text(str(options.device), options.precision)
         if self.encoder is not None:
             stack.callback(self.encoder.close)
+            if images and self.inspect is not None:
+                self.inspect(self.encoder)
 
     def embed_texts(self) -> None:
         """Embeds the texts that are missing; what is complete with them is scored.

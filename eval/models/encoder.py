@@ -63,7 +63,9 @@ class Encoder:
     ):
         self.precision, self.preprocess = check_precision(precision), preprocess
         self.model: Any = model
-        self._tokenizer: Any = tokenizer
+        self.given_tokenizer: Any = tokenizer
+        """As the model brings it: `tokenizer` may be a quicker one that gives the same tokens."""
+        self.owned = owned
         self.params = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
         self._undo = ExitStack()
         self.device = indexed(pick_device(device))
@@ -199,7 +201,7 @@ class Encoder:
         images = batch.to(self.device, non_blocking=True)
         with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):
             images = self.preprocess.normalise(images) if images.dtype == torch.uint8 else images
-            return to_rows(write_captions(self.model, self._tokenizer, images.to(self._dtype)))
+            return to_rows(write_captions(self.model, self.given_tokenizer, images.to(self._dtype)))
 
     def encode_texts(
         self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
@@ -241,7 +243,7 @@ class Encoder:
     def close(self) -> None:
         """Let the model go, and put a lent one back as it was. Closing twice does nothing."""
         self._undo.close()
-        self.model = self._image = self._text = self._tokenizer = None  # type: ignore[assignment]
+        self.model = self._image = self._text = self.given_tokenizer = None  # type: ignore[assignment]
         if self.device.type == "cuda":
             with current(self.device):
                 torch.cuda.empty_cache()

@@ -32,6 +32,8 @@ class ModelHandle(ABC):
     """Which weights: a tag, a file, a repository."""
     slug: str
     """Names the run folder: safe for file systems, and the same for the same config."""
+    text_clean: str | None = None
+    """What is done to a text before the tokenizer reads it, a policy of `clipeval.models.text_clean`; None: the user's own."""
     flags: list[str]
     """Warnings for whoever reads a score of this model; every record repeats them."""
 
@@ -79,7 +81,13 @@ class ModelHandle(ABC):
     @property
     def identity(self) -> Mapping[str, str]:
         """{part of the model: its digest}, of what scores depend on beside the weights' digest, or in more detail than it."""
-        return {"tokenizer": self.tokenizer_digest}
+        clean = {} if self.text_clean is None else {"text clean-up": self.text_clean}
+        return {"tokenizer": self.tokenizer_digest, **clean}
+
+    @property
+    def text_mark(self) -> str:
+        """What a fingerprint says of the preprocessing of texts; nothing where it is what it was before there was a choice."""
+        return ""
 
     @property
     def unidentified(self) -> str | None:

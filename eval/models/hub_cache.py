@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from clipeval.configs.errors import ClipevalError
 
@@ -62,7 +68,7 @@ def tokenizer_files(source: str) -> list[Path]:
 def download(repository: str, filenames: tuple[str, ...]) -> Path:
     """Fetch the first of several files that the repository has. ClipevalError says why it cannot be fetched."""
     for filename in filenames:
-        path = _download(repository, filename)
+        path = fetch_one(repository, filename)
         if path is not None:
             return path
     raise ClipevalError(f"{repository} has none of {', '.join(filenames)}")
@@ -70,19 +76,29 @@ def download(repository: str, filenames: tuple[str, ...]) -> Path:
 
 def download_tokenizer(repository: str) -> None:
     """Fetch every tokenizer file that the repository has, and its config, which transformers reads to choose a class."""
-    found = [_download(repository, filename) for filename in (*TOKENIZER_FILES, "config.json")]
+    found = [fetch_one(repository, filename) for filename in (*TOKENIZER_FILES, "config.json")]
     if not any(found):
         raise ClipevalError(f"{repository} has no tokenizer files")
 
 
-def _download(repository: str, filename: str) -> Path | None:
-    """One file; None if the repository has none of that name."""
+def fetch_one(repository: str, filename: str, revision: str | None = None) -> Path | None:
+    """Fetch one file; None if the repository has none of that name. ClipevalError says why it cannot be fetched."""
     try:
-        return Path(hf_hub_download(repository, filename))
+        return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
         raise ClipevalError(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
     except EntryNotFoundError:
         return None
+    except GatedRepoError:
+        raise ClipevalError(
+            f"{repository} is gated: accept its terms at https://huggingface.co/{repository}, then log in with a token of the "
+            "same account (hf auth login, or HF_TOKEN)"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ClipevalError(
+            f"{repository} is not there, or is private: see https://huggingface.co/{repository}; a private one wants a token "
+            "(hf auth login, or HF_TOKEN)"
+        ) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClipevalError(f"{filename} of {repository} cannot be downloaded: {reason}") from error

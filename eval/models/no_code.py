@@ -44,8 +44,6 @@ def refuse_unknown_type(path: Path) -> None:
     Raises:
         ClipevalError: as `refuse_code`; or it is not JSON.
     """
-    from transformers import CONFIG_MAPPING
-
     try:
         config = safe_json.read(path)
     except (OSError, ValueError) as problem:
@@ -53,7 +51,11 @@ def refuse_unknown_type(path: Path) -> None:
     if not isinstance(config, dict):
         raise ClipevalError(f"{path} holds a {type(config).__name__}, and an object was expected")
     refuse_code(config, path)
-    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+    if not config.get("auto_map"):
+        return
+    from transformers import CONFIG_MAPPING  # after seconds, which most configs need not wait for
+
+    if config.get("model_type") not in CONFIG_MAPPING:
         _refuse(path, f"auto_map={str(config['auto_map'])[:200]} for a model_type={config.get('model_type')}")
 
 

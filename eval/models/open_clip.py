@@ -20,6 +20,8 @@ from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
 from clipeval.models.no_code import refuse_code
 from clipeval.models.open_clip_registry import Registry, exported_config
+from clipeval.models.open_clip_text import is_open_clips, own_policy, settings_digest
+from clipeval.models.overrides import Overrides
 from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
@@ -29,6 +31,7 @@ RANDOM = "random"
 """`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
+_AS_TRAINED = Overrides()
 
 
 class OpenClip(ModelHandle):
@@ -50,10 +53,10 @@ class OpenClip(ModelHandle):
         config_dir: str | None = None,
         slug: str | None = None,
         strict_quickgelu: bool = False,
-        preprocess: Mapping[str, Any] | None = None,
         ema: bool = False,
         state_dict: str | None = None,
         offline: bool = False,
+        overrides: Overrides = _AS_TRAINED,
     ):
         self.name, self.pretrained, self._flags = name, pretrained or None, list[str]()
         self._ema, self._state_dict = ema, state_dict
@@ -77,8 +80,7 @@ class OpenClip(ModelHandle):
         else:
             self._read_architecture()
             self._read_pretrained(strict_quickgelu)
-        self._preprocess_cfg |= preprocess or {}
-        self._flag_guesses()
+        self._override(overrides)
         self.slug = slug_of(slug) if slug else self._slug()
 
     # -- what the config names ------------------------------------------------------------------------------------
@@ -166,8 +168,22 @@ class OpenClip(ModelHandle):
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
         self._flags.append(message)
 
-    def _flag_guesses(self) -> None:
-        """What open_clip would assume without a word."""
+    def _override(self, asked: Overrides) -> None:
+        """Put what is asked for in the place of the model's own; flag it, and what open_clip would assume without a word."""
+        assert self._model_cfg is not None
+        self._asked = asked
+        text, vision = self._model_cfg["text_cfg"], self._model_cfg["vision_cfg"]
+        self._native_size = vision.get("image_size", 224)
+        own = own_policy(text), text.get("context_length", 77), self._native_size
+        self._flags += asked.flags(self._preprocess_cfg, *own)
+        self.text_clean = asked.text_clean or own[0]
+        self._model_cfg = {**self._model_cfg, "text_cfg": {**text}, "vision_cfg": {**vision}}
+        if asked.context_length is not None:
+            self._model_cfg["text_cfg"]["context_length"] = asked.context_length
+        if asked.image_size is not None:
+            size = asked.image_size
+            self._model_cfg["vision_cfg"]["image_size"] = list(size) if isinstance(size, tuple) else size
+        self._preprocess_cfg = {**self._preprocess_cfg, **asked.preprocess}
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
         if self.pretrained == RANDOM or not absent:
             return
@@ -193,8 +209,8 @@ class OpenClip(ModelHandle):
     def _slug(self) -> str:
         if self.name.startswith(LOCAL):
             folder = Path(self.name[len(LOCAL) :]).expanduser()
-            return slug_of(f"{folder.resolve().name}-{path_mark(folder)}")
-        which = ("ema" if self._ema else None, self._state_dict)
+            return slug_of(f"{folder.resolve().name}-{path_mark(folder)}", *self._asked.slug_parts())
+        which = ("ema" if self._ema else None, self._state_dict, *self._asked.slug_parts())
         if self._file is not None:
             return slug_of(self.name, f"{self._file.stem}-{path_mark(self._file)}", *which)
         return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB), *which)
@@ -206,7 +222,7 @@ class OpenClip(ModelHandle):
         """As open_clip would set it: the weights' own constants, at the image tower's size."""
         assert self._model_cfg is not None
         size = self._model_cfg["vision_cfg"].get("image_size", 224)
-        return from_open_clip({**self._preprocess_cfg, "size": size})
+        return from_open_clip({**self._preprocess_cfg, "size": self._asked.preprocess.get("size", size)})
 
     @property
     def _command(self) -> str:
@@ -294,7 +310,7 @@ class OpenClip(ModelHandle):
 
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
-        return {**super().describe(), **self._which}
+        return {**super().describe(), **self._which, **self._asked.describe()}
 
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
@@ -324,16 +340,17 @@ class OpenClip(ModelHandle):
     @property
     def tokenizer_digest(self) -> str:
         """See `ModelHandle.tokenizer_digest`."""
-        text = self._text_cfg()
-        settings = {k: text.get(k) for k in ("context_length", "tokenizer_kwargs", "tokenizer_mode")}
         source = self._tokenizer_source()
-        if source is None:
-            return digest_files([self._registry.vocabulary()], self._cache, settings)
-        files = hub_cache.tokenizer_files(source)
+        files = [self._registry.vocabulary()] if source is None else hub_cache.tokenizer_files(source)
         if not files:
             self._require()
             raise ClipevalError(f"{self.name}: there are no tokenizer files in {source}")
-        return digest_files(files, self._cache, settings)
+        return settings_digest(self._text_cfg(), self.text_clean, files, self._cache)
+
+    @property
+    def text_mark(self) -> str:
+        """See `ModelHandle.text_mark`."""
+        return "" if is_open_clips(self._text_cfg(), self.text_clean) else self.text_clean
 
     def _tower_digest(self) -> str | None:
         """Of the config of a text tower that transformers builds; None for open_clip's own."""
@@ -372,14 +389,31 @@ class OpenClip(ModelHandle):
         path = self._weights()
         model = self._build(blank=path is not None)
         seen = from_open_clip({**self._preprocess_cfg, "size": getattr(model.visual, "image_size", None)})
-        if seen != self.preprocess:
+        if seen != self.preprocess and "size" not in self._asked.preprocess:
             raise ClipevalError(
                 f"{self.name} sees {seen.describe()}, not {self.preprocess.describe()} as its config says"
             )
         if path is not None and (images or self._which or not load_text_into(model, path)):
             self._of_checkpoint = load_into(model, path, ema=self._ema, name=self._state_dict)
             self._remember()
+        if self._asked.image_size is not None and hasattr(model.visual, "set_input_size"):
+            model.visual.set_input_size(self._asked.image_size)  # of a tower of timm's, once its weights are there
+        if images and "size" in self._asked.preprocess:
+            self._try_size(model)
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
+
+    def _try_size(self, model: Any) -> None:
+        """ClipevalError where images of the size that was asked for do not fit the tower, before any is read."""
+        try:
+            with torch.inference_mode():
+                model.eval().encode_image(torch.zeros(1, *self.preprocess.shape))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            height, width = self.preprocess.size
+            size = height if height == width else f"[{height},{width}]"
+            raise ClipevalError(
+                f"model.preprocess.size={size} does not fit the image tower of {self.name} ({str(error).splitlines()[0]}); "
+                f"model.image_size={size} resizes its positional embedding"
+            ) from error
 
     def _build(self, blank: bool) -> Any:
         from clipeval.models.open_clip_build import build
@@ -388,13 +422,11 @@ class OpenClip(ModelHandle):
         return build(self._model_cfg, self.name, blank)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that open_clip would choose, from the very files that `tokenizer_digest` has read."""
-        from clipeval.models.open_clip_build import hugging_face_tokenizer, own_tokenizer
+        """See `ModelHandle.tokenizer`."""
+        from clipeval.models.open_clip_build import build_tokenizer
 
         source = self._tokenizer_source()
-        if source is not None:
-            return hugging_face_tokenizer(self._text_cfg(), self.name, hub_cache.tokenizer_files(source)[0].parent)
-        if "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
+        if source is None and "siglip" in self.name.lower() and not self.name.startswith((LOCAL, HUB)):
             # open_clip would go by the name here, and fetch a vocabulary from elsewhere.
             raise ClipevalError(f"the architecture {self.name} must name its tokenizer, text_cfg.hf_tokenizer_name")
-        return own_tokenizer(self._text_cfg())
+        return build_tokenizer(self._text_cfg(), self.text_clean, source, self.name)

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import hub_cache
 from clipeval.models.no_code import refuse_unknown_type
+from clipeval.models.text_clean import clean_function
 from clipeval.models.texts import Tokenizer
 
 
@@ -54,36 +55,33 @@ def build(architecture: Mapping[str, Any], name: str, blank: bool) -> nn.Module:
     return model
 
 
-def own_tokenizer(text: Mapping[str, Any]) -> Tokenizer:
-    """open_clip's byte-pair tokenizer, as a `text_cfg` sets it."""
-    return cast(Tokenizer, open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **_options(text)))
-
-
-def hugging_face_tokenizer(text: Mapping[str, Any], name: str, folder: Path) -> Tokenizer:
-    """open_clip's wrapper of a Hugging Face tokenizer, as a `text_cfg` sets it.
+def build_tokenizer(text: Mapping[str, Any], policy: str, source: str | None, name: str) -> Tokenizer:
+    """The tokenizer that open_clip would choose, from the very files that its digest is of.
 
     Args:
-        text: the `text_cfg`.
-        name: what the model is called in errors.
-        folder: with the tokenizer's files.
+        text: the architecture's `text_cfg`.
+        policy: the clean-up.
+        source: the folder or repository of a Hugging Face tokenizer; None: open_clip's own.
+        name: the model's, for errors.
 
     Raises:
-        ClipevalError: they cannot be read.
+        ClipevalError: its files cannot be read, or its settings are none.
     """
-    context, mode = text.get("context_length", 77), text.get("tokenizer_mode")
+    context, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
+    for key in ("trust_remote_code", "clean"):
+        options.pop(key, None)
+    folder = None if source is None else str(hub_cache.tokenizer_files(source)[0].parent)
+    mode = text.get("tokenizer_mode")
     try:
-        return cast(
-            Tokenizer,
-            HFTokenizer(
-                str(folder), context_length=context, tokenizer_mode=mode, trust_remote_code=False, **_options(text)
-            ),
-        )
+        if folder is None:
+            built: Any = open_clip.SimpleTokenizer(context_length=context, **options)
+        else:
+            built = HFTokenizer(folder, context_length=context, tokenizer_mode=mode, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        raise ClipevalError(f"the tokenizer of {name} in {folder} cannot be read: {error}") from error
-
-
-def _options(text: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in (text.get("tokenizer_kwargs") or {}).items() if k != "trust_remote_code"}
+        where = "" if folder is None else f" in {folder}"
+        raise ClipevalError(f"the tokenizer of {name}{where} cannot be read: {error}") from error
+    built.clean_fn = clean_function(policy)
+    return cast(Tokenizer, built)
 
 
 class _Undrawn(TorchFunctionMode):

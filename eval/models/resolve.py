@@ -13,11 +13,14 @@ from clipeval.configs.old_names import current
 from clipeval.models.custom import UserModel
 from clipeval.models.handle import ModelHandle
 from clipeval.models.open_clip import OpenClip
+from clipeval.models.overrides import KEYS, Overrides
 from clipeval.models.transformers import HuggingFace
 from clipeval.results.trust import MODELS
 
 _OPEN_CLIP, _HUGGING_FACE = MODELS
-_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "preprocess", "ema", "state_dict")
+_OPEN_CLIP_KEYS = ("name", "pretrained", "config_dir", "slug", "strict_quickgelu", "ema", "state_dict", *KEYS)
+_NOTES = "about"
+"""Of a preset, what people may want to know of it; nothing is made of it."""
 
 
 def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bool = False) -> ModelHandle:
@@ -35,14 +38,16 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
     plain = OmegaConf.to_container(cfg_model, resolve=True) if isinstance(cfg_model, DictConfig) else cfg_model
     assert isinstance(plain, Mapping)
     values = {str(key): value for key, value in plain.items()}
+    values.pop(_NOTES, None)
     target, cache = current(str(values.pop("_target_", None) or _OPEN_CLIP)), Path(cache_root).expanduser()
     if target == _OPEN_CLIP:
         return _open_clip(values, cache, offline)
     if target == _HUGGING_FACE:
-        _known(values, ("path", "name", "pretrained", "slug"))
+        _known(values, ("path", "name", "pretrained", "slug", *KEYS))
         if not values.get("path"):
-            raise ClipevalError("model.path is missing: a folder that transformers' save_pretrained wrote")
-        return HuggingFace(**values, cache_root=cache)
+            raise ClipevalError("model.path is missing: a folder that transformers' save_pretrained wrote, or ORG/NAME")
+        overrides = _overrides(values)
+        return HuggingFace(**values, cache_root=cache, overrides=overrides, offline=offline)
     name, slug = values.pop("name", None), values.pop("slug", None)
     return UserModel(target, values, name=name, slug=slug, cache_root=cache)
 
@@ -58,5 +63,11 @@ def _open_clip(values: dict[str, Any], cache_root: Path, offline: bool) -> Model
     name = values.pop("name", None)
     if not name:
         raise ClipevalError("model.name is missing: an open_clip architecture, hf-hub:org/repo or local-dir:folder")
+    overrides = _overrides(values)
     given = {key: value for key, value in values.items() if value is not None}
-    return OpenClip(str(name), cache_root=cache_root, offline=offline, **given)
+    return OpenClip(str(name), cache_root=cache_root, offline=offline, overrides=overrides, **given)
+
+
+def _overrides(values: dict[str, Any]) -> Overrides:
+    """Takes them out of the model's values."""
+    return Overrides.of({key: values.pop(key, None) for key in KEYS})

@@ -125,7 +125,7 @@ class TextEncoder:
         lengths = self.lengths(tokens)
         # A tower that is no torch module cannot be cut, and a tokenizer that does not pad leaves nothing to cut.
         if self._call is not None and int(lengths.min()) < self.context:
-            full = self._unit(self._full(tokens.to(self.device)))
+            full = self._unit(self._whole(tokens))
             for margin in (0, 1):
                 try:
                     worst = self._worst(tokens, lengths, margin, full)
@@ -143,6 +143,18 @@ class TextEncoder:
                     break
         self._sliced.clear()
         return self.margin is not None
+
+    def _whole(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The tower's answer to untrimmed tokens. ClipevalError if they are not what it reads."""
+        try:
+            return self._full(tokens.to(self.device))
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ClipevalError(
+                f"the text tower does not read what the tokenizer gives, {tokens.shape[1]} tokens of a text up to token "
+                f"{int(tokens.max()):,} ({str(error).splitlines()[0]}); take the tokenizer that the model was trained with"
+            ) from error
 
     def _test_sharing(self, tokens: torch.Tensor, lengths: torch.Tensor, full: torch.Tensor) -> None:
         """Gives up sharing beginnings unless the probes, of which several begin alike, come out the same."""

@@ -1,16 +1,14 @@
-"""CLIP and SigLIP checkpoints in the layout of Hugging Face transformers: a folder with config.json."""
+"""Checkpoints in the layout of Hugging Face transformers: a folder with config.json, or a repository of the hub."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import slug_of
@@ -19,25 +17,35 @@ from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
 from clipeval.models.facts import Facts, package_stamp
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
-from clipeval.models.no_code import refuse_code
-from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
+from clipeval.models.no_code import refuse_code, refuse_unknown_type
+from clipeval.models.overrides import Overrides, applied
+from clipeval.models.text_clean import NONE
+from clipeval.models.transformers_files import CONFIG, PROCESSORS, Files
+from clipeval.models.transformers_towers import (
+    KINDS,
+    REFUSED,
+    HubTokenizer,
+    Towers,
+    check_features,
+    kind_of,
+    padding_of,
+)
+from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform, from_open_clip
 from clipeval.results import safe_json
 
-_MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-"""Of the types that transformers knows, those whose towers take plain images and tokens. (SigLIP 2 checkpoints of a fixed
-resolution are of type siglip.)"""
-_OTHER_CONFIGS = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
+_AS_TRAINED = Overrides()
 
 
 class HuggingFace(ModelHandle):
-    """`model=hf_transformers model.path=FOLDER`: what `save_pretrained` of a model and its processor wrote.
+    """`model=hf_transformers model.path=FOLDER`: what `save_pretrained` of a model and its processor wrote; or ORG/NAME.
 
     The image processor becomes a `Preprocess` if it resizes and crops as open_clip does: the shorter side and a centre
     crop, or both sides. Pillow then resizes, as the processors did when the published checkpoints were scored; the fast
     processors of transformers 5 use torchvision, whose pixels differ by a few of 255. Any other processor runs as it is.
 
     >>> HuggingFace("clip-vit-base-patch32", cache_root=cache)
+    >>> HuggingFace("google/siglip2-base-patch16-224", cache_root=cache)
     """
 
     def __init__(
@@ -48,47 +56,101 @@ class HuggingFace(ModelHandle):
         name: str | None = None,
         pretrained: str | None = None,
         slug: str | None = None,
+        overrides: Overrides = _AS_TRAINED,
+        offline: bool = False,
     ):
-        self._folder, self._cache = Path(path).expanduser(), cache_root
-        self.name, self.pretrained, self.flags = name or self._folder.name, pretrained, []
-        self.slug = slug_of(slug) if slug else slug_of(f"{self.name}-{path_mark(self._folder)}")
-        config = self._folder / "config.json"
+        self._files, self._cache, self._asked = Files(path, offline), cache_root, overrides
+        self._folder = self._files.folder
+        self.name, self.pretrained, self.flags = name or Path(path).name, pretrained, []
+        default = path if self._files.repository else f"{self.name}-{path_mark(self._folder)}"
+        self.slug = slug_of(slug) if slug else slug_of(default, *overrides.slug_parts())
+        config = self._folder / CONFIG
         try:
             self._config: dict[str, Any] = safe_json.read(config)
         except (OSError, ValueError) as error:
             raise ClipevalError(
                 f"model.path={path}: {config} cannot be read ({type(error).__name__});"
-                " expected a folder that transformers' save_pretrained wrote"
+                " expected a folder that transformers' save_pretrained wrote, or a repository of the hub (ORG/NAME)"
             ) from None
         if not isinstance(self._config, dict):
             raise ClipevalError(f"{config} holds a {type(self._config).__name__}, and an object was expected")
-        for name in ("config.json", *_OTHER_CONFIGS):
-            self._check(self._folder / name)
+        described = {name: self._check(self._folder / name) for name in (CONFIG, *PROCESSORS, "tokenizer_config.json")}
         self._type = str(self._config.get("model_type"))
-        if self._type not in _MODELS:
-            known = ", ".join(_MODELS)
-            raise ClipevalError(
-                f"model.path={path} is of type {self._type}, not {known}; wrap it in a class (model=custom)"
-            )
+        if self._type in REFUSED:
+            raise ClipevalError(f"model.path={path} is {REFUSED[self._type]}")
+        refuse_unknown_type(config)
         adapter = self._folder / "adapter_config.json"
         if adapter.exists():  # transformers applies it where peft is installed, and else says nothing
             raise ClipevalError(
                 f"model.path={path} holds an adapter ({adapter.name}), which is not applied: merge it into the weights (peft's "
                 "merge_and_unload, then save_pretrained) and give that folder, or move the adapter's files away"
             )
-        self._preprocess = self._read_processor()
+        if self._type not in KINDS:
+            self._class()
+        tokenizer = described["tokenizer_config.json"]
+        self._kind = kind_of(self._type, tokenizer.get("tokenizer_class"))
+        self._at_end = self._type in KINDS
+        self._turned = self._at_end and tokenizer.get("padding_side") == "left"
+        self._longest = tokenizer.get("model_max_length")
+        self.text_clean = overrides.text_clean or self._kind.clean
+        self._preprocess = self._override(self._read_processor())
 
-    def _check(self, path: Path) -> None:
-        """ClipevalError where a config of the folder asks for code that came with it."""
+    def _class(self) -> Any:
+        """The class in transformers, which is not known to embed images and texts before it is looked at.
+
+        Raises:
+            ClipevalError: transformers has none of this type, or one that does not embed.
+        """
+        import transformers
+
+        known = KINDS.get(self._type)
+        if known is not None:
+            return getattr(transformers, known.model)
+        try:
+            found = transformers.MODEL_MAPPING[type(transformers.AutoConfig.for_model(self._type))]
+        except (KeyError, ValueError) as problem:
+            raise ClipevalError(
+                f"model.path={self._files.path} is of type {self._type}, which transformers {transformers.__version__} does not "
+                f"know ({str(problem).splitlines()[0][:120]}); known here are {', '.join(KINDS)}. Wrap it in a class "
+                "(model=custom)."
+            ) from None
+        chosen = found[0] if isinstance(found, tuple) else found
+        check_features(chosen, self._files.path)
+        return chosen
+
+    def _override(self, own: Transform) -> Transform:
+        """What is asked for in place of the model's own; flags it."""
+        asked = self._asked
+        size = _image_size(self._config)
+        described = {} if isinstance(own, CustomTransform) else own.__dict__
+        self.flags += asked.flags(described, self._kind.clean, self._context() if asked.context_length else None, size)
+        if asked.context_length is not None and asked.context_length > self._context():
+            raise ClipevalError(
+                f"model.context_length={asked.context_length}: the text tower of {self.name} has {self._context()} positions"
+            )
+        if asked.image_size is None and not asked.preprocess:
+            return own
+        if not isinstance(own, Preprocess):
+            key = "image_size" if asked.image_size is not None else f"preprocess.{next(iter(asked.preprocess))}"
+            raise ClipevalError(f"model.{key}: {own.reason}, which runs as it is; write another into {PROCESSORS[0]}")
+        if asked.image_size is not None:
+            if not self._kind.resizes:
+                raise ClipevalError(f"model.image_size: the image tower of a {self._kind.model} cannot be resized")
+            own = from_open_clip({**own.__dict__, "size": asked.image_size})
+        return applied(own, asked)
+
+    def _check(self, path: Path) -> dict[str, Any]:
+        """A config of the folder, empty where it has none. ClipevalError where it asks for code that came with it."""
         try:
             content = safe_json.read(path)
         except FileNotFoundError:
-            return
+            return {}
         except ValueError as problem:
             raise ClipevalError(f"{path} is not JSON ({problem})") from None
         if not isinstance(content, dict):
             raise ClipevalError(f"{path} holds a {type(content).__name__}, and an object was expected")
         refuse_code(content, path)
+        return content
 
     @property
     def preprocess(self) -> Transform:
@@ -97,19 +159,16 @@ class HuggingFace(ModelHandle):
 
     @property
     def missing(self) -> str | None:
-        """See `ModelHandle.missing`. The folder is local: what it lacks cannot be fetched."""
-        if not self._weights():
-            return f"{self._folder} holds no model.safetensors or pytorch_model.bin"
-        return None if hub_cache.tokenizer_files(str(self._folder)) else f"{self._folder} holds no tokenizer files"
+        """See `ModelHandle.missing`. What a local folder lacks cannot be fetched."""
+        return self._files.missing
 
     def fetch(self) -> None:
-        """Nothing to do for a local folder; ClipevalError if it is incomplete."""
+        """See `ModelHandle.fetch`. Nothing to do for a local folder; ClipevalError if it is incomplete."""
+        self._files.fetch()
+
+    def _require(self) -> None:
         if self.missing is not None:
             raise ClipevalError(self.missing)
-
-    def _weights(self) -> list[Path]:
-        safe = sorted(self._folder.glob("model*.safetensors"))
-        return safe or sorted(self._folder.glob("pytorch_model*.bin"))
 
     def _read_processor(self) -> Transform:
         facts = Facts(self._cache, self._what_processors_depend_on())
@@ -145,40 +204,63 @@ class HuggingFace(ModelHandle):
     @property
     def weights_digest(self) -> str:
         """See `ModelHandle.weights_digest`."""
-        self.fetch()
-        return digest_files(self._weights(), self._cache, {"config": self._config}, names=False)
+        self._require()
+        resized = {"image_size": self._asked.image_size} if self._asked.image_size is not None else {}
+        return digest_files(self._files.weights, self._cache, {"config": self._config, **resized}, names=False)
 
     @property
     def tokenizer_digest(self) -> str:
         """See `ModelHandle.tokenizer_digest`."""
-        self.fetch()
-        return digest_files(
-            hub_cache.tokenizer_files(str(self._folder)), self._cache, {"lower": self._type == "siglip"}
-        )
+        self._require()
+        files = hub_cache.tokenizer_files(str(self._folder))
+        # The tokenizer's own clean-up alone is what there was before there was a choice.
+        settings: dict[str, Any] = {"lower": False} if self.text_clean == NONE else {"clean": self.text_clean}
+        settings |= {"context": self._asked.context_length} if self._asked.context_length is not None else {}
+        settings |= {"padding": "end"} if self._turned else {}
+        return digest_files(files, self._cache, settings)
 
-    def tokenizer(self) -> _Tokenizer:
-        """See `ModelHandle.tokenizer`."""
+    @property
+    def text_mark(self) -> str:
+        """See `ModelHandle.text_mark`."""
+        context = f"context {self._asked.context_length}" if self._asked.context_length is not None else ""
+        clean = self.text_clean if self.text_clean != NONE else ""
+        return ", ".join(part for part in (clean, context, "padded at the end" if self._turned else "") if part)
+
+    def describe(self) -> dict[str, Any]:
+        """See `ModelHandle.describe`."""
+        revision = {"revision": self._files.revision} if self._files.revision else {}
+        return {**super().describe(), **revision, **self._asked.describe()}
+
+    def _context(self) -> int:
+        """Tokens of a text: the text tower's positions, or fewer where the tokenizer says so of a longer tower."""
         from transformers import AutoConfig
 
-        self.fetch()
         text = self._config.get("text_config") or {}
         context = text.get("max_position_embeddings")
         if context is None:  # the type's own default
             load: Any = AutoConfig.from_pretrained
             context = load(self._folder, local_files_only=True).text_config.max_position_embeddings
+        if not self._kind.masked:
+            return int(context)
+        # A RoBERTa counts its positions from behind its padding token; no tower has been trained on as many as these have.
+        limit = int(self._longest) if isinstance(self._longest, int) and self._longest < context else int(context) - 2
+        return min(limit, 512)
+
+    def tokenizer(self) -> HubTokenizer:
+        """See `ModelHandle.tokenizer`."""
+        self._require()
         try:
-            return _Tokenizer(self._folder, int(context), lower=self._type == "siglip")
-        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            context = self._asked.context_length or self._context()
+            return HubTokenizer(self._folder, context, self.text_clean, self._at_end)
+        except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             raise ClipevalError(f"the tokenizer in {self._folder} cannot be read: {error}") from error
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
-        import transformers
-
         from clipeval.models.checkpoint import check_finite, load_into
 
-        self.fetch()
-        kind = getattr(transformers, _MODELS[self._type])
+        self._require()
+        kind = self._class()
         try:
             model, info = kind.from_pretrained(
                 self._folder,
@@ -192,7 +274,7 @@ class HuggingFace(ModelHandle):
             raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
         extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
         if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
-            indices, weights = sorted(self._folder.glob(f"*{INDEX}")), self._weights()
+            indices, weights = sorted(self._folder.glob(f"*{INDEX}")), self._files.weights
             path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else self._folder)
             self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
         elif extra:
@@ -201,51 +283,15 @@ class HuggingFace(ModelHandle):
                 "is another model's"
             )
         check_finite(model, str(self._folder))
-        return Encoder(_Towers(model), self.tokenizer(), self._preprocess, device, precision, compile=compile)
+        check_features(model, self._files.path)
+        tokenizer = self.tokenizer()
+        towers = Towers(model, padding_of(tokenizer) if self._kind.masked else None, self._asked.image_size is not None)
+        return Encoder(towers, tokenizer, self._preprocess, device, precision, compile=compile)
 
 
-class _Towers(nn.Module):
-    """A transformers model under open_clip's method names."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    @property
-    def logit_scale(self) -> Any:
-        return getattr(self.model, "logit_scale", None)
-
-    @property
-    def logit_bias(self) -> Any:
-        return getattr(self.model, "logit_bias", None)
-
-    def encode_image(self, images: torch.Tensor) -> Any:
-        return self.model.get_image_features(pixel_values=images)
-
-    def encode_text(self, tokens: torch.Tensor) -> Any:
-        # No attention mask: CLIP's tower is causal and pools the end token; SigLIP was trained to see its padding.
-        return self.model.get_text_features(input_ids=tokens)
-
-
-class _Tokenizer:
-    """A transformers tokenizer that pads to the tower's context. SigLIP's texts are lower-cased, as in its training."""
-
-    def __init__(self, folder: Path, context: int, lower: bool):
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self.context, self._lower = context, lower
-
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        texts = [text.lower() for text in texts] if self._lower else list(texts)
-        tokens: torch.Tensor = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
-        )["input_ids"]
-        return tokens
-
-    def whole_length(self, text: str) -> int:
-        """Tokens of a text that is not cut, special ones included."""
-        return len(self._tokenizer(text.lower() if self._lower else text, truncation=False)["input_ids"])
+def _image_size(config: dict[str, Any]) -> Any:
+    vision = config.get("vision_config")
+    return vision.get("image_size") if isinstance(vision, dict) else None
 
 
 def _versions() -> list[str]:

@@ -55,6 +55,48 @@ def test_a_preset_composes(preset: str) -> None:
     assert model.config_dir is None
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_says_where_it_is_from(preset: str) -> None:
+    """The repository is the one that open_clip reads; a licence stands there only where it was confirmed."""
+    about, weights = (
+        PRESETS[preset]["about"],
+        get_pretrained_cfg(PRESETS[preset]["name"], PRESETS[preset]["pretrained"]),
+    )
+    assert about["source"] == f"https://huggingface.co/{weights['hf_hub'].rpartition('/')[0]}"
+    assert about["data"]
+    assert set(about) <= {"source", "data", "licence"}
+
+
+FAMILIES = {
+    "PE-Core": 5,
+    "worldwide": 4,
+    "MobileCLIP-": 4,
+    "MobileCLIP2": 6,
+    "SigLIP": 26,
+    "EVA0": 7,
+    "CLIPA": 7,
+    "coca": 4,
+    "bigG": 5,
+    "nllb": 6,
+    "xlm-roberta": 2,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_people_publish_now_is_one_word(family: str) -> None:
+    """Every tag of these families whose activation is that of its architecture."""
+    named = {(p["name"], p["pretrained"]) for p in PRESETS.values() if family in p["name"]}
+    tags = {
+        (name, tag)
+        for name, tag in open_clip.list_pretrained()
+        if family in name
+        and bool(get_pretrained_cfg(name, tag).get("quick_gelu"))
+        == bool(open_clip.get_model_config(name).get("quick_gelu"))
+    }
+    assert len(named) >= FAMILIES[family]
+    assert named == tags
+
+
 def test_run_folders_of_presets_differ() -> None:
     assert len({f"{p['name']}__{p['pretrained']}".lower() for p in PRESETS.values()}) == len(PRESETS)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from clipeval.models.facts import Facts, package_stamp
+from scripts.tiny_model import config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
-from tests.eval.tiny_model import config_of, write_tiny_model
 
 HANDLES = """
 import json, sys

@@ -314,5 +314,5 @@ def test_transformers_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ClipevalError, match=r"config\.json"):
         resolve({**target, "path": str(tmp_path)}, tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ClipevalError, match="bert"):
+    with pytest.raises(ClipevalError, match="BertModel"):
         resolve({**target, "path": str(tmp_path)}, tmp_path)

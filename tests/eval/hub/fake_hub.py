@@ -191,7 +191,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
             self._send(200, json.dumps(entries[start : start + PAGE]).encode(), headers, body)
 
         def _resolve(self, body: bool, fault: Fault | None) -> None:
-            match = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)
+            match = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)
             assert match, self.path
             found = self._repo(match[1], unquote(match[2]))
             if found is None:

@@ -1,0 +1,129 @@
+"""Where the files of a transformers checkpoint are: a folder, or a repository of the hub of which this machine has a copy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipeval.configs.errors import ClipevalError
+from clipeval.models import hub_cache
+from clipeval.models.checkpoint_file import INDEX
+from clipeval.results import safe_json
+
+CONFIG = "config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+SENTENCE_TRANSFORMERS = "0_CLIPModel"
+"""Where sentence-transformers keeps the CLIP of its models."""
+_WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+class Files:
+    """The files of `model.path`.
+
+    Args:
+        path: a folder, or ORG/NAME.
+        offline: never ask the network.
+
+    Raises:
+        ClipevalError: there is neither such a folder nor such a repository, or its config is not here and cannot be fetched.
+    """
+
+    def __init__(self, path: str, offline: bool = False):
+        self.path = path
+        folder = Path(path).expanduser()
+        self.repository = path if not folder.exists() and _REPOSITORY.fullmatch(path) else None
+        self._within = ""
+        if self.repository is None:
+            inner = folder / SENTENCE_TRANSFORMERS
+            self.folder = inner if not (folder / CONFIG).exists() and (inner / CONFIG).is_file() else folder
+            return
+        self.folder = self._here(offline)
+
+    def _here(self, offline: bool) -> Path:
+        """The folder of the copy; fetches the small files that say what the model is."""
+        assert self.repository is not None
+        for within in ("", f"{SENTENCE_TRANSFORMERS}/"):
+            found = hub_cache.cached(self.repository, within + CONFIG)
+            if found is None and not offline and (found := self._fetched(within + CONFIG)) is not None:
+                for name in (*PROCESSORS, "adapter_config.json", "tokenizer_config.json"):
+                    self._fetched(within + name, found.parent.parent.name if within else found.parent.name)
+            if found is not None:
+                self._within = within
+                return found.parent
+        if offline:
+            raise ClipevalError(f"the {CONFIG} of {self.path} is not on this machine; run `{self.command}`")
+        raise ClipevalError(
+            f"model.path={self.path}: there is no such folder, and the repository of this name on the hub has no {CONFIG}"
+        )
+
+    def _fetched(self, name: str, revision: str | None = None) -> Path | None:
+        assert self.repository is not None
+        try:
+            return hub_cache.fetch_one(self.repository, name, revision)
+        except ClipevalError as problem:
+            raise ClipevalError(f"model.path={self.path} is no folder here, and of the hub {problem}") from None
+
+    @property
+    def command(self) -> str:
+        """What fetches the rest."""
+        return f"clipeval download model=hf_transformers model.path={self.path}"
+
+    @property
+    def weights(self) -> list[Path]:
+        """Those on this machine: safetensors before pickles."""
+        safe = sorted(self.folder.glob("model*.safetensors"))
+        return safe or sorted(self.folder.glob("pytorch_model*.bin"))
+
+    @property
+    def missing(self) -> str | None:
+        """What is not here, in a sentence."""
+        cure = f"; run `{self.command}`" if self.repository else ""
+        lacking = [name for name in self._shards() if not (self.folder / name).is_file()]
+        if lacking:
+            return f"{self.path}: {', '.join(lacking[:3])} of its weights is not on this machine{cure}"
+        if not self.weights:
+            return f"{self.path} holds no model.safetensors or pytorch_model.bin{cure or f' ({self.folder})'}"
+        if not hub_cache.tokenizer_files(str(self.folder)):
+            return f"{self.path} holds no tokenizer files{cure}"
+        return None
+
+    def _shards(self) -> Iterator[str]:
+        """The names of an index's files; none where the weights are one file."""
+        for index in sorted(self.folder.glob(f"*{INDEX}")):
+            if (self.folder / index.name.removesuffix(INDEX)).is_file():
+                continue
+            try:
+                names = safe_json.read(index)["weight_map"].values()
+            except (OSError, ValueError, KeyError, AttributeError, TypeError):
+                return  # whoever loads it says what is wrong
+            yield from sorted({str(name) for name in names})
+            return
+
+    def fetch(self) -> None:
+        """Download what is missing.
+
+        Raises:
+            ClipevalError: it cannot be fetched, or a local folder is incomplete.
+        """
+        if self.repository is not None and self.missing is not None:
+            for name in hub_cache.TOKENIZER_FILES:
+                self._fetched(self._within + name, self.revision)
+            if not self.weights:
+                found = next(
+                    filter(None, (self._fetched(self._within + name, self.revision) for name in _WEIGHTS)), None
+                )
+                if found is None:
+                    raise ClipevalError(f"{self.path} has none of {', '.join(_WEIGHTS)} on the hub")
+            for name in self._shards():
+                self._fetched(self._within + name, self.revision)
+        if self.missing is not None:
+            raise ClipevalError(self.missing)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of the repository's copy; None of a folder."""
+        if self.repository is None:
+            return None
+        return self.folder.parent.name if self._within else self.folder.name
