@@ -16,6 +16,7 @@ from clipeval.results.json_io import pretty
 from clipeval.results.other_forms import MTEB_KEYS
 from clipeval.results.records import Record
 from clipeval.results.runs import Run, tasks
+from clipeval.results.sheet import warnings
 
 SCHEMA_VERSION = "0.3.0"
 """Of Every Eval Ever's `eval.schema.json`."""
@@ -59,7 +60,7 @@ def eval_results(run: Run) -> str:
     content = eval_result_entries_to_yaml(entries)
     assert parse_eval_result_entries(content) == entries
     comments = [f"# left out, for no data set of the Hub is named: {', '.join(left)}\n"] if left else []
-    return "".join(comments) + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return _comments(run) + "".join(comments) + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def model_index(run: Run) -> str:
@@ -67,7 +68,9 @@ def model_index(run: Run) -> str:
     from huggingface_hub import ModelCard
 
     data: dict[str, Any] = ModelCard(model_card.render(run)).data.to_dict()  # type: ignore[no-untyped-call]
-    return str(yaml.safe_dump({"model-index": data["model-index"]}, sort_keys=False, allow_unicode=True))
+    return _comments(run) + str(
+        yaml.safe_dump({"model-index": data["model-index"]}, sort_keys=False, allow_unicode=True)
+    )
 
 
 def every_eval_ever(run: Run) -> str:
@@ -96,6 +99,8 @@ def every_eval_ever(run: Run) -> str:
             "source_type": "evaluation_run" if not imported else "documentation",
             "source_organization_name": "unknown",
             "evaluator_relationship": "other",
+            # What a table says above its rows: tasks that are missing or were skipped, warnings that all of them share.
+            "additional_details": {f"warning {n}": text for n, text in enumerate(warnings([run]), start=1)},
         },
         "eval_library": {
             "name": "clipeval",
@@ -152,6 +157,11 @@ def mteb(runs: Sequence[Run]) -> dict[str, bytes]:
                 }
             )
     return files
+
+
+def _comments(run: Run) -> str:
+    """What a table says above its rows, as YAML's comments."""
+    return "".join(f"# ! {line}\n" for text in warnings([run]) for line in text.splitlines())
 
 
 def _theirs(record: Record, metric: str) -> str:

@@ -34,7 +34,11 @@ FOLDERS = ("clip_benchmark", "mteb")
 OF_ONE = ("model-card", "model-index", "eval_results", "every_eval_ever")
 """The formats that speak of one model."""
 
-FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", *FOLDERS, *OF_ONE)
+FORMATS = ("table", "csv", "md", "latex", "html", "jsonl", "clip_benchmark", "model-card")
+"""The formats for people, and those of clip_benchmark, DataComp and model cards."""
+
+EXCHANGE = ("mteb", "model-index", "eval_results", "every_eval_ever")
+"""The formats in which results are handed to other collections of them (`exchange`)."""
 
 WITH_AGAINST = ("table", "csv", "md", "html")
 """The formats that can show a comparison."""
@@ -53,7 +57,7 @@ def report(
 
     Args:
         paths: run folders; their order is the columns' order.
-        format: one of `FORMATS`.
+        format: one of `FORMATS` or `EXCHANGE`.
         against: `published`, or another run folder, to compare with.
         width: characters of a line, for `table`; default: the terminal's.
         colour: whether `table` holds ANSI colours.
@@ -62,8 +66,8 @@ def report(
     Raises:
         ClipevalError: an unknown format, a path that is no run folder, or a format that cannot show what is asked.
     """
-    if format not in FORMATS:
-        raise ClipevalError(nearest("format", format, FORMATS))
+    if format not in (*FORMATS, *EXCHANGE):
+        raise ClipevalError(nearest("format", format, (*FORMATS, *EXCHANGE)))
     if against is not None and format not in WITH_AGAINST:
         raise ClipevalError(f"--against is shown by {', '.join(WITH_AGAINST)}, not by {format}")
     loaded, found = _load(paths, against, slim=format != "html")

@@ -140,7 +140,7 @@ def _say_flags(paths: list[Path], format: str) -> None:
     from clipeval.results.runs import load
     from clipeval.results.sheet import warnings
 
-    if format not in ("jsonl", "clip_benchmark"):
+    if format not in ("jsonl", "clip_benchmark", "mteb"):
         return
     for text in warnings(load(paths, slim=True)):
         print(f"(!) {text}", file=sys.stderr)

@@ -14,7 +14,7 @@ from clipeval.results import runs
 from clipeval.results.exchange import mteb
 from clipeval.results.imported import read_results
 from clipeval.results.importing import import_results
-from clipeval.results.tables import report, write_report
+from clipeval.results.tables import EXCHANGE, report, write_report
 
 SCHEMA = Path(__file__).with_name("every_eval_ever.schema.json")
 """`every_eval_ever/schemas/eval.schema.json` of evaleval/every_eval_ever at 9bce413, under the MIT licence."""
@@ -222,3 +222,18 @@ def test_a_format_of_many_files_needs_a_folder(run, format, capsys):
 def test_a_format_of_one_model_takes_one_run(run, format):
     with pytest.raises(ClipevalError, match="is about one model, and 2 runs were given"):
         report([run, run], format)
+
+
+@pytest.mark.parametrize("format", EXCHANGE)
+def test_every_form_says_what_is_missing_or_skipped(format, factory, tmp_path, capsys):
+    folder = factory.run(
+        tmp_path / "r", ["mnist", "imagenet1k"], planned=["mnist", "imagenet1k", "imagenetv2", "caltech101"]
+    )
+    info = folder.run()
+    info["config"]["tasks"]["mnist"]["data"] = {"hub": "djghosh/wds_mnist_test"}
+    folder.write_run({**info, "skipped": {"imagenetv2": "its folder does not exist"}}, opened=[])
+    output = tmp_path / "out"
+    assert main(["report", str(folder.path), "--format", format, "--output", str(output)]) == 0
+    text = capsys.readouterr().err if format == "mteb" else output.read_text()
+    assert "PARTIAL: 2 of 4 tasks; 1 skipped" in text
+    assert "INCOMPLETE: 1 of 4 tasks are missing: Caltech-101" in text

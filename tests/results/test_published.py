@@ -210,10 +210,10 @@ def test_the_rows_of_a_task():
 
 def test_a_models_rows_are_read_in_a_moment_and_without_torch():
     rows_of_model("ViT-B-32", "openai")  # pyarrow is loaded
-    started = time.perf_counter()
+    started = time.process_time()  # other processes of the machine do not count
     for _ in range(5):
         rows_of_model("ViT-L-14", "laion2b_s32b_b82k")
-    assert (time.perf_counter() - started) / 5 < 0.3
+    assert (time.process_time() - started) / 5 < 0.3
     code = (
         "import sys; from clipeval.results.published import rows_of_model\n"
         "assert len(rows_of_model('ViT-B-32', 'openai')) > 300\n"
