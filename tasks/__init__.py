@@ -7,6 +7,7 @@ from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
 from clipeval.tasks.groups import GroupMetrics
 from clipeval.tasks.multilabel import MultiLabel
+from clipeval.tasks.pairs import Drop, Pairs
 from clipeval.tasks.probe import LinearProbe
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
@@ -19,10 +20,12 @@ __all__ = [
     "Attributes",
     "Captioning",
     "Classification",
+    "Drop",
     "GroupMetrics",
     "Harm",
     "LinearProbe",
     "MultiLabel",
+    "Pairs",
     "Retrieval",
     "Samples",
     "Scores",
