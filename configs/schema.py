@@ -216,7 +216,11 @@ def check(config: DictConfig) -> None:
         _task(f"tasks.{name}", task)
     # Last, for the tasks' classes bring torch with them, which a wrong word need not wait for.
     for name, task in values["tasks"].items():
-        _keys(f"tasks.{name}.", task, [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "prompts"])
+        _keys(
+            f"tasks.{name}.",
+            task,
+            [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "outside", "prompts"],
+        )
 
 
 def _model(value: object) -> None:
@@ -245,6 +249,8 @@ def _task(where: str, value: object) -> None:
         if key in task or key in ("key", "name"):
             rule.check(f"{where}.{key}", task.get(key))
     _section(f"{where}.data", task.get("data"), DATA)
+    if task.get("outside") is not None:
+        _section(f"{where}.outside", task["outside"], DATA)
     names = task["data"].get("classnames")
     named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
     if not (names is None or isinstance(names, str) or named or Value(list)._is_kind(names)):
@@ -270,7 +276,9 @@ def _pairs(where: str, data: Mapping[str, Any]) -> None:
     }
     hints = {"box": "four columns, left, top, width and height, were"}
     for key in (key for key, is_wrong in wrong.items() if is_wrong):
-        raise ClipevalError(f"{where}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected.")
+        raise ClipevalError(
+            f"{where}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
+        )
 
 
 def _is_mapping_of(value: object, kind: type) -> bool:

@@ -87,6 +87,8 @@ class Task(ABC):
     """Whether it asks about one list of classes, so that its class vectors can be kept and given."""
     on_device: ClassVar[bool] = False
     """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
+    scaled: ClassVar[bool] = False
+    """Whether it turns cosines into probabilities: its field `logit_scale`, where it is None, becomes the model's own."""
     output: ClassVar[str] = "embeddings"
     """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `clipeval.tasks.text_rows`."""
 

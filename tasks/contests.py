@@ -34,7 +34,9 @@ def _outcomes(scores: torch.Tensor, truth: torch.Tensor, strict: bool) -> torch.
     won = (lead > 0) if strict else (lead > 0) | ((lead == 0) & (place[:, None] < place[None, :]))
     some = contest.flatten(1).any(dim=1)
     found = [(ok | ~contest).flatten(1).all(dim=1) for ok in (won, lead > CLOSE, lead >= -CLOSE)]
-    return torch.stack([torch.where(some, ok.to(torch.int8), -torch.ones_like(some, dtype=torch.int8)) for ok in found], 1)
+    return torch.stack(
+        [torch.where(some, ok.to(torch.int8), -torch.ones_like(some, dtype=torch.int8)) for ok in found], 1
+    )
 
 
 def all_alike(texts: torch.Tensor, truth: np.ndarray) -> bool | None:

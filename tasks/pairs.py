@@ -13,24 +13,13 @@ import torch
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples
 from clipeval.tasks.contests import all_alike, outcomes
-from clipeval.tasks.differences import PairedDifference
+from clipeval.tasks.means import Drop, PairedDifference
 from clipeval.tasks.selection import Selection, by_shape, shapes_of
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 
 GROUPS = 64
 """Groups of which each gets a metric of its own; of more the macro average alone is reported."""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """How much lower the accuracy is in one group than in another, over the instances that the two share."""
-
-    name: str
-    before: str
-    after: str
-    by: str
-    """The kind of set (`sets` of an instance) whose members are one thing, seen in both groups."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +79,13 @@ class Pairs(Selection):
         right = np.full((len(instances), 2, 3), -1, dtype=np.int8)
         for members, scores in by_shape(images["test"], texts, instances, test.keys, self.key):
             truth = torch.from_numpy(np.stack([truths[i] for i in members])).to(scores.device)
-            for direction, (table, fits) in enumerate([(scores, truth), (scores.mT, truth.mT)]):
-                asked, best = fits.any(dim=2).tolist(), table.argmax(dim=2).tolist()
+            for direction, (cosines, fits) in enumerate([(scores, truth), (scores.mT, truth.mT)]):
+                asked, best = fits.any(dim=2).tolist(), cosines.argmax(dim=2).tolist()
                 for i, ask, answer in zip(members, asked, best, strict=True):
                     chosen[i][direction] = [one for one, wanted in zip(answer, ask, strict=True) if wanted]
-                right[members, direction] = outcomes(table, fits, self.strict).cpu().numpy()
+                right[members, direction] = outcomes(cosines, fits, self.strict).cpu().numpy()
         first = [next((i for i in range(len(t)) if t[i].any()), 0) for t in truths]
-        table = pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "key": [str(one["id"]) for one in instances],
                 "images": shapes[:, 0],
@@ -104,8 +93,12 @@ class Pairs(Selection):
                 "text_choice": [",".join(map(str, found)) for found, _ in chosen],
                 "image_choice": [",".join(map(str, found)) for _, found in chosen],
                 "image": [str(one["images"][i]) for one, i in zip(instances, first, strict=True)],
-                "own": [str(one["captions"][int(t[i].argmax())]) for one, i, t in zip(instances, first, truths, strict=True)],
-                "answer": [str(one["captions"][(found or [0])[0]]) for one, (found, _) in zip(instances, chosen, strict=True)],
+                "own": [
+                    str(one["captions"][int(t[i].argmax())]) for one, i, t in zip(instances, first, truths, strict=True)
+                ],
+                "answer": [
+                    str(one["captions"][(found or [0])[0]]) for one, (found, _) in zip(instances, chosen, strict=True)
+                ],
             }
         )
         several = [t.sum(axis=1).max() > 1 for t in truths]
@@ -115,35 +108,34 @@ class Pairs(Selection):
                 all_alike(texts[s : s + len(t[0])], t) if more else None
                 for s, t, more in zip(starts, truths, several, strict=True)
             ]
-            table["caption_correct"] = pd.array(alike, dtype="boolean")
+            frame["caption_correct"] = pd.array(alike, dtype="boolean")
         if any("group" in one for one in instances):
-            table["group"] = [str(one.get("group", "")) for one in instances]
+            frame["group"] = [str(one.get("group", "")) for one in instances]
         for kind in dict.fromkeys(kind for one in instances for kind in one.get("sets") or ()):
-            table[f"set_{kind}"] = [str((one.get("sets") or {}).get(kind, "")) for one in instances]
+            frame[f"set_{kind}"] = [str((one.get("sets") or {}).get(kind, "")) for one in instances]
         by_rule, worst, best = (
-            table.assign(text_correct=_boolean(right[:, 0, k]), image_correct=_boolean(right[:, 1, k])) for k in range(3)
+            frame.assign(text_correct=_boolean(right[:, 0, k]), image_correct=_boolean(right[:, 1, k]))
+            for k in range(3)
         )
         tied = int((right[:, :, 1] != right[:, :, 2]).any(axis=1).sum())
         return Answers(by_rule, (worst, best) if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         checks.require_columns(predictions, ["text_correct", "image_correct"], self.key)
-        text, image = (pd.array(predictions[f"{side}_correct"], dtype="boolean") for side in ("text", "image"))
-        scored = {"image_acc": image, "text_acc": text, "acc": text & image}  # of a null and a wrong answer: wrong
-        both = ~(pd.isna(text) | pd.isna(image))
-        known = {"image_acc": ~pd.isna(image), "text_acc": ~pd.isna(text), "acc": both}
-        if "caption_correct" in predictions.columns:
-            scored["caption_acc"] = pd.array(predictions["caption_correct"], dtype="boolean")
-            known["caption_acc"] = ~pd.isna(scored["caption_acc"])
-        hits = {name: values.fillna(False).to_numpy(dtype=bool) for name, values in scored.items()}
+        sides = ("text", "image", *(["caption"] if "caption_correct" in predictions.columns else []))
+        hits, known = {}, {}
+        for side in sides:
+            hits[f"{side}_acc"], known[f"{side}_acc"] = _answers(predictions[f"{side}_correct"])
+        hits["acc"] = hits["text_acc"] & hits["image_acc"]
+        known["acc"] = known["text_acc"] & known["image_acc"]
         found: dict[str, Statistic | None] = {
-            name: Proportion(hits[name][known[name]]) if known[name].any() else None for name in scored
+            name: Proportion(hits[name][known[name]]) if known[name].any() else None for name in hits
         }
         # All that was to be chosen is right.
-        whole = (text.fillna(True) & image.fillna(True)).to_numpy(dtype=bool)
+        whole = (hits["text_acc"] | ~known["text_acc"]) & (hits["image_acc"] | ~known["image_acc"])
         if "group" in predictions.columns:
             groups = predictions["group"].to_numpy(dtype=str)
-            for name in scored:
+            for name in hits:
                 found.update(self._by_group(name, hits[name][known[name]], groups[known[name]]))
             found.update((drop.name, self._drop(drop, predictions, groups, whole)) for drop in self._drops)
         for column in predictions.columns:
@@ -165,7 +157,8 @@ class Pairs(Selection):
         checks.require_columns(predictions, [f"set_{drop.by}"], self.key)
         member = predictions[f"set_{drop.by}"].to_numpy(dtype=str)
         before, after = (
-            pd.Series(hits[groups == group]).groupby(member[groups == group]).mean() for group in (drop.before, drop.after)
+            pd.Series(hits[groups == group]).groupby(member[groups == group]).mean()
+            for group in (drop.before, drop.after)
         )
         both = before.index.intersection(after.index)
         return PairedDifference(before[both].to_numpy(), after[both].to_numpy()) if len(both) else None
@@ -181,10 +174,14 @@ class Pairs(Selection):
         if "correct" in instance:
             truth[:] = False
             if len(instance["correct"]) != images:
-                raise ValueError(f"{self.key}: instance {instance['id']!r}: `correct` needs a list of captions for each image")
+                raise ValueError(
+                    f"{self.key}: instance {instance['id']!r}: `correct` needs a list of captions for each image"
+                )
             for i, own in enumerate(instance["correct"]):
                 if not all(0 <= one < captions for one in own):
-                    raise ValueError(f"{self.key}: instance {instance['id']!r}: captions are numbered 0 to {captions - 1}")
+                    raise ValueError(
+                        f"{self.key}: instance {instance['id']!r}: captions are numbered 0 to {captions - 1}"
+                    )
                 truth[i, list(own)] = True
         return truth
 
@@ -192,3 +189,10 @@ class Pairs(Selection):
 def _boolean(outcome: np.ndarray) -> Any:
     """Outcomes 1, 0, -1 as true, false, null."""
     return pd.array([None if value < 0 else bool(value) for value in outcome], dtype="boolean")
+
+
+def _answers(column: pd.Series[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each is right, false where it is null, and where it is not; bool [N] twice."""
+    values = column.to_numpy(dtype=object)
+    known = ~np.asarray(pd.isna(values), dtype=bool)
+    return np.array([bool(k) and bool(v) for k, v in zip(known, values, strict=True)], dtype=bool), known

@@ -26,7 +26,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, flag_deep, is_deep
 from clipeval.data.huggingface import ParquetImages, parquet_files
-from clipeval.data.images import digest_of
+from clipeval.data.images import Images, digest_of
 from clipeval.data.lock import check_lock
 from clipeval.data.made_images import Box, MadeImages
 from clipeval.data.patterns import Pattern
@@ -83,7 +83,9 @@ class _Columns:
             for pattern in patterns:
                 pattern.check(columns, key, where)
         others = {"data.group": self.group, **{f"data.sets.{name}": p for name, p in self.sets.items()}}
-        others["data.correct"] = Pattern.parse(config.correct, "data.correct") if isinstance(config.correct, str) else None
+        others["data.correct"] = (
+            Pattern.parse(config.correct, "data.correct") if isinstance(config.correct, str) else None
+        )
         others |= {f"data.where.{name}": Pattern.parse(name, "data.where") for name in config.where or ()}
         others |= {f"data.box ({name})": Pattern.parse(name, "data.box") for name in config.box}
         for key, one in others.items():
@@ -101,7 +103,9 @@ def read(
             out questions.
     """
     if not location.exists():
-        raise ClipevalError(f"{location} does not exist. Fetch it with `clipeval download`, or set data.root or data.path.")
+        raise ClipevalError(
+            f"{location} does not exist. Fetch it with `clipeval download`, or set data.root or data.path."
+        )
     columns = _Columns.of(config)
     files = _tables(config, location, split, account)
     check_lock(location, files)
@@ -153,7 +157,7 @@ def _correct(rows: Sequence[Row], config: DataConfig, images: int, captions: int
     if isinstance(rule, str):
         values = [_numbers(cell(row.content, rule), rule) for row in rows]
     else:
-        given = list(rule) if isinstance(rule, (tuple, list)) else [rule]
+        given = list(rule) if isinstance(rule, tuple) else [int(rule or 0)]
         values = [given] if images == 1 else [[one] for one in given]
     if len(values) != images:
         raise Unusable(f"data.correct speaks of {len(values)} pictures, and the question has {images}")
@@ -170,7 +174,9 @@ def _numbers(value: Any, column: str) -> list[int]:
     try:
         numbers = [int(str(one)) for one in found]
     except ValueError:
-        raise Unusable(f"column {column!r}: the number of the correct caption was expected, not {value!r:.80}") from None
+        raise Unusable(
+            f"column {column!r}: the number of the correct caption was expected, not {value!r:.80}"
+        ) from None
     if not numbers:
         raise Unusable(f"column {column!r}: no caption is correct")
     return numbers
@@ -189,7 +195,9 @@ def _box(row: Row, config: DataConfig) -> Box | None:
 
 
 def _is_wanted(row: Row, config: DataConfig) -> bool:
-    return all(str(cell(row.content, name)) in {str(v) for v in values} for name, values in (config.where or {}).items())
+    return all(
+        str(cell(row.content, name)) in {str(v) for v in values} for name, values in (config.where or {}).items()
+    )
 
 
 def _said(where: Mapping[str, Any] | None) -> str:
@@ -258,11 +266,11 @@ class _Pictures:
     def images(self, account: Account) -> MadeImages:
         """All of them."""
         flag_deep(self._deep, account)
-        sources = {name: images for name, images in self.cells.items()}
+        sources: dict[str, Images] = dict(self.cells)
         digests = list(self._digests)
         if self._paths:
             files = whole_files(list(self._paths), [str(path.relative_to(self.folder)) for path in self._paths])
-            sources[""] = files  # type: ignore[assignment]
+            sources[""] = files
             digests.append(files.digest.encode())
         names = list(sources)
         boxes = [box for _, _, box in self._found]
@@ -293,8 +301,10 @@ def _tables(config: DataConfig, location: Path, split: str, account: Account) ->
     tables = [p for p in sorted(location.iterdir()) if p.suffix.lower() in known and not is_litter(p.name)]
     if len(tables) != 1:
         there = ", ".join(path.name for path in tables[:5]) or "none"
-        raise ClipevalError(f"{location}: one table (.csv, .tsv, .json, .jsonl or parquet) was expected, and there is: {there}. "
-            "Name those that are meant in task.data.tables.")
+        raise ClipevalError(
+            f"{location}: one table (.csv, .tsv, .json, .jsonl or parquet) was expected, and there is: {there}. "
+            "Name those that are meant in task.data.tables."
+        )
     return tables
 
 
@@ -304,7 +314,9 @@ def _rows(
     """The rows of all tables, and the pictures in cells of parquet, by column."""
     parquet = [path for path in files if path.suffix.lower() == ".parquet"]
     if parquet and len(parquet) < len(files):
-        raise ClipevalError(f"{files[0].parent}: tables of parquet and of text stand in one set; name those of one kind.")
+        raise ClipevalError(
+            f"{files[0].parent}: tables of parquet and of text stand in one set; name those of one kind."
+        )
     if parquet:
         return _parquet_rows(parquet, columns, config)
     rows = []
@@ -337,7 +349,9 @@ def _parquet_rows(
         except (OSError, ValueError) as problem:
             if isinstance(problem, ClipevalError):
                 raise
-            raise ClipevalError(f"{path} is no parquet file that can be read: {str(problem).splitlines()[0]}.") from None
+            raise ClipevalError(
+                f"{path} is no parquet file that can be read: {str(problem).splitlines()[0]}."
+            ) from None
         contents = table.to_pylist() if table.num_columns else [{}] * total
         for content in contents:
             where = f"{path}, row {len(rows)}"
@@ -345,7 +359,8 @@ def _parquet_rows(
     at = np.concatenate(places).astype(np.int64) if places else np.zeros((0, 3), dtype=np.int64)
     source = str(files[0].parent)
     return rows, {
-        column: ParquetImages([str(path) for path in files], column, at, np.arange(len(at)), source) for column in pictures
+        column: ParquetImages([str(path) for path in files], column, at, np.arange(len(at)), source)
+        for column in pictures
     }
 
 
@@ -357,8 +372,12 @@ def _text_rows(
         content = _json(path)
         items = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
         if not items or not all(isinstance(item, (dict, list)) for _, item in items):
-            raise ClipevalError(f"{path}: a JSON list of rows, or an object of them, was expected; each is an object or a list.")
-        rows = [item if isinstance(item, dict) else {str(i): v for i, v in enumerate(item)} for _, item in items]
+            raise ClipevalError(
+                f"{path}: a JSON list of rows, or an object of them, was expected; each is an object or a list."
+            )
+        rows: list[Mapping[str, Any]] = [
+            item if isinstance(item, dict) else {str(i): v for i, v in enumerate(item)} for _, item in items
+        ]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         return [(r, f"{path}, entry {n!r}", str(n)) for r, (n, _) in zip(rows, items, strict=True)], columns
     table = read_table(path, [], account, config.sep, config.encoding)

@@ -105,9 +105,7 @@ class Pattern:
         if len(counts) > 1:
             raise Unusable(f"{self.source!r}: {what} joins lists of {' and '.join(map(str, sorted(counts)))} items")
         count = counts.pop() if counts else 1
-        return [
-            "".join(v if isinstance(v, str) else v[i if len(v) > 1 else 0] for v in values) for i in range(count)
-        ]
+        return ["".join(v if isinstance(v, str) else v[i if len(v) > 1 else 0] for v in values) for i in range(count)]
 
     def text(self, row: Mapping[str, Any], what: str) -> str:
         """The one text that a row gives; errors as of `texts`."""

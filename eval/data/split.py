@@ -206,9 +206,9 @@ OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
 """What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
 
 
-def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> DataConfig:
-    """The `data` part of a task's config. `common`: the config's own `data`, of all tasks."""
-    given = OmegaConf.to_container(node.data, resolve=True)
+def data_config(node: DictConfig, common: Mapping[str, Any] | None = None, part: str = "data") -> DataConfig:
+    """The `data` part of a task's config, or its `outside`. `common`: the config's own `data`, of all tasks."""
+    given = OmegaConf.to_container(node[part], resolve=True)
     assert isinstance(given, dict)
     known = {f.name for f in fields(DataConfig)}
     for key in OF_ALL_TASKS:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from clip_benchmark.metrics import image_caption_selection as ics
 
 from clipeval.tasks import Drop, Pairs, Samples
-from clipeval.tasks.differences import PairedDifference
+from clipeval.tasks.means import PairedDifference
 from tests.tasks.fakes import Loader, model, unit
 
 
@@ -32,7 +32,11 @@ def question(name: str, images: str, captions: int, **more: Any) -> dict[str, An
 @pytest.mark.parametrize(("images", "captions"), [(2, 2), (3, 2), (2, 5)])
 def test_without_more_it_scores_as_clip_benchmark(images: int, captions: int) -> None:
     instances = [
-        {"id": i, "images": [f"{i:03d}-{j}" for j in range(images)], "captions": [f"c {i} {j}" for j in range(captions)]}
+        {
+            "id": i,
+            "images": [f"{i:03d}-{j}" for j in range(images)],
+            "captions": [f"c {i} {j}" for j in range(captions)],
+        }
         for i in range(60)
     ]
     vectors = unit(60 * images, 6)
@@ -109,7 +113,10 @@ def test_macro_averages_leave_out_small_and_named_groups() -> None:
     n = 60
     groups = np.repeat(["big", "small", "both ways"], [30, 5, 25])
     images, texts = unit(n, 6), unit(2 * n, 6, 3)
-    instances = [{"id": i, "images": [f"{i:02d}"], "captions": list("ft"), "correct": [[1]], "group": g} for i, g in enumerate(groups)]
+    instances = [
+        {"id": i, "images": [f"{i:02d}"], "captions": list("ft"), "correct": [[1]], "group": g}
+        for i, g in enumerate(groups)
+    ]
     found = score(instances, images, texts, least=20, without=["both ways"])
     right = (images[:, None] @ texts.view(n, 2, 6).mT).squeeze(1).argmax(dim=1).numpy() == 1
     assert found.metrics["macro_text_acc"] == pytest.approx(right[groups == "big"].mean(), abs=1e-6)
@@ -120,7 +127,10 @@ def test_macro_averages_leave_out_small_and_named_groups() -> None:
 def test_many_groups_have_no_metric_each() -> None:
     instances = [question(f"q{i:03d}", "a", 2, group=f"{i:03d}") for i in range(100)]
     found = score(instances, unit(1, 6), unit(200, 6, 2))
-    assert set(found.metrics) == {f"{m}{side}_acc" for m in ("", "macro_") for side in ("text", "image")} | {"acc", "macro_acc"}
+    assert set(found.metrics) == {f"{m}{side}_acc" for m in ("", "macro_") for side in ("text", "image")} | {
+        "acc",
+        "macro_acc",
+    }
 
 
 def test_sets_and_pairs_as_whatsup_counts_them() -> None:
@@ -152,7 +162,14 @@ def test_sets_and_pairs_as_whatsup_counts_them() -> None:
 def test_a_drop_is_paired() -> None:
     """Three things seen in both groups: right and right, right and wrong, right and wrong; a fourth in one alone."""
     right, wrong = [1.0, 0, 0, 1], [0, 1.0, 1, 0]
-    rows = [("No", "x", right), ("No", "y", right), ("No", "z", right), ("Yes", "x", right), ("Yes", "y", wrong), ("Yes", "z", wrong)]
+    rows = [
+        ("No", "x", right),
+        ("No", "y", right),
+        ("No", "z", right),
+        ("Yes", "x", right),
+        ("Yes", "y", wrong),
+        ("Yes", "z", wrong),
+    ]
     rows.append(("Yes", "w", wrong))
     instances = [question(f"{g}{i}", "a", 2, group=g, sets={"id": i}) for g, i, _ in rows]
     texts = torch.tensor([text for _, _, text in rows]).view(-1, 2)
@@ -171,11 +188,15 @@ def test_class_names_are_put_into_templates() -> None:
     assert asked.prompts(samples) == ["a x0", "the x0", "a x1", "the x1"]
     texts = F.normalize(torch.tensor([[1.0, 0], [0, 1.0], [0.9, 0.1], [0.9, 0.1]]), dim=1)
     image = F.normalize(torch.tensor([[1.0, 0.2]]), dim=1)
-    assert asked.score({"test": image}, texts, samples).metrics["text_acc"] == 0.0  # the mean of x0's two lies at 45 degrees
+    assert (
+        asked.score({"test": image}, texts, samples).metrics["text_acc"] == 0.0
+    )  # the mean of x0's two lies at 45 degrees
 
 
 def test_statistics_need_only_the_predictions(tmp_path: Any) -> None:
-    instances = [question(f"q{i}", "ab" if i % 2 else "a", 3, group=str(i % 3), sets={"whole": str(i // 4)}) for i in range(40)]
+    instances = [
+        question(f"q{i}", "ab" if i % 2 else "a", 3, group=str(i % 3), sets={"whole": str(i // 4)}) for i in range(40)
+    ]
     found = score(instances, unit(2, 6), unit(120, 6, 2))
     found.predictions.to_parquet(tmp_path / "p.parquet")
     again = task().statistics(pd.read_parquet(tmp_path / "p.parquet"))
