@@ -140,7 +140,7 @@ MODEL = {
     "path": TEXT,
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "huggingface", "pairs")),
+    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs")),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
@@ -161,6 +161,8 @@ DATA = {
     "group": TEXT_OR_NULL,
     "sets": Value(object, null=True, hint="{kind: column}"),
     "where": Value(object, null=True, hint="{column: [values]}"),
+    "first": Value(int, null=True, least=1),
+    "clean": Value(str, null=True, choices=("first_line", "one_line", "sentences")),
     "box": Value(list),
     "language": TEXT_OR_NULL,
     "languages": Value(list),

@@ -6,6 +6,7 @@
     val2017/{0:012}.jpg          column 0, filled up with zeros to 12 places
     {path~_(left|right)_}        the part that a regular expression finds: its first group, else all of it; nothing: an error
     {path~(left|right)|$}        nothing is allowed: the empty text
+    {image|image/key}            the first of these columns that says something; {extra|} may be empty
     hard_negs[]                  a list that is written as a text, in JSON or as Python prints it
 
 A column may be a path into structures and lists (`attributes.0`).
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.data.values import Unusable, cell, has_column, text_of, texts_of
+from clipeval.data.values import Unusable, cell, has_column, is_null, text_of, texts_of
 
 LIST = "[]"
 _FIELD = re.compile(r"\{([^{}~:]+)(?::(0\d+))?(?:~([^{}]*))?\}")
@@ -35,6 +36,11 @@ class Field:
     column: str
     width: int = 0
     part: re.Pattern[str] | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of which the first that says something is taken."""
+        return [name.removesuffix(LIST) for name in self.column.split("|") if name]
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Pattern:
     @property
     def columns(self) -> list[str]:
         """The columns that it names."""
-        return [part.column.removesuffix(LIST) for part in self.parts if isinstance(part, Field)]
+        return [column for part in self.parts if isinstance(part, Field) for column in part.columns]
 
     @property
     def is_column(self) -> bool:
@@ -85,8 +91,9 @@ class Pattern:
 
     def check(self, columns: Sequence[str], key: str, where: str) -> None:
         """ClipevalError unless all of its columns are there."""
-        for name in self.columns:
-            if not has_column(columns, name):
+        for part in self.parts:
+            if isinstance(part, Field) and not any(has_column(columns, name) for name in part.columns):
+                name = part.columns[0]
                 raise ClipevalError(f"{where}: {key}: {nearest('column', name, columns)}")
 
     def texts(self, row: Mapping[str, Any], what: str) -> list[str]:
@@ -125,7 +132,12 @@ def _field(found: re.Match[str], key: str) -> Field:
 
 def _values(row: Mapping[str, Any], field: Field, what: str) -> list[str]:
     name = f"column {field.column!r} of {what}"
-    value = _value(row, field.column)
+    value = next(
+        (v for one in field.columns if not is_null(v := _value(row, one if "|" in field.column else field.column))),
+        None,
+    )
+    if value is None and field.column.endswith("|"):
+        return [""]
     found = value if isinstance(value, list) else [value]
     if not found:
         raise Unusable(f"{name} is an empty list")

@@ -24,7 +24,7 @@ class DataConfig:
     """The `data` part of a task's config: where its images are and what the facts say of them."""
 
     kind: str = "webdataset"
-    """webdataset | folder | table | captions | huggingface | pairs"""
+    """webdataset | folder | table | captions | caption_rows | huggingface | pairs"""
     folder: str | None = None
     """The set's folder below `data.root`."""
     path: str | None = None
@@ -65,6 +65,10 @@ class DataConfig:
     """Pairs: {kind: column or pattern}: questions that count together."""
     where: Mapping[str, Sequence[Any]] | None = None
     """Pairs: {column: values}: the rows that are read."""
+    first: int | None = None
+    """How many of those rows, from the first; None: all."""
+    clean: str | None = None
+    """What is done to captions: `clipeval.data.caption_rows`."""
     box: tuple[str, ...] = ()
     """Pairs: columns of left, top, width and height of what is shown of a picture."""
     language: str | None = None
@@ -121,7 +125,7 @@ class DataConfig:
     @property
     def is_of_hub(self) -> bool:
         """Whether the hub's files are read as they are, in a folder that is named after the repository."""
-        return self.kind in ("huggingface", "pairs")
+        return self.kind in ("huggingface", "pairs", "caption_rows")
 
     def for_split(self) -> str:
         """What to do where a split is missing, as a sentence."""
@@ -247,13 +251,14 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import caption_files, huggingface, image_folder, pairs, table, webdataset
+    from clipeval.data import caption_files, caption_rows, huggingface, image_folder, pairs, table, webdataset
 
     return {
         "webdataset": webdataset.read,
         "folder": image_folder.read,
         "table": table.read,
         "captions": caption_files.read,
+        "caption_rows": caption_rows.read,
         "huggingface": huggingface.read,
         "pairs": pairs.read,
     }

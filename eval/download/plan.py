@@ -176,7 +176,7 @@ def plan(data: DataSet, hub: Hub, *, full: bool = False) -> Plan:
     else:
         commit = hub.commit(data.hub, data.revision)
         files = hub.files(data.hub, commit)
-    as_it_is = data.kind == "pairs"  # a table of any kind, beside pictures of its own
+    as_it_is = data.kind in ("pairs", "caption_rows")  # a table of any kind, beside pictures of its own
     if data.revision is None and not (as_it_is or _is_usable(files)) and hub.has_revision(data.hub, CONVERTED):
         commit = hub.commit(data.hub, CONVERTED)
         files = hub.files(data.hub, commit)
@@ -204,7 +204,7 @@ def _fetch(
     """A repository whose files are used as they are."""
     wanted = [file for file in files if not _is_about(file.path)]
     splits = None
-    if data.kind == "huggingface" or (data.kind == "pairs" and _of(wanted, ".parquet")):
+    if data.kind == "huggingface" or (data.kind in ("pairs", "caption_rows") and _of(wanted, ".parquet")):
         # Parquet alone is read, and of a large set the splits that tasks need.
         wanted, splits = _of(wanted, ".parquet"), data.splits
         wanted = [

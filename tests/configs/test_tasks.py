@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -29,6 +30,7 @@ OWN = {
     "captions": "data.path=/pictures/captions.csv",
     "pairs": "data.path=/pictures/pairs.csv",
 }
+NEW_SUITES = ("compositionality", "long_captions")
 ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
 """Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
@@ -179,7 +181,8 @@ def test_every_task_that_is_offered_was_looked_at(datacomp: DictConfig) -> None:
     in_languages = {*MULTILINGUAL, "babel_imagenet"}  # by test_variants.py
     of_clip_benchmark = task_ids(compose(["suite=laion"]))  # by test_copies.py
     captioning = {name for name in group_options("task") if name.endswith("-captioning")}  # by eval/test_captioning.py
-    of_today = {*task_ids(compose(["suite=compositionality"])), *ONE_BY_ONE}  # by eval/test_pairs_sets.py
+    suites = [task_ids(compose([f"suite={suite}"])) for suite in NEW_SUITES]  # by eval/test_pairs_sets.py and others
+    of_today = {*itertools.chain(*suites), *ONE_BY_ONE}
     seen = {
         *of_today,
         *task_ids(datacomp),
@@ -193,7 +196,7 @@ def test_every_task_that_is_offered_was_looked_at(datacomp: DictConfig) -> None:
     assert all(describe("task", name) for name in seen)
 
 
-@pytest.mark.parametrize("suite", ["compositionality"])
+@pytest.mark.parametrize("suite", NEW_SUITES)
 def test_a_set_is_at_most_15_lines_and_its_config_makes_a_task(suite: str) -> None:
     config = compose([f"suite={suite}"])
     for name, node in config.tasks.items():
