@@ -51,6 +51,9 @@ class Calibration(Classification):
                 f"{self.key}: bins is at least 1 and logit_scale above 0; got {self.bins}, {self.logit_scale}"
             )
 
+    def with_scale(self, logit_scale: float) -> Calibration:
+        return replace(self, logit_scale=logit_scale)
+
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:

@@ -132,7 +132,8 @@ class RankAgreement(AsymptoticallyLinear):
         miss = np.add.reduceat(weights * ~positive[order], starts, axis=1)
         below = np.cumsum(miss, axis=1) - miss / 2
         totals = hit.sum(axis=1) * miss.sum(axis=1)
-        return np.divide((hit * below).sum(axis=1), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+        share = np.divide((hit * below).sum(axis=1), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+        return np.asarray(share)
 
 
 class FalsePositives(AsymptoticallyLinear):

@@ -113,12 +113,12 @@ class Pairs(Selection):
             frame["group"] = [str(one.get("group", "")) for one in instances]
         for kind in dict.fromkeys(kind for one in instances for kind in one.get("sets") or ()):
             frame[f"set_{kind}"] = [str((one.get("sets") or {}).get(kind, "")) for one in instances]
-        by_rule, worst, best = (
+        outcomes_of = [
             frame.assign(text_correct=_boolean(right[:, 0, k]), image_correct=_boolean(right[:, 1, k]))
             for k in range(3)
-        )
+        ]
         tied = int((right[:, :, 1] != right[:, :, 2]).any(axis=1).sum())
-        return Answers(by_rule, (worst, best) if tied else (), tied)
+        return Answers(outcomes_of[0], outcomes_of[1:] if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         checks.require_columns(predictions, ["text_correct", "image_correct"], self.key)

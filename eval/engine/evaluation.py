@@ -275,8 +275,7 @@ class Evaluation:
                 if scale is None:
                     said = "the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it"
                     planned.warnings = (*planned.warnings, said)
-                settings: dict[str, Any] = {"logit_scale": 100.0 if scale is None else scale}
-                planned.task = replace(planned.task, **settings)
+                planned.task = planned.task.with_scale(100.0 if scale is None else scale)
 
     def relabel(self, planned: PlannedTask) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""

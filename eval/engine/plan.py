@@ -214,7 +214,10 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         warnings.append(f"scored on the split {task.roles['test']!r}")
     remarks = [f"{task.name} is computed anew by each run: {code.problem}"] if code and code.problem else []
     _check_metric(task, samples)
-    notes = tuple(handle.cuts.described(note, texts) for note in node.get("notes") or ())
+    notes = tuple(
+        handle.cuts.described(note, texts) if "share_cut" in note or "mean_tokens" in note else note
+        for note in node.get("notes") or ()
+    )
     said = tuple(warnings), tuple(remarks)
     return PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
 

@@ -166,7 +166,7 @@ def test_suites_are_the_groups_of_the_table() -> None:
         "fairness": 4,
     }
     of_clip_benchmark = {"vtab_19", "vtab_plus", "retrieval_all", "imagenet_robustness", "sugar_crepe", "laion"}
-    assert set(group_options("suite")) == {*groups, *of_clip_benchmark, "datacomp", "quickstart", "none"}
+    assert set(group_options("suite")) == {*groups, *of_clip_benchmark, *NEW_SUITES, "datacomp", "quickstart", "none"}
 
 
 @pytest.mark.parametrize("name", [t for t in group_options("task") if t in OWN])
