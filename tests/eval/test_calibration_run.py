@@ -1,4 +1,4 @@
-"""Calibration and out-of-distribution detection of the bundled sets, through the command line."""
+"""Calibration and out-of-distribution detection through the command line."""
 
 from __future__ import annotations
 
@@ -10,27 +10,45 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
+from tests.eval.tiny_model import write_tiny_model
 
-DIGITS, FASHION = "quickstart_digits", "quickstart_fashion_mnist"
+INSIDE, OUTSIDE, OTHER = "own_inside", "own_outside", "own_other"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classifications, then the same embeddings asked in the other ways."""
+    """Two classifications of some pictures, then the same embeddings asked in the other ways."""
     root = tmp_path_factory.mktemp("calibration")
-    common = [f"cache.root={root / 'cache'}", "runtime.workers=0", "runtime.device=cpu"]
-    two = ["suite=none", f"+task@tasks.{DIGITS}={DIGITS}", f"+task@tasks.{FASHION}={FASHION}"]
-    assert main(["run", *two, f"out={root / 'plain'}", *common]) == 0
-    assert main(["run", *two, "protocol=calibration", f"out={root / 'calibration'}", *common]) == 0
-    ood = ["task=ood", f"ood.inside={DIGITS}", f"ood.outside=[{FASHION},quickstart_emoji_retrieval]"]
-    assert main(["run", *ood, f"out={root / 'ood'}", *common]) == 0
+    rng = np.random.default_rng(0)
+    (root / "mine" / "task").mkdir(parents=True)
+    for task, classes, count in ((INSIDE, "abc", 12), (OUTSIDE, "de", 9), (OTHER, "fg", 5)):
+        for name in classes:
+            (root / task / f"class {name}").mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / task / f"class {name}" / f"{i}.png")
+        data = f"data: {{kind: folder, path: {root / task}}}"
+        text = f"defaults: [_classification]\nkey: {task}\nname: {task}\nprompts: simple\n{data}\n"
+        (root / "mine" / "task" / f"{task}.yaml").write_text(text)
+    write_tiny_model(root / "model")
+    two = ["suite=none", f"+task@tasks.{INSIDE}={INSIDE}", f"+task@tasks.{OUTSIDE}={OUTSIDE}"]
+    assert main(["run", *two, *words(root, "plain")]) == 0
+    assert main(["run", *two, "protocol=calibration", *words(root, "calibration")]) == 0
+    ood = ["task=ood", f"ood.inside={INSIDE}", f"ood.outside=[{OUTSIDE},{OTHER}]"]
+    assert main(["run", *ood, *words(root, "ood")]) == 0
     return root
+
+
+def words(root: Path, out: str) -> list[str]:
+    model = ["model=open_clip", f"model.name=local-dir:{root / 'model'}", "--config-dir", str(root / "mine")]
+    return [*model, f"out={root / out}", f"cache.root={root / 'cache'}", "runtime.workers=0", "runtime.device=cpu"]
 
 
 def record(folder: Path, task: str) -> dict[str, Any]:
@@ -42,12 +60,13 @@ def table(folder: Path, task: str) -> pd.DataFrame:
 
 
 def test_the_accuracies_are_those_of_the_classification_and_the_scale_the_models(place: Path) -> None:
-    for task in (DIGITS, FASHION):
+    for task in (INSIDE, OUTSIDE):
         plain, found = record(place / "plain", task), record(place / "calibration", f"{task}-calibration")
         assert {name: found["metrics"][name] for name in plain["metrics"]} == plain["metrics"]
         assert found["fingerprint"]["data"] == plain["fingerprint"]["data"]
         assert found["metric"] is None
-        handle = resolve(compose(["suite=none"]).model, place / "cache")
+        model = compose(["suite=none", "model=open_clip", f"model.name=local-dir:{place / 'model'}"]).model
+        handle = resolve(model, place / "cache")
         with handle.load_text() as encoder:
             assert found["metrics"]["logit_scale"] == pytest.approx(float(torch.as_tensor(encoder.scale).exp()))
         assert found["metrics"]["nll_best"] <= found["metrics"]["nll"]
@@ -55,8 +74,8 @@ def test_the_accuracies_are_those_of_the_classification_and_the_scale_the_models
 
 def test_metrics_come_from_the_stored_columns(place: Path) -> None:
     frame, metrics = (
-        table(place / "calibration", f"{DIGITS}-calibration"),
-        record(place / "calibration", f"{DIGITS}-calibration")["metrics"],
+        table(place / "calibration", f"{INSIDE}-calibration"),
+        record(place / "calibration", f"{INSIDE}-calibration")["metrics"],
     )
     assert metrics["nll"] == pytest.approx(-frame["log_likelihood"].mean())
     assert metrics["brier"] == pytest.approx((frame["squares"] - 2 * np.exp(frame["log_likelihood"]) + 1).mean())
@@ -66,15 +85,15 @@ def test_metrics_come_from_the_stored_columns(place: Path) -> None:
 
 def test_the_report_shows_the_errors_beside_the_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(place / "calibration"), "--format", "md"]) == 0
-    shown, metrics = capsys.readouterr().out, record(place / "calibration", f"{DIGITS}-calibration")["metrics"]
+    shown, metrics = capsys.readouterr().out, record(place / "calibration", f"{INSIDE}-calibration")["metrics"]
     assert f"ece ({metrics['ece']:.4f})" in shown
 
 
 def test_detection_against_scikit_learn(place: Path) -> None:
-    for other, count in ((FASHION, len(table(place / "plain", FASHION))), ("quickstart_emoji_retrieval", None)):
+    for other, count in ((OUTSIDE, len(table(place / "plain", OUTSIDE))), (OTHER, 10)):
         found, frame = record(place / "ood", f"ood-{other}"), table(place / "ood", f"ood-{other}")
         inside, score = frame["inside"].to_numpy(), frame["score"].to_numpy()
-        assert inside.sum() == len(table(place / "plain", DIGITS))
+        assert inside.sum() == len(table(place / "plain", INSIDE))
         assert count is None or (~inside).sum() == count
         assert found["metrics"]["auroc"] == pytest.approx(roc_auc_score(inside, score), abs=1e-6)
         assert found["metrics"]["aupr_out"] == pytest.approx(average_precision_score(~inside, -score), abs=1e-6)
@@ -83,14 +102,16 @@ def test_detection_against_scikit_learn(place: Path) -> None:
 
 
 def test_nothing_is_embedded_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = [f"cache.root={place / 'cache'}", "runtime.device=cpu", f"out={place / 'other'}"]
-    words = ["task=ood", f"ood.inside={FASHION}", f"ood.outside=[{DIGITS}]", *common]
-    assert main(["plan", *words]) == 0
+    ood = ["task=ood", f"ood.inside={OUTSIDE}", f"ood.outside=[{INSIDE}]"]
+    assert main(["plan", *ood, *words(place, "turned")]) == 0
     assert "To embed: 0 images" in " ".join(capsys.readouterr().out.split())
 
 
+DIGITS, FASHION = "quickstart_digits", "quickstart_fashion_mnist"
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("given", "message"),
     [
         (["task=ood"], "names no set inside: add ood.inside=TASK"),
         (["task=ood", f"ood.inside={DIGITS}"], "names no set outside"),
@@ -99,6 +120,6 @@ def test_nothing_is_embedded_again(place: Path, capsys: pytest.CaptureFixture[st
         (["task=quickstart_emoji_retrieval", "protocol=calibration"], "protocol=calibration takes the place of"),
     ],
 )
-def test_one_error(words: list[str], message: str) -> None:
+def test_one_error(given: list[str], message: str) -> None:
     with pytest.raises(ClipevalError, match=message):
-        compose(words)
+        compose(given)
