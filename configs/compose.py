@@ -24,6 +24,7 @@ from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.explain import explain
 from clipeval.configs.old_names import renamed
+from clipeval.configs.ood import spell as spell_ood
 from clipeval.configs.resolvers import register
 from clipeval.configs.schema import CONFIG, check
 from clipeval.configs.variants import expand
@@ -50,6 +51,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     def recompose(words: Sequence[str]) -> DictConfig:
         return _hydra([*words, *_searchpath(config_dir)])
 
+    overrides = spell_ood(overrides)
     try:
         composed = recompose(overrides)
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
@@ -167,7 +169,9 @@ def _one_place(config: DictConfig, choices: Mapping[str, Any]) -> None:
 def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
     """Puts prompt sets in the place of their names: `tasks.mnist.prompts=simple`."""
     tasks = config.tasks if isinstance(config.get("tasks"), DictConfig) else {}
-    for where, node in [("", config), *((f"tasks.{name!s}.", task) for name, task in tasks.items())]:
+    nodes = [("", config), *((f"tasks.{name!s}.", task) for name, task in tasks.items())]
+    nodes += [(f"{where}inside.", node.inside) for where, node in nodes if isinstance(node.get("inside"), DictConfig)]
+    for where, node in nodes:
         name = node.get("prompts") if isinstance(node, DictConfig) else None
         if isinstance(name, str):
             node.prompts = _prompts(name, f"{where}prompts", config_dir)

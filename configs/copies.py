@@ -37,13 +37,14 @@ def choose_copies(config: DictConfig, origin: Mapping[str, str] | None = None) -
     if source is not None and source not in sources:
         raise ClipevalError(nearest("data.source", source, sources))
     lacking: dict[str, list[str]] = {}
-    for name, node in (config.get("tasks") or {}).items():
-        data = node.get("data") if isinstance(node, DictConfig) else None
+    parts = [(name, node, part) for name, node in (config.get("tasks") or {}).items() for part in ("data", "outside")]
+    for name, node, part in parts:
+        data = node.get(part) if isinstance(node, DictConfig) else None
         if not isinstance(data, DictConfig) or "copies" not in data:
             continue
         copies = OmegaConf.to_container(data, resolve=True)["copies"] or {}  # type: ignore[index, call-overload]
         del data["copies"]
-        where = f"tasks.{name}.data.copies"
+        where = f"tasks.{name}.{part}.copies"
         if not isinstance(copies, dict):
             raise ClipevalError(f"{where}={copies!r}: a source's name and the set's name there were expected.")
         for unknown in (key for key in copies if key not in sources):

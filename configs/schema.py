@@ -159,7 +159,7 @@ MODEL = {
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "huggingface")),
+    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs")),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
@@ -172,7 +172,17 @@ DATA = {
     "image": TEXT,
     "classnames": Value(object, null=True, hint="a file's name, a list of text or {label: name}"),
     "instances": TEXT_OR_NULL,
-    "captions": TEXT_OR_NULL,
+    "captions": Value(object, null=True, hint="a caption file's name, or for pairs a list of columns"),
+    "tables": Value(list),
+    "images": Value(list),
+    "rows": Value(int, least=1),
+    "correct": Value(object, null=True, hint="a column, a number from 0 or a list of them"),
+    "group": TEXT_OR_NULL,
+    "sets": Value(object, null=True, hint="{kind: column}"),
+    "where": Value(object, null=True, hint="{column: [values]}"),
+    "first": Value(int, null=True, least=1),
+    "clean": Value(str, null=True, choices=("first_line", "one_line", "sentences")),
+    "box": Value(list),
     "language": TEXT_OR_NULL,
     "languages": Value(list),
     "hub": TEXT_OR_NULL,
@@ -229,7 +239,11 @@ def check(config: DictConfig) -> None:
         _task(f"tasks.{name}", task)
     # Last, for the tasks' classes bring torch with them, which a wrong word need not wait for.
     for name, task in values["tasks"].items():
-        _keys(f"tasks.{name}.", task, [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "prompts"])
+        _keys(
+            f"tasks.{name}.",
+            task,
+            [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "outside", "prompts"],
+        )
 
 
 _OWN_ARGUMENTS = ("path", "config_dir", "text_clean", "context_length", "image_size")
@@ -296,15 +310,40 @@ def _task(where: str, value: object) -> None:
         if key in task or key in ("key", "name"):
             rule.check(f"{where}.{key}", task.get(key))
     _section(f"{where}.data", task.get("data"), DATA)
+    if task.get("outside") is not None:
+        _section(f"{where}.outside", task["outside"], DATA)
     names = task["data"].get("classnames")
     named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
     if not (names is None or isinstance(names, str) or named or Value(list)._is_kind(names)):
         raise ClipevalError(f"{where}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
+    _pairs(f"{where}.data", task["data"])
     if not (task["data"].get("folder") or task["data"].get("path") or task["data"].get("hub")):
         raise ClipevalError(
             f"{where}.data names no images: set task.data.path=PATH ({where}.data.path=PATH in a suite)."
         )
     _prompts(f"{where}.prompts", task.get("prompts"))
+
+
+def _pairs(where: str, data: Mapping[str, Any]) -> None:
+    """What `clipeval.data.pairs` reads of `data`."""
+    captions, correct = data.get("captions"), data.get("correct")
+    numbers = correct if isinstance(correct, list) else [correct]
+    wrong = {
+        "captions": not (captions is None or isinstance(captions, str) or Value(list)._is_kind(captions)),
+        "correct": not (correct is None or isinstance(correct, str) or all(COUNT_OR_NULL._is_kind(n) for n in numbers)),
+        "sets": not _is_mapping_of(data.get("sets"), str),
+        "where": not _is_mapping_of(data.get("where"), list),
+        "box": len(data.get("box") or ()) not in (0, 4),
+    }
+    hints = {"box": "four columns, left, top, width and height, were"}
+    for key in (key for key, is_wrong in wrong.items() if is_wrong):
+        raise ClipevalError(
+            f"{where}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
+        )
+
+
+def _is_mapping_of(value: object, kind: type) -> bool:
+    return value is None or (isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()))
 
 
 def task_fields(where: str, target: object) -> list[str]:

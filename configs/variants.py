@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.ood import each_outside
 from clipeval.configs.schema import task_fields
 
 _OF = "variant of"
@@ -34,7 +35,7 @@ def expand(config: DictConfig) -> dict[str, str]:
         return {}  # clipeval.configs.schema says what is wrong
     if not isinstance(protocol, dict):
         raise ClipevalError(f"protocol={protocol}: leave it out, or name one of configs/protocol/.")
-    nodes: Tasks = {str(name): {**node, _OF: str(name)} for name, node in tasks.items()}
+    nodes: Tasks = {str(name): {**node, _OF: str(name)} for name, node in each_outside(tasks).items()}
     if protocol.get("of"):
         nodes = _by_protocol(nodes, protocol, content)
     if content.get("language") is not None:

@@ -35,7 +35,7 @@ TARGET = "_target_"
 HYDRA = ("_args_", "_partial_", "_recursive_", "_convert_")
 """Keys that Hydra reads beside `_target_`."""
 
-NOT_TASK = ("data", "prompts", "notes")
+NOT_TASK = ("data", "outside", "prompts", "notes")
 """The parts of a task's config that are not arguments of its class, and of which nothing is instantiated."""
 
 PARTS = ("clipeval.captioning.scorer.CocoScorer",)

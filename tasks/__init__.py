@@ -3,10 +3,14 @@
 from clipeval.tasks.association import Association
 from clipeval.tasks.attributes import Attribute, Attributes, Harm
 from clipeval.tasks.base import Samples, Scores, Task
+from clipeval.tasks.calibration import Calibration
 from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
 from clipeval.tasks.groups import GroupMetrics
+from clipeval.tasks.means import Drop
 from clipeval.tasks.multilabel import MultiLabel
+from clipeval.tasks.out_of_distribution import OutOfDistribution
+from clipeval.tasks.pairs import Pairs
 from clipeval.tasks.probe import LinearProbe
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
@@ -17,12 +21,16 @@ __all__ = [
     "Association",
     "Attribute",
     "Attributes",
+    "Calibration",
     "Captioning",
     "Classification",
+    "Drop",
     "GroupMetrics",
     "Harm",
     "LinearProbe",
     "MultiLabel",
+    "OutOfDistribution",
+    "Pairs",
     "Retrieval",
     "Samples",
     "Scores",

@@ -87,6 +87,8 @@ class Task(ABC):
     """Whether it asks about one list of classes, so that its class vectors can be kept and given."""
     on_device: ClassVar[bool] = False
     """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
+    scaled: ClassVar[bool] = False
+    """Whether it turns cosines into probabilities: where its field `logit_scale` is None, `with_scale` sets the model's own."""
     output: ClassVar[str] = "embeddings"
     """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `clipeval.tasks.text_rows`."""
 
@@ -129,6 +131,10 @@ class Task(ABC):
         if names is None or len(set(self.splits)) < len(self.splits):
             raise ValueError(f"{self.key}: splits names one to three distinct splits; got {list(self.splits)}")
         return dict(zip(names, self.splits, strict=True))
+
+    def with_scale(self, logit_scale: float) -> Task:
+        """The same task with the factor of the cosines that the model was trained with; see `scaled`."""
+        raise NotImplementedError(f"{type(self).__name__} has no logit_scale")
 
     @abstractmethod
     def prompts(self, samples: Mapping[str, Samples]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,9 @@ from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.statistics import Proportion, Statistic
 from clipeval.tasks.ties import CLOSE
+
+ROWS = 16_384
+"""Instances scored at once."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,13 @@ class Selection(Task):
         test = samples["test"]
         checks.check_embeddings(images["test"], test.keys, self.key)
         instances = self.instances(test)
-        shapes = np.array([(len(one["images"]), len(one["captions"])) for one in instances])
-        starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
-        if len(texts) != shapes[:, 1].sum():
-            raise ValueError(f"{self.key}: {shapes[:, 1].sum()} captions, but {len(texts)} text embeddings")
-        place = {key: i for i, key in enumerate(test.keys)}
-        vectors = images["test"].float()
-        texts = texts.float().to(vectors.device)
+        shapes = shapes_of(instances)
         captions_of: list[list[int]] = [[] for _ in instances]
         images_of: list[list[int]] = [[] for _ in instances]
         # Whether all of an instance's images, and all of its captions, are right: with ties against them, with ties their way.
         bounds = np.zeros((len(instances), 2, 2), dtype=bool)
-        # Instances of one shape are scored together.
-        for several, count in np.unique(shapes, axis=0):
-            members = np.flatnonzero((shapes == (several, count)).all(axis=1))
-            rows = torch.tensor([[place[key] for key in instances[i]["images"]] for i in members])
-            columns = torch.from_numpy(starts[members, None] + np.arange(count))
-            scores = vectors[rows.to(vectors.device)] @ texts[columns.to(vectors.device)].transpose(1, 2)
-            pairs = min(several, count)
+        for members, scores in by_shape(images["test"], texts, instances, test.keys, self.key):
+            pairs = min(scores.shape[1:])
             best = scores.argmax(dim=2)[:, :pairs].tolist(), scores.argmax(dim=1)[:, :pairs].tolist()
             for i, of_images, of_captions in zip(members, *best, strict=True):
                 captions_of[i], images_of[i] = of_images, of_captions
@@ -116,6 +108,39 @@ class Selection(Task):
         text = predictions["text_correct"].to_numpy(dtype=bool)
         image = predictions["image_correct"].to_numpy(dtype=bool)
         return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}
+
+
+def shapes_of(instances: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """int64 [I, 2]: how many images and captions each instance has."""
+    return np.array([(len(one["images"]), len(one["captions"])) for one in instances])
+
+
+def by_shape(
+    images: torch.Tensor, texts: torch.Tensor, instances: Sequence[Mapping[str, Any]], keys: Sequence[str], task: str
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """The cosines inside each instance; instances of one shape together.
+
+    Args:
+        images: float32 [N, D], a row for each of `keys`.
+        texts: float32 [T, D], the captions of the first instance, then those of the second, and so on.
+        task: named in errors.
+
+    Returns:
+        int64 [m], some instances' places, and float32 [m, images, captions]; every instance once.
+    """
+    shapes = shapes_of(instances)
+    starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
+    if len(texts) != shapes[:, 1].sum():
+        raise ValueError(f"{task}: {shapes[:, 1].sum()} captions, but {len(texts)} text embeddings")
+    place = {key: i for i, key in enumerate(keys)}
+    vectors = images.float()
+    texts = texts.float().to(vectors.device)
+    for several, count in np.unique(shapes, axis=0):
+        alike = np.flatnonzero((shapes == (several, count)).all(axis=1))
+        for members in np.split(alike, range(ROWS, len(alike), ROWS)):
+            rows = torch.tensor([[place[key] for key in instances[i]["images"]] for i in members])
+            columns = torch.from_numpy(starts[members, None] + np.arange(count))
+            yield members, vectors[rows.to(vectors.device)] @ texts[columns.to(vectors.device)].transpose(1, 2)
 
 
 def own_is_best(scores: torch.Tensor, pairs: int, dim: int) -> torch.Tensor:

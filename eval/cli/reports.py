@@ -295,14 +295,20 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     handle = None if arguments.no_model else resolve(config.model, Path(config.cache.root).expanduser())
     root = config.data.root
+    sets = {str(name): data_config(node, config.data) for name, node in config.tasks.items()}
+    splits = {str(name): list(node.splits) for name, node in config.tasks.items()}
+    for name, node in config.tasks.items():
+        if node.get("outside") is not None:
+            sets[f"{name} (outside)"] = data_config(node, config.data, "outside")
+            splits[f"{name} (outside)"] = list(node.splits)
     try:
         report = download(
-            {str(name): data_config(node, config.data) for name, node in config.tasks.items()},
+            sets,
             None if root is None else Path(root).expanduser(),
             handle,
             workers=arguments.workers,
             verify=arguments.verify,
-            splits={str(name): list(node.splits) for name, node in config.tasks.items()},
+            splits=splits,
             console=console,
         )
     except DownloadError as problem:

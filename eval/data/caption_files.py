@@ -41,7 +41,7 @@ def read(
     Raises:
         ClipevalError: no language is chosen, a file is missing, or a caption's picture is.
     """
-    if not config.captions:
+    if not isinstance(config.captions, str) or not config.captions:
         raise ClipevalError(
             f"{location}: data.captions must name the caption file, such as 'captions-{{language}}.jsonl'."
         )

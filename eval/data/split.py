@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class DataConfig:
     """The `data` part of a task's config: where its images are and what the facts say of them."""
 
     kind: str = "webdataset"
-    """webdataset | folder | table | huggingface"""
+    """webdataset | folder | table | captions | caption_rows | huggingface | pairs"""
     folder: str | None = None
     """The set's folder below `data.root`."""
     path: str | None = None
@@ -49,8 +49,28 @@ class DataConfig:
     """Class names, {label: name}, or a file of them in the set's folder; see `clipeval.data.labels`."""
     instances: str | None = None
     """The file of the split that holds the questions of association and caption selection."""
-    captions: str | None = None
-    """A file of captions below the set's folder; `{language}` in it stands for the language."""
+    captions: str | tuple[str, ...] | None = None
+    """A file of captions below the set's folder; `{language}` in it stands for the language. Of pairs: columns or patterns."""
+    tables: tuple[str, ...] = ()
+    """Pairs: the tables of the set, names or globs below its folder. This and what follows: `clipeval.data.pairs`."""
+    images: tuple[str, ...] = ()
+    """Pairs: columns or patterns of the pictures."""
+    rows: int = 1
+    """Pairs: how many rows of the table make a question."""
+    correct: str | int | tuple[int, ...] | None = None
+    """Pairs: a column or numbers from 0, the captions that are a picture's; None: the i-th is the i-th's."""
+    group: str | None = None
+    """Pairs: a column or pattern, what macro averages are over."""
+    sets: Mapping[str, str] | None = None
+    """Pairs: {kind: column or pattern}: questions that count together."""
+    where: Mapping[str, Sequence[Any]] | None = None
+    """Pairs: {column: values}: the rows that are read."""
+    first: int | None = None
+    """How many of those rows, from the first; None: all."""
+    clean: str | None = None
+    """What is done to captions: `clipeval.data.caption_rows`."""
+    box: tuple[str, ...] = ()
+    """Pairs: columns of left, top, width and height of what is shown of a picture."""
     language: str | None = None
     """The language of the captions, or of the class names, where there are several."""
     languages: tuple[str, ...] = ()
@@ -84,7 +104,7 @@ class DataConfig:
         """
         if self.path:
             return Path(self.path).expanduser()
-        if self.kind == "huggingface" and self.hub and not self.folder:
+        if self.is_of_hub and self.hub and not self.folder:
             from clipeval.data.lock import NAME
 
             fetched = self.hub_folder(root)
@@ -101,6 +121,11 @@ class DataConfig:
                 f"data.root is not set, and the folder {self.folder!r} lies below it. Set data.root=PATH."
             )
         return Path(base).expanduser() / self.folder
+
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether the hub's files are read as they are, in a folder that is named after the repository."""
+        return self.kind in ("huggingface", "pairs", "caption_rows")
 
     def for_split(self) -> str:
         """What to do where a split is missing, as a sentence."""
@@ -185,9 +210,9 @@ OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
 """What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
 
 
-def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> DataConfig:
-    """The `data` part of a task's config. `common`: the config's own `data`, of all tasks."""
-    given = OmegaConf.to_container(node.data, resolve=True)
+def data_config(node: DictConfig, common: Mapping[str, Any] | None = None, part: str = "data") -> DataConfig:
+    """The `data` part of a task's config, or its `outside`. `common`: the config's own `data`, of all tasks."""
+    given = OmegaConf.to_container(node[part], resolve=True)
     assert isinstance(given, dict)
     known = {f.name for f in fields(DataConfig)}
     for key in OF_ALL_TASKS:
@@ -226,14 +251,16 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import caption_files, huggingface, image_folder, table, webdataset
+    from clipeval.data import caption_files, caption_rows, huggingface, image_folder, pairs, table, webdataset
 
     return {
         "webdataset": webdataset.read,
         "folder": image_folder.read,
         "table": table.read,
         "captions": caption_files.read,
+        "caption_rows": caption_rows.read,
         "huggingface": huggingface.read,
+        "pairs": pairs.read,
     }
 
 

@@ -211,7 +211,7 @@ class _Work:
 
 def _locked(p: Plan) -> Lock:
     """The lock of a set whose files have all been checked; written, unless the folder cannot be."""
-    form = "files" if p.data.kind == "huggingface" else "webdataset"
+    form = "files" if p.data.kind in ("huggingface", "pairs", "caption_rows") else "webdataset"
     files = {file.path: _entry(file, p.data.folder / file.path) for file in p.files}
     lock = Lock(p.data.hub, p.data.revision, p.commit, form, files, splits=p.splits)
     if lock.requested is None and p.lock is not None:

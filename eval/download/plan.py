@@ -125,10 +125,10 @@ def gather(
     base = None if root is None else str(root)
     for name, config in tasks.items():
         place = config.hub_folder(base)
-        if config.kind == "huggingface" and not config.folder and (config.path or place is None):
+        if config.is_of_hub and not config.folder and (config.path or place is None):
             gathered.rows.append(_huggingface(name, config))
             continue
-        folder = place if config.kind == "huggingface" and place is not None else config.location(base)
+        folder = place if config.is_of_hub and place is not None else config.location(base)
         wanted = None if splits is None or name not in splits else tuple(sorted(splits[name]))
         if config.hub is None:
             gathered.rows.append(_local(name, folder))
@@ -174,14 +174,15 @@ def plan(data: DataSet, hub: Hub, *, full: bool = False) -> Plan:
     else:
         commit = hub.commit(data.hub, data.revision)
         files = hub.files(data.hub, commit)
-    if data.revision is None and not _is_usable(files):
+    as_it_is = data.kind in ("pairs", "caption_rows")  # a table of any kind, beside pictures of its own
+    if data.revision is None and not (as_it_is or _is_usable(files)):
         try:
             commit = hub.commit(data.hub, CONVERTED)
             files = hub.files(data.hub, commit)
         except ClipevalError as problem:
             if not isinstance(problem.__cause__, RevisionNotFoundError):
                 raise
-    if data.kind == "huggingface" or _is_webdataset(files):
+    if as_it_is or data.kind == "huggingface" or _is_webdataset(files):
         return _fetch(data, commit, files, lock, broken)
     return _convert(data, commit, files, lock)
 
@@ -205,7 +206,8 @@ def _fetch(
     """A repository whose files are used as they are."""
     wanted = [file for file in files if not _is_about(file.path)]
     splits = None
-    if data.kind == "huggingface":  # parquet alone is read, and of a large set the splits that tasks need
+    if data.kind == "huggingface" or (data.kind in ("pairs", "caption_rows") and _of(wanted, ".parquet")):
+        # Parquet alone is read, and of a large set the splits that tasks need.
         wanted, splits = _of(wanted, ".parquet"), data.splits
         wanted = [
             file for file in wanted if any(same_split(name, split_of(file.path)) for name in splits or ())

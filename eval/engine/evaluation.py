@@ -114,6 +114,7 @@ class Evaluation:
         self._check_version()
         self._settle_stale(plan)
         self._want_heads(plan)
+        self._give_scale(plan)
         return plan
 
     def announce(self) -> None:
@@ -284,6 +285,16 @@ class Evaluation:
         for planned in plan.tasks if folder else ():
             if planned.state == "done" and planned.task.one_head and not head_path(folder, planned.id).exists():
                 planned.state, planned.why = "todo", ("its head is not kept yet",)
+
+    def _give_scale(self, plan: Plan) -> None:
+        """Tells the tasks that turn cosines into probabilities the model's own scale, for which it has to be loaded."""
+        for planned in plan.open:
+            if planned.task.scaled and getattr(planned.task, "logit_scale", None) is None:
+                scale = self.handle.logit_scale
+                if scale is None:
+                    said = "the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it"
+                    planned.warnings = (*planned.warnings, said)
+                planned.task = planned.task.with_scale(100.0 if scale is None else scale)
 
     def relabel(self, planned: PlannedTask) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""

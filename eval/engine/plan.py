@@ -174,7 +174,12 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     handle.require(task.output, task.name)
     cache = Path(config.cache.root).expanduser()
     data = data_config(node, config.data)
-    splits = _open_splits(task, data, config)
+    splits = _open_splits(task, data, config, task.roles)
+    features = feature_specs(task, splits, data, config, handle)
+    if node.get("outside") is not None:  # a second set, beside the one whose classes are asked about
+        outside = data_config(node, config.data, "outside")
+        added = _open_splits(task, outside, config, {"outside": task.splits[-1]})
+        splits, features = {**splits, **added}, {**features, **feature_specs(task, added, outside, config, handle)}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))
     samples = {role: replace(s.samples, templates=prompts.load(s.samples)) for role, s in splits.items()}
     head = load_heads(config.head.load, name, samples, handle) if task.one_head and config.head.load else None
@@ -184,7 +189,6 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         texts = task.prompts(samples)
     except ValueError as problem:
         raise ClipevalError(f"{problem} (the set is {data.location(config.data.root)})") from None
-    features = feature_specs(task, splits, data, config, handle)
     how, code = next(iter(features.values())).parts, task_code(task)
     marks = [handle.text_mark] if handle.text_mark and texts and head is None else []
     fingerprint = Fingerprint(
@@ -211,16 +215,20 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if task.roles["test"] != "test":
         warnings.append(f"scored on the split {task.roles['test']!r}")
     remarks = [f"{task.name} is computed anew by each run: {code.problem}"] if code and code.problem else []
-    notes, said = tuple(node.get("notes") or ()), (tuple(warnings), tuple(remarks))
+    notes = tuple(
+        handle.cuts.described(note, texts) if "share_cut" in note or "mean_tokens" in note else note
+        for note in node.get("notes") or ()
+    )
+    said = tuple(warnings), tuple(remarks)
     return PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
 
 
-def _open_splits(task: Task, data: DataConfig, config: DictConfig) -> dict[str, Split]:
-    """The splits that a task needs, by its own names for them."""
+def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mapping[str, str]) -> dict[str, Split]:
+    """The splits that a task needs, by its own names for them; `roles`: {that name: the split's name in the data}."""
     root, index = config.data.root, Path(config.cache.root).expanduser() / "index"
     how = index, bool(config.data.strict), str(config.data.on_error)
     try:
-        splits = {role: open_split(data, root, split, *how) for role, split in task.roles.items()}
+        splits = {role: open_split(data, root, split, *how) for role, split in roles.items()}
     except ClipevalError as problem:
         raise MissingData(str(problem)) from problem
     except OSError as problem:  # a folder that this user may not read, a disk that has gone

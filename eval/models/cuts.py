@@ -45,6 +45,26 @@ class Cuts:
                 self._known[text] = not short and self._count(text) > self._limit
         return [text for text in distinct if self._known[text]]
 
+    def described(self, note: str, texts: Sequence[str]) -> str:
+        """A note in which `share_cut` and `mean_tokens` are followed by their values.
+
+        share_cut is the share of the texts that are cut, mean_tokens their mean length in tokens, uncut and with special ones.
+        """
+        if not texts:
+            return note
+        cut = set(self.of(texts))
+        share, lengths = sum(text in cut for text in texts) / len(texts), [self.length(text) for text in texts]
+        note = note.replace("share_cut", f"share_cut ({share:.1%})")
+        return note.replace(
+            "mean_tokens", f"mean_tokens ({sum(lengths) / len(lengths):.1f}; the model reads {self.context})"
+        )
+
+    def length(self, text: str) -> int:
+        """How many tokens a text has, uncut and with special ones; of a tokenizer that only gives rows, as its parts come to."""
+        return (
+            self._count(text) if self._count is not None else self._rows.length(text) if self._rows is not None else 0
+        )
+
     def flags(self, texts: Sequence[str]) -> list[str]:
         """A flag if some are cut."""
         cut = self.of(texts)
@@ -94,6 +114,10 @@ class _Rows:
             is_full and self._special + self._content(text) > self.width
             for text, is_full in zip(texts, full, strict=True)
         ]
+
+    def length(self, text: str) -> int:
+        """Tokens of a text, special ones included."""
+        return self._special + self._content(text)
 
     def _length(self, row: torch.Tensor) -> int:
         return int((row != self._pad).sum())

@@ -78,6 +78,16 @@ class ModelHandle(ABC):
         """As `load`, for a run that embeds texts alone: the image tower may be left out."""
         return self.load(device, precision)
 
+    @cached_property
+    def logit_scale(self) -> float | None:
+        """The factor of cosines that the model was trained with, the exponential of its parameter; None: it has none.
+
+        It is read of the loaded model, whose text tower is loaded for it on the CPU. ClipevalError if files are missing.
+        """
+        with self.load_text() as encoder:
+            scale = encoder.scale
+            return None if scale is None else float(torch.as_tensor(scale).detach().float().exp())
+
     @property
     def identity(self) -> Mapping[str, str]:
         """{part of the model: its digest}, of what scores depend on beside the weights' digest, or in more detail than it."""

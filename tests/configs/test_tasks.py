@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
 from clipeval.configs.compose import compose, task_ids
 from clipeval.configs.schema import DATA
 from clipeval.data.split import DataConfig
+from clipeval.results.trust import NOT_TASK
 from clipeval.tasks import Task
 from tests.configs.test_variants import MULTILINGUAL
 
@@ -27,7 +29,11 @@ OWN = {
     "webdataset": "data.path=/pictures",
     "hf_dataset": "data.hub=org/name",
     "captions": "data.path=/pictures/captions.csv",
+    "pairs": "data.path=/pictures/pairs.csv",
 }
+NEW_SUITES = ("compositionality", "long_captions")
+ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
+"""Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
     "classification": "Classification",
     "retrieval": "Retrieval",
@@ -45,7 +51,7 @@ def facts() -> list[dict[str, str]]:
 def make(node: DictConfig) -> Task:
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    return instantiate({k: v for k, v in values.items() if k not in ("data", "prompts", "notes")}, _convert_="all")
+    return instantiate({k: v for k, v in values.items() if k not in NOT_TASK}, _convert_="all")
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,7 @@ def test_suites_are_the_groups_of_the_table() -> None:
         "fairness": 4,
     }
     of_clip_benchmark = {"vtab_19", "vtab_plus", "retrieval_all", "imagenet_robustness", "sugar_crepe", "laion"}
-    assert set(group_options("suite")) == {*groups, *of_clip_benchmark, "datacomp", "quickstart", "none"}
+    assert set(group_options("suite")) == {*groups, *of_clip_benchmark, *NEW_SUITES, "datacomp", "quickstart", "none"}
 
 
 @pytest.mark.parametrize("name", [t for t in group_options("task") if t in OWN])
@@ -176,9 +182,28 @@ def test_every_task_that_is_offered_was_looked_at(datacomp: DictConfig) -> None:
     in_languages = {*MULTILINGUAL, "babel_imagenet"}  # by test_variants.py
     of_clip_benchmark = task_ids(compose(["suite=laion"]))  # by test_copies.py
     captioning = {name for name in group_options("task") if name.endswith("-captioning")}  # by eval/test_captioning.py
-    seen = {*task_ids(datacomp), *task_ids(compose([])), *OWN, *in_languages, *of_clip_benchmark, *captioning}
+    suites = [task_ids(compose([f"suite={suite}"])) for suite in NEW_SUITES]  # by eval/test_pairs_sets.py and others
+    of_today = {*itertools.chain(*suites), *ONE_BY_ONE}
+    seen = {
+        *of_today,
+        *task_ids(datacomp),
+        *task_ids(compose([])),
+        *OWN,
+        *in_languages,
+        *of_clip_benchmark,
+        *captioning,
+    }
     assert set(group_options("task")) == seen
     assert all(describe("task", name) for name in seen)
+
+
+@pytest.mark.parametrize("suite", NEW_SUITES)
+def test_a_set_is_at_most_15_lines_and_its_config_makes_a_task(suite: str) -> None:
+    config = compose([f"suite={suite}"])
+    for name, node in config.tasks.items():
+        assert len((CONFIG_DIR / "task" / f"{name}.yaml").read_text().splitlines()) <= 15, name
+        assert make(node).metric is not None, name
+        assert all(len(line) <= 132 for line in (CONFIG_DIR / "task" / f"{name}.yaml").read_text().splitlines()), name
 
 
 def test_a_task_may_say_about_its_data_what_the_reader_knows(datacomp: DictConfig) -> None:
