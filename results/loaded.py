@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.results.runs import Run, long_table
+from clipeval.results.runs import Run, long_rows
 from clipeval.results.runs import load as load_runs
 
 
@@ -43,7 +43,9 @@ class Results:
         Columns: run, slug, model, pretrained, group, task, key, name, protocol, metric, value, low and high (95% interval),
         chance, corrected, samples, classes, flags, notes, status (done, missing, skipped, damaged).
         """
-        return long_table(self.runs)
+        numbers = dict.fromkeys(("value", "low", "high", "chance", "corrected"), "float64")
+        rows = [row for mine in long_rows(self.runs) for row in mine]
+        return pd.DataFrame(rows).astype({**numbers, "samples": "Int64", "classes": "Int64"})
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

@@ -259,11 +259,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _memory() -> Iterator[Check]:
-    from clipeval.cli.cache import human_size
+    from rich.filesize import decimal
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     most = min(total, memory_limit() or total)
-    value = human_size(most) + (f" (a limit; the machine has {human_size(total)})" if most < total else "")
+    value = decimal(most) + (f" (a limit; the machine has {decimal(total)})" if most < total else "")
     if most < 4 * 10**9:
         yield Check(
             "memory", NOTE, value, "large models and suites need more: a smaller runtime.batch_size, or another machine"
@@ -331,14 +331,14 @@ def _disks() -> Iterator[Check]:
 
 
 def _disk(name: str, folder: Path, elsewhere: str, full: str) -> Check:
-    from clipeval.cli.cache import human_size
+    from rich.filesize import decimal
 
     folder = folder.expanduser().absolute()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Check(name, BAD, f"{folder} cannot be written", elsewhere)
     free = shutil.disk_usage(there).free
-    value = f"{folder}, {human_size(free)} free"
+    value = f"{folder}, {decimal(free)} free"
     return Check(name, NOTE, value, f"{full}; or {elsewhere}") if free < LEAST_DISK else Check(name, GOOD, value)
 
 
@@ -353,11 +353,11 @@ def _data() -> Iterator[Check]:
             "data", BAD, f"CLIPEVAL_DATA={root} is no folder", "make it, or set CLIPEVAL_DATA to the one that is meant"
         )
     else:
-        from clipeval.cli.cache import human_size
+        from rich.filesize import decimal
 
         folder = Path(root).expanduser()
         sets = sum(1 for path in folder.iterdir() if path.is_dir())
-        yield Check("data", GOOD, f"{folder}, {sets} folders, {human_size(shutil.disk_usage(folder).free)} free")
+        yield Check("data", GOOD, f"{folder}, {sets} folders, {decimal(shutil.disk_usage(folder).free)} free")
 
 
 def _hub() -> Iterator[Check]:

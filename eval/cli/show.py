@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from clipeval.cli.cache import human_size
+from rich.filesize import decimal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def _task(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
 
 def _place(copy: Mapping[str, Any], root: str | None) -> str:
     if copy["here"]:
-        return f"here: {copy['path']}, {human_size(copy['bytes'])}"
+        return f"here: {copy['path']}, {decimal(copy['bytes'])}"
     where = f"{root}/{copy['folder']}" if root else f"data.root/{copy['folder']}, and data.root is not set"
     return f"not here: {where}"
 
