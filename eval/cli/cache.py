@@ -1,4 +1,4 @@
-"""`clipeval cache`: what embeddings are kept, how much room they take, and how to make some."""
+"""`clipeval cache`: what embeddings and pixels are kept, how much room they take, and how to make some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def add_cache(commands: Any) -> None:
     """Adds the subcommand to the command line."""
-    text = "list the embeddings that are kept, or remove those that were longest not used"
+    text = "list the embeddings and pixels that are kept, or remove those that were longest not used"
     sub = commands.add_parser("cache", help=text, description=text)
     sub.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (the default) or prune")
     sub.add_argument("--keep", metavar="SIZE", help="with prune: how much may stay, such as 10GB; 0 removes everything")
@@ -29,7 +29,7 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.table import Table
 
     from clipeval.configs.resolvers import user_cache
-    from clipeval.engine.store import list_entries, prune
+    from clipeval.engine.store import human_size, list_entries, prune
 
     root = (arguments.root or Path(user_cache())).expanduser()
     console = Console(highlight=False)
@@ -71,12 +71,3 @@ def parse_size(text: str) -> int:
     if not found:
         raise ClipevalError(f"--keep {text}: expected a size such as 10GB, 500MB or 0.")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def human_size(count: int) -> str:
-    """`3.2 MB`: in the largest unit that leaves at least 1."""
-    for unit in ("T", "G", "M", "k"):
-        size = count / _UNITS[unit.upper()]
-        if size >= 1:
-            return f"{size:.1f} {unit}B"
-    return f"{count} B"

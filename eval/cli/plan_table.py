@@ -9,9 +9,10 @@ from rich.table import Table
 
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
 from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.pixels import free_bytes, growth
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
-from clipeval.engine.store import ImageStore, TextStore, key_of
+from clipeval.engine.store import ImageStore, TextStore, human_size, key_of
 
 WORDS = {"done": "done", "stale": "again", "todo": "to do"}
 
@@ -48,6 +49,15 @@ def print_plan(session: Evaluation, console: Console) -> int:
     console.print(table)
     prompts = len(texts.missing(text for planned in plan.open for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(session, plan)), highlight=False)
+    if options.pixels is not None:
+        needed = growth(plan.open, session.handle.preprocess, options)
+        console.print(
+            f"cache.pixels: {human_size(needed)} of resized pixels to keep; the disk of {options.pixels} has room for "
+            f"{human_size(free_bytes(options.pixels))}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if plan.skipped:
         count = len(plan.tasks) + len(plan.problems) + len(plan.skipped)
         console.print(

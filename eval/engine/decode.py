@@ -6,13 +6,15 @@ time of `preprocess=fast`. On a CPU, decoders stand still while the encoder runs
 
 from __future__ import annotations
 
+import logging
 import mmap
 import multiprocessing
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,12 +25,21 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
-from clipeval.preprocess.transforms import Convert, Transform, decode_limits
+from clipeval.engine.pixels import CHUNK as KEPT
+from clipeval.engine.pixels import PixelStore, read_ahead
+from clipeval.preprocess.packed import Packer, least_bytes
+from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
+PACKED_CHUNK = 16
+"""The same, where images are handed over as they were decoded."""
+PACKED_BYTES = 64 << 20
+"""Memory of a worker for images as they were decoded: for each of the runs it is ahead, and the one in use, 16 of 500 x 375 fit."""
 AHEAD = {"cpu": 2, "cuda": 4}
 """Runs of samples that each worker may be ahead of the encoder."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class DecodeJob:
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
         output: what the encoder makes of them (`Encoder.encode`).
         max_pixels, max_text_chunk: as `clipeval.preprocess.transforms.decode_limits` takes them.
+        pixels: where resized pixels are kept; None: nowhere.
     """
 
     name: str
@@ -53,6 +65,7 @@ class DecodeJob:
     output: str = "embeddings"
     max_pixels: int | None = None
     max_text_chunk: int | None = None
+    pixels: PixelStore | None = None
 
 
 class Decoded(NamedTuple):
@@ -61,7 +74,8 @@ class Decoded(NamedTuple):
     Attributes:
         job: its number.
         places: int64 [n], places in the job's positions.
-        pixels: [n, 3, h, w], valid until the next one is asked for.
+        pixels: [n, 3, h, w]; or uint8 [bytes], a block of n images (`clipeval.preprocess.packed`). Valid until the next one is
+            asked for.
         failures: places of images that could not be read, and why.
     """
 
@@ -73,12 +87,25 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker sends: of run `number`, how many images lie in its place; or the images, where there is no place."""
+    """What a worker sends: how many images, or bytes of a block, lie in its place; or the images, where there is no place."""
 
-    number: int
-    images: int
+    size: int
     pixels: torch.Tensor | None
     failures: list[tuple[int, str]]
+    unkept: str = ""
+    """Why its pixels could not be kept."""
+
+
+class _Run(NamedTuple):
+    """Some samples that are decoded in one go."""
+
+    job: int
+    first: int
+    last: int
+    chunk: int
+    """The file of the pixel store that they belong to; -1: there is no store."""
+    whole: bool
+    """Whether they are all images of that file."""
 
 
 class _Decoder(Dataset[_Answer]):
@@ -87,36 +114,67 @@ class _Decoder(Dataset[_Answer]):
     def __init__(
         self,
         jobs: Sequence[DecodeJob],
-        runs: Sequence[tuple[int, int, int]],
+        runs: Sequence[_Run],
         transform: Transform,
         fast: bool,
+        capacity: int,
         places: torch.Tensor | None,
         gate: Gate | None,
     ) -> None:
         self.jobs, self.runs, self.transform, self.fast = jobs, runs, transform, fast
-        self.places, self.gate = places, gate
+        self.capacity, self.places, self.gate = capacity, places, gate
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def __getitem__(self, number: int) -> _Answer:
-        job, first, last = self.jobs[self.runs[number][0]], *self.runs[number][1:]
         # In turn: by the time that a place comes round again, what lay there has been used (see `Decoders`).
         place = None if self.places is None else self.places[number % len(self.places)]
+        return self.decode(self.runs[number], place)
+
+    def decode(self, run: _Run, place: torch.Tensor | None) -> _Answer:
+        """Decodes a run, into `place` where there is one."""
+        if self.capacity:
+            return self._pack(run, place)
         found: list[torch.Tensor] = []
+
+        def one(data: bytes, convert: Convert) -> None:
+            out = None if place is None else place[len(found)]
+            found.append(self.transform.pixels(data, convert, self.fast, out))
+
+        failures = self._each(run, one)
+        alone = default_collate(found) if place is None and found else None  # in a worker, into shared memory
+        store, unkept = self.jobs[run.job].pixels, ""
+        if store is not None and run.whole and not failures:
+            pixels = alone if place is None else place[: len(found)]
+            assert pixels is not None
+            try:
+                store.save(run.chunk, pixels.numpy())
+            except OSError as problem:
+                unkept = f"{problem.filename or store.folder}: {problem.strerror}"
+        return _Answer(len(found), alone, failures, unkept)
+
+    def _pack(self, run: _Run, place: torch.Tensor | None) -> _Answer:
+        assert isinstance(self.transform, Preprocess)
+        block = torch.empty(self.capacity, dtype=torch.uint8) if place is None else place
+        packer = Packer(self.transform, block.numpy(), run.last - run.first)
+        failures = self._each(run, packer.add)
+        return _Answer(packer.used, block[: packer.used].clone() if place is None else None, failures)
+
+    def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> list[tuple[int, str]]:
+        """Gives every image of a run to `take`; the places of those that could not be read, and why."""
+        job = self.jobs[run.job]
         failures: list[tuple[int, str]] = []
         with decode_limits(job.max_pixels, job.max_text_chunk):
-            for sample in range(first, last):
+            for sample in range(run.first, run.last):
                 if self.gate is not None:
                     self.gate.wait()
                 position = int(job.positions[sample])
-                out = None if place is None else place[len(found)]
                 try:
-                    found.append(self.transform.pixels(job.images.read(position), job.convert, self.fast, out))
+                    take(job.images.read(position), job.convert)
                 except (ValueError, OSError) as problem:
                     failures.append((sample, f"{job.images.where(position)}: {problem}"))
-        alone = default_collate(found) if place is None and found else None  # in a worker, into shared memory
-        return _Answer(number, len(found), alone, failures)
+        return failures
 
 
 class Gate:
@@ -158,27 +216,44 @@ class Decoders:
         fast: `runtime.preprocess=fast`.
         workers: processes; 0 decodes in this one.
         device: where the encoder is.
+        packed: whether images are handed over as they were decoded, in blocks, for the encoder's side to resize. Needs a
+            `Preprocess`, exact, and no pixel store.
     """
 
     def __init__(
-        self, jobs: Sequence[DecodeJob], transform: Transform, fast: bool, workers: int, device: torch.device
+        self,
+        jobs: Sequence[DecodeJob],
+        transform: Transform,
+        fast: bool,
+        workers: int,
+        device: torch.device,
+        packed: bool = False,
     ) -> None:
-        self._runs = [
-            (number, first, min(first + CHUNK, len(job.positions)))
-            for number, job in enumerate(jobs)
-            for first in range(0, len(job.positions), CHUNK)
-        ]
-        workers = min(workers, len(self._runs))
+        chunk = PACKED_CHUNK if packed else CHUNK
+        self._jobs, self._runs = jobs, [run for number, job in enumerate(jobs) for run in _runs(number, job, chunk)]
+        there = [{} if job.pixels is None else job.pixels.files() for job in jobs]
+        self._kept = [there[run.job].get(run.chunk) for run in self._runs]
+        for job, files in zip(jobs, there, strict=True):
+            if files and job.pixels is not None:
+                job.pixels.touch()
+        todo = [run for run, kept in zip(self._runs, self._kept, strict=True) if kept is None]
+        workers = min(workers, len(todo))
         ahead = AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
+        capacity = 0
+        if packed:
+            assert isinstance(transform, Preprocess)
+            capacity = max(PACKED_BYTES // (ahead + 1) // 4096 * 4096, least_bytes(transform, chunk))
         self._places: torch.Tensor | None = None
         if workers and forks and transform.shape is not None:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
-            self._places = _shared(((ahead + 1) * workers, CHUNK, *transform.shape), transform.dtype)
+            place = (capacity,) if packed else (CHUNK, *transform.shape)
+            self._places = _shared(((ahead + 1) * workers, *place), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
         self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
+        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._places, self._gate)
         self._loader = DataLoader(
-            _Decoder(jobs, self._runs, transform, fast, self._places, self._gate),
+            self._decoder,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=ahead if workers else None,
@@ -188,14 +263,35 @@ class Decoders:
         self._iterator = iter(self._loader)
 
     def __iter__(self) -> Iterator[Decoded]:
-        for answer in self._iterator:
-            job, first, last = self._runs[answer.number]
-            bad = {sample for sample, _ in answer.failures}
-            samples = np.array([s for s in range(first, last) if s not in bad], dtype=np.int64)
-            pixels = answer.pixels
-            if pixels is None and self._places is not None:
-                pixels = self._places[answer.number % len(self._places)][: answer.images]
-            yield Decoded(job, samples, torch.empty(0) if pixels is None else pixels, answer.failures)
+        runs = list(zip(self._runs, self._kept, strict=True))
+        read = read_ahead((self._store(run), run.chunk, path) for run, path in runs if path is not None)
+        number, warned = 0, False
+        for run, path in runs:
+            job = self._jobs[run.job]
+            answer, pixels = None, None
+            if path is not None:
+                pixels = _chosen(next(read), job.positions[run.first : run.last])
+                if pixels is None:  # damaged or gone: here, for the decoders have not been told of it
+                    answer = self._decoder.decode(run, None)
+            else:
+                answer = next(self._iterator)
+                if answer.pixels is None and self._places is not None:
+                    pixels = self._places[number % len(self._places)][: answer.size]
+                number += 1
+            failures = [] if answer is None else answer.failures
+            if answer is not None and answer.unkept and not warned:
+                warned = True
+                log.warning("not all pixels are kept (cache.pixels): %s", answer.unkept)
+            if pixels is None:
+                pixels = torch.empty(0) if answer is None or answer.pixels is None else answer.pixels
+            bad = {sample for sample, _ in failures}
+            samples = np.array([s for s in range(run.first, run.last) if s not in bad], dtype=np.int64)
+            yield Decoded(run.job, samples, pixels, failures)
+
+    def _store(self, run: _Run) -> PixelStore:
+        store = self._jobs[run.job].pixels
+        assert store is not None
+        return store
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -233,6 +329,30 @@ class Decoders:
             f"a decoder process died ({found[0] if found else gone[0]}). The system may have ended it for want of memory: "
             "set runtime.workers lower, then run the same command again; what is finished is kept."
         )
+
+
+def _runs(number: int, job: DecodeJob, chunk: int) -> Iterator[_Run]:
+    """A job's samples in runs of `chunk`; with a pixel store, those of each of its files."""
+    if job.pixels is None:
+        for first in range(0, len(job.positions), chunk):
+            yield _Run(number, first, min(first + chunk, len(job.positions)), -1, False)
+        return
+    files = job.positions // KEPT
+    borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)] if len(files) else [0]
+    for first, last in zip(borders, borders[1:], strict=False):
+        file = int(files[first])
+        yield _Run(number, first, last, file, last - first == min(KEPT, job.pixels.count - file * KEPT))
+
+
+def _chosen(kept: np.ndarray | None, positions: np.ndarray) -> torch.Tensor | None:
+    """Of a file's pixels those at some positions of its split, in memory that is not to be written to."""
+    if kept is None:
+        return None
+    places = positions % KEPT
+    some = kept if len(places) == len(kept) else kept[places]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of memory that cannot be written to: nobody does
+        return torch.from_numpy(some)
 
 
 def shares_cores(device: torch.device) -> bool:

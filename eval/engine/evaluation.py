@@ -16,10 +16,12 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.devices import partition_tasks, run_shares
 from clipeval.engine.head_files import head_path, save_head
+from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import DETERMINISTIC_BATCH, Plan, PlannedTask, make_plan
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import Outcome, RunOptions, run_tasks
 from clipeval.engine.shards import TaskShard, only
+from clipeval.engine.store import human_size
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, resolve
 from clipeval.models.precision import indexed
@@ -108,6 +110,7 @@ class Evaluation:
             ClipevalError: a task cannot run, or records differ and `resume=refuse`.
         """
         plan = self.prepare()
+        self.say_pixels(plan)
         self.announce()
         done = [planned for planned in plan.tasks if planned.state == "done"]
         for planned in done:
@@ -219,9 +222,33 @@ class Evaluation:
             fast=runtime.preprocess == "fast",
             aligned=steady,
             on_error=self.config.data.on_error,
+            device_resize=runtime.resize == "device" or (runtime.resize == "auto" and device.type == "cuda"),
         )
-        store = Path(self.config.cache.root).expanduser() if self.config.cache.features else None
-        return RunOptions(device, runtime.precision, bool(runtime.compile), stream, store)
+        cache, root = self.config.cache, Path(self.config.cache.root).expanduser()
+        kept = root if cache.features else None, root if cache.pixels else None
+        return RunOptions(device, runtime.precision, bool(runtime.compile), stream, *kept)
+
+    def say_pixels(self, plan: Plan) -> None:
+        """Says how much room the pixels will take that `cache.pixels=true` keeps of this run.
+
+        Raises:
+            ClipevalError: the disk has not that much.
+        """
+        options = self.options()
+        if options.pixels is None:
+            return
+        if not self.handle.preprocess.exact:
+            self.console.print(
+                f"cache.pixels: nothing is kept of {self.handle.preprocess.describe()}", markup=False, highlight=False
+            )
+        elif needed := growth(plan.open, self.handle.preprocess, options):
+            check_room(options.pixels, needed)
+            self.console.print(
+                f"cache.pixels: {human_size(needed)} of resized pixels will be kept in {options.pixels / 'pixels'}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _settle_stale(self, plan: Plan) -> None:
         stale = [planned for planned in plan.tasks if planned.state == "stale"]

@@ -25,6 +25,7 @@ import torch
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.split import take
 from clipeval.engine.decode import DecodeJob
+from clipeval.engine.pixels import pixel_store
 from clipeval.engine.plan import FeatureSpec, PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import CHUNK, ImageStore, TextStore, key_of
@@ -52,6 +53,7 @@ class RunOptions:
         compile: whether the image tower is compiled.
         stream: decoders and batches.
         store: `cache.root` for embeddings; None keeps them in memory only.
+        pixels: `cache.root` for resized pixels (`cache.pixels`); None keeps none.
     """
 
     device: torch.device
@@ -59,6 +61,7 @@ class RunOptions:
     compile: bool
     stream: StreamOptions
     store: Path | None
+    pixels: Path | None = None
 
 
 @dataclass
@@ -201,8 +204,9 @@ def open_stream(
     for key, positions in jobs.items():
         planned, need = needs[key]
         limits = need.max_pixels, need.max_text_chunk
+        pixels = pixel_store(options, handle.preprocess, need, planned.task.name)
         work.append(
-            DecodeJob(planned.task.name, need.images, positions, need.convert, need.mixed, need.output, *limits)
+            DecodeJob(planned.task.name, need.images, positions, need.convert, need.mixed, need.output, *limits, pixels)
         )
     stream = ImageStream(work, handle.preprocess, options.stream, options.device)
     try:

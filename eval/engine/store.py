@@ -215,7 +215,7 @@ class CacheEntry:
 def list_entries(root: Path) -> list[CacheEntry]:
     """Every store under `root`, the least recently used first."""
     found = []
-    for kind in ("images", "texts"):
+    for kind in ("images", "texts", "pixels"):
         for folder in sorted((root / kind).glob("*")):
             files = [f for f in folder.iterdir() if f.is_file()]
             if not files:
@@ -247,6 +247,14 @@ def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
         total -= entry.bytes
         removed.append(entry)
     return removed
+
+
+def human_size(count: int) -> str:
+    """`3.2 MB`: in the largest unit that leaves at least 1."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
 
 
 def _text_key(text: str) -> bytes:

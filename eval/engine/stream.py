@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob, Decoders
+from clipeval.engine.decode import Decoded, DecodeJob, Decoders
 from clipeval.engine.store import CHUNK as STORED
 from clipeval.models import Encoder
 from clipeval.models.precision import current, indexed
-from clipeval.preprocess.transforms import Transform
+from clipeval.preprocess.device_resize import DeviceResize, is_exact
+from clipeval.preprocess.transforms import Preprocess, Transform
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ class StreamOptions:
         aligned: batches begin anew with each chunk of a split, so that it gives the same bits wherever a run was cut
             (`runtime.deterministic`).
         on_error: fail or skip.
+        device_resize: decoders hand over what they decoded, and the encoder's device resizes it, with the same pixels. Only an
+            exact `Preprocess` without a pixel store is resized there (`runtime.resize`).
     """
 
     workers: int
@@ -44,6 +48,7 @@ class StreamOptions:
     fast: bool = False
     aligned: bool = False
     on_error: str = "fail"
+    device_resize: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,16 @@ class ImageStream:
         self, jobs: Sequence[DecodeJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, indexed(device)
-        self._decoders = Decoders(jobs, transform, options.fast, options.workers, self.device)
+        packed = options.device_resize and not options.fast and all(job.pixels is None for job in jobs)
+        self._resize: DeviceResize | None = None
+        if packed and isinstance(transform, Preprocess):
+            if is_exact(transform):
+                self._resize = DeviceResize(transform, self.device)
+            else:
+                log.warning("Pillow %s resizes with an arithmetic of its own: the decoders do it", PIL.__version__)
+        self._decoders = Decoders(
+            jobs, transform, options.fast, options.workers, self.device, packed=self._resize is not None
+        )
 
     def embed(self, encoder: Encoder) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
@@ -81,7 +95,7 @@ class ImageStream:
         """
         size = self.options.batch_size or default_batch(encoder, self.device)
         batches = _Batches(encoder, size, self.device, self._decoders)
-        current: tuple[bool, str] | tuple[int, int] | None = None
+        before: tuple[bool, str] | tuple[int, int] | None = None
         for decoded in self._decoders:
             job, failures = self.jobs[decoded.job], decoded.failures
             if failures and self.options.on_error == "fail":
@@ -99,12 +113,19 @@ class ImageStream:
             how = (job.mixed, job.output)
             # A batch is of one kind; aligned: of one stored chunk of one split.
             kind = (decoded.job, int(positions[0]) // STORED) if self.options.aligned else how
-            if current is not None and kind != current:
+            if before is not None and kind != before:
                 yield from batches.drain()
-            current = kind
-            yield from batches.add(decoded.job, positions, decoded.pixels, how)
+            before = kind
+            yield from batches.add(decoded.job, positions, self._pixels(decoded), how)
         yield from batches.drain()
         yield from batches.finish()
+
+    def _pixels(self, decoded: Decoded) -> torch.Tensor:
+        """[n, 3, h, w]: on the device, where that resizes."""
+        if self._resize is None:
+            return decoded.pixels
+        with current(self.device):
+            return self._resize(decoded.pixels, len(decoded.places))
 
     def close(self) -> None:
         """Ends the decoders."""
@@ -157,6 +178,8 @@ class _Batches:
 
     def _next_buffer(self, pixels: torch.Tensor) -> torch.Tensor:
         """Memory for a batch: on a GPU two take turns, so that one is filled while the other waits to be copied."""
+        if pixels.device.type != "cpu":  # on the device already, where everything happens in order
+            return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, device=pixels.device)
         pinned = self.device.type == "cuda"
         if len(self._sent) < (2 if pinned else 1):
             with current(self.device):
@@ -172,7 +195,7 @@ class _Batches:
         if self.device.type == "cpu" and batch.dtype == torch.uint8:  # one thread's work, beside the decoders
             batch = self.encoder.preprocess.normalise(batch)
         images = batch.to(self.device, non_blocking=self.device.type == "cuda")
-        if buffer is not None:
+        if buffer is not None and buffer.device.type == "cpu":
             self._sent.append((buffer, self._event()))
         with self.decoders.paused():
             rows = self._encode(images)

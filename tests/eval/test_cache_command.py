@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.cli.cache import human_size, parse_size
+from clipeval.cli.cache import parse_size
 from clipeval.cli.main import main
-from clipeval.engine.store import ImageStore, TextStore
+from clipeval.engine.store import ImageStore, TextStore, human_size
 
 IMAGES = {"image": "abc", "precision": "fp32"}
 
