@@ -291,7 +291,6 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from clipeval.configs.compose import compose
-    from clipeval.engine.evaluation import choose_device
     from clipeval.models import resolve
     from clipeval.tasks.names import name_flags
     from clipeval.tasks.zero_shot import prompts
@@ -310,7 +309,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     if handle.missing:
         raise ClipevalError(handle.missing)
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
-    with handle.load(str(choose_device(config.runtime.device)), config.runtime.precision) as encoder:
+    with handle.load(config.runtime.device, config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
         found = (
             classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])

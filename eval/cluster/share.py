@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -52,14 +53,21 @@ def config_loads(config: DictConfig, run: int = 0) -> list[TaskCost]:
     It must not depend on what is done already: each process of a share works it out for itself, at its own time.
     """
     splittable = bool(config.cache.features)
-    loads = []
+    loads: dict[str, TaskCost] = {}
     for name, node in config.tasks.items():
         samples = node.data.get("samples") or _images_in(config, node)
         classes = node.data.get("classes") or 0
         splits = len(node.get("splits") or ["test"])
         chunks = max(1, -(-samples // CHUNK)) if splittable else 1
-        loads.append(TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks))
-    return loads
+        place = str(node.data.get("path") or (node.data.get("root"), node.data.get("folder") or name))
+        before = loads.get(place)
+        if before is None:
+            loads[place] = TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks)
+        else:  # the same images: languages, shots, prompts
+            cost = max(before.cost, samples * splits) + classes + TASK_COST
+            chunks = max(before.chunks, chunks)
+            loads[place] = replace(before, cost=cost, chunks=chunks, others=(*before.others, str(name)))
+    return list(loads.values())
 
 
 def _images_in(config: DictConfig, node: DictConfig) -> int:

@@ -22,7 +22,7 @@ from clipeval.cluster.job_notes import JOBS, queued_units
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.shards import TaskCost, TaskShard, missing_cost, partition
+from clipeval.engine.shards import TaskCost, TaskShard, missing_costs, partition
 from clipeval.results.files import write_atomically
 
 
@@ -48,12 +48,14 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
     """
     slurm.require()
     _, found = compose_all(words, config_dir)
-    runs = [Run((*one.words, override("out", one.config.out)), _open(one.config, console)) for one in found]
+    runs = [Run((*one.words, *_for_jobs(one.config)), _open(one.config, console)) for one in found]
     loads = [load for number, run in enumerate(runs) for load in _loads(number, run, console)]
     if not loads:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
         return 0
     config = runs[0].session.config
+    if int(config.slurm.gpus) > 1:
+        console.print(f"each job uses {config.runtime.devices} of its {config.slurm.gpus} GPUs", highlight=False)
     shares = [units for units in partition(loads, int(config.slurm.array)) if units]
     for run in runs:
         run.session.announce()
@@ -69,6 +71,17 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
     return 0
 
 
+def _for_jobs(config: DictConfig) -> list[str]:
+    """What the jobs are told beside the user's words: where to write, and to use the GPUs that are asked for, or to fail."""
+    words = [override("out", config.out)]
+    gpus = int(config.slurm.gpus)
+    if gpus and config.runtime.device == "auto":  # on a node whose driver does not start, auto would be the CPU
+        words.append("runtime.device=cuda")
+    if gpus > 1 and int(config.runtime.devices) == 1 and config.runtime.device in ("auto", "cuda"):
+        words.append(f"runtime.devices={gpus}")
+    return words
+
+
 def _open(config: DictConfig, console: Console) -> Evaluation:
     """The session as its jobs will see it: on a GPU that this machine need not have."""
     gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
@@ -78,6 +91,8 @@ def _open(config: DictConfig, console: Console) -> Evaluation:
     session = Evaluation.open(config, console)
     if gpu:
         session.config.runtime.device = "cuda"
+        if int(config.slurm.gpus) > 1 and int(config.runtime.devices) == 1:
+            session.config.runtime.devices = int(config.slurm.gpus)
     return session
 
 
@@ -126,13 +141,11 @@ def _loads(number: int, run: Run, console: Console) -> list[TaskCost]:
     plan = session.prepare()
     queued = queued_units(session.folder.path)
     factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
-    store, loads = session.options().store, []
     for planned in plan.open:
         if planned.id in queued:
             console.print(f"{session.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
-            continue
-        loads.append(missing_cost(planned, store, number, factor))
-    return loads
+    left = [planned for planned in plan.open if planned.id not in queued]
+    return missing_costs(left, session.options().store, number, factor)
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import mmap
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ from clipeval.engine.pixels import CHUNK as KEPT
 from clipeval.engine.pixels import PixelStore, read_ahead
 from clipeval.preprocess.packed import Packer, least_bytes
 from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
+from clipeval.results.cores import usable_cores
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
@@ -240,6 +243,11 @@ class Decoders:
         workers = min(workers, len(todo))
         ahead = AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
+        if workers and not forks and (why := _unpicklable([jobs, transform])):
+            log.warning(
+                "images are decoded in this process, for they cannot be sent to others on %s: %s", sys.platform, why
+            )
+            workers = 0
         capacity = 0
         if packed:
             assert isinstance(transform, Preprocess)
@@ -339,7 +347,7 @@ def _runs(number: int, job: DecodeJob, chunk: int) -> Iterator[_Run]:
         return
     files = job.positions // KEPT
     borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)] if len(files) else [0]
-    for first, last in zip(borders, borders[1:], strict=False):
+    for first, last in pairwise(borders):
         file = int(files[first])
         yield _Run(number, first, last, file, last - first == min(KEPT, job.pixels.count - file * KEPT))
 
@@ -355,14 +363,23 @@ def _chosen(kept: np.ndarray | None, positions: np.ndarray) -> torch.Tensor | No
         return torch.from_numpy(some)
 
 
+def _unpicklable(things: object) -> str:
+    """Why something cannot be sent to a process that is started anew; empty where it can."""
+    try:
+        pickle.dumps(things)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        return str(problem)
+    return ""
+
+
 def shares_cores(device: torch.device) -> bool:
     """Whether the encoder takes every core of this job, so that decoders can only run in its place."""
-    return device.type == "cpu" and torch.get_num_threads() >= len(os.sched_getaffinity(0))
+    return device.type == "cpu" and torch.get_num_threads() >= usable_cores()
 
 
 def default_workers(device: torch.device) -> int:
     """Decoder processes where none are asked for: every core of this job; less one that an encoder on a CPU needs meanwhile."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return cores if device.type == "cuda" or shares_cores(device) else max(1, cores - 1)
 
 

@@ -7,7 +7,6 @@ as a run on one device would. So the records are those of one device. On CPUs (`
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -24,8 +23,9 @@ from rich.console import Console
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.plan import PlannedTask
-from clipeval.engine.shards import ChunkRange, TaskShard, missing_cost, partition
+from clipeval.engine.shards import ChunkRange, TaskShard, missing_costs, partition
 from clipeval.models import ModelHandle
+from clipeval.results.cores import usable_cores
 
 
 def device_names(device: str, count: int) -> list[str]:
@@ -49,7 +49,7 @@ def device_names(device: str, count: int) -> list[str]:
 
 def partition_tasks(planned_tasks: Sequence[PlannedTask], store: Path | None, count: int) -> list[list[TaskShard]]:
     """Cuts tasks into at most `count` shares by what is missing of them; a task that is itself a part is cut within it."""
-    loads = [missing_cost(planned, store) for planned in planned_tasks]
+    loads = missing_costs(planned_tasks, store)
     parts = {planned.id: planned.part for planned in planned_tasks}
     shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(loads, count)]
     return [share for share in shares if share]
@@ -131,7 +131,7 @@ def _work(
     config = OmegaConf.create(plain)
     kind = torch.device(device)
     if kind.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+        torch.set_num_threads(max(1, usable_cores() // count))
     elif kind.type == "cuda":
         torch.cuda.set_device(kind)
     workers = config.runtime.workers
@@ -150,6 +150,18 @@ def _work(
         end.send((str(problem), (0, 0)))
     except KeyboardInterrupt:
         return  # the first process says so
+    except torch.OutOfMemoryError as problem:
+        end.send((f"{device} has no memory left ({_first_line(problem)}); set runtime.batch_size lower", (0, 0)))
+        raise
+    except (
+        BaseException
+    ) as problem:  # what nobody foresaw: said by its name, with the traceback in this process's output
+        end.send((f"{type(problem).__name__}: {_first_line(problem)}", (0, 0)))
+        raise
+
+
+def _first_line(problem: BaseException) -> str:
+    return next(iter(str(problem).strip().splitlines()), "")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from clipeval.engine.shards import TaskShard, only
 from clipeval.engine.store import human_size
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, resolve
-from clipeval.models.precision import indexed
+from clipeval.models.precision import indexed, pick_device
 from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import working
 from clipeval.results.provenance import provenance
@@ -54,7 +54,7 @@ class Evaluation:
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
         """Resolves the model and the run folder; loads and writes nothing."""
         config = config.copy()
-        config.runtime.device = str(choose_device(config.runtime.device))
+        config.runtime.device = str(pick_device(config.runtime.device))
         if handle is None:
             handle = resolve(config.model, Path(config.cache.root).expanduser())
         return cls(config, handle, RunFolder(Path(config.out).expanduser()), console)
@@ -345,20 +345,3 @@ class Evaluation:
         )
         if new != old:
             self.folder.amend(new)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU.
-
-    Raises:
-        ClipevalError: the device is not on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ClipevalError(f"runtime.device={name} is no device; expected auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ClipevalError(f"runtime.device={name}, and this machine has {torch.cuda.device_count()} CUDA devices.")
-    return device

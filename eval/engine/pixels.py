@@ -109,9 +109,9 @@ class PixelStore:
         try:
             pixels: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
             shape = (min(CHUNK, self.count - number * CHUNK), *self.shape)
-            if pixels.dtype == np.uint8 and pixels.shape == shape:
-                if path.stem == f"{number}-{checksum(number, pixels)}":
-                    return pixels
+            known = pixels.dtype == np.uint8 and pixels.shape == shape
+            if known and path.stem == f"{number}-{checksum(number, pixels)}":
+                return pixels
         except FileNotFoundError:
             return None
         except (ValueError, EOFError):  # cut short, or no array of numbers

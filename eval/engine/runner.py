@@ -32,7 +32,7 @@ from clipeval.engine.store import CHUNK, ImageStore, TextStore, key_of
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.engine.unsound import CAUSES, first_unsound
 from clipeval.models import Encoder, ModelHandle, text_precision
-from clipeval.models.precision import current
+from clipeval.models.precision import current, full_float32
 from clipeval.results.records import Record
 from clipeval.tasks import text_rows
 from clipeval.tasks.base import Samples, Scores
@@ -452,7 +452,7 @@ class ScoringQueue:
         check_stored(planned, images, rows, texts, samples, stores, self.texts[planned.id])
         if planned.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
-        with current(self.device):  # a thread begins on the first GPU
+        with current(self.device), full_float32():  # a thread begins on the first GPU
             scores = planned.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
         return self.file(planned, samples, rows, scores, flags, timings)

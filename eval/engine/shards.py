@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, open_dict
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.store import CHUNK, ImageStore
+from clipeval.engine.store import CHUNK, ImageStore, key_of
 
 if TYPE_CHECKING:  # whose parts are of a type below
     from pathlib import Path
@@ -73,31 +73,59 @@ class TaskCost:
         run, task: as in `TaskShard`.
         cost: in images of a ViT-B-32.
         chunks: in how many pieces it may be cut; 1 where it may not.
+        others: tasks that need images of the same stores. They are cut as it is, so that no two processes embed the same image.
     """
 
     run: int
     task: str
     cost: float
     chunks: int
+    others: tuple[str, ...] = ()
 
 
-def missing_cost(planned: PlannedTask, store: Path | None, run: int = 0, factor: float = 1.0) -> TaskCost:
-    """What is missing of a planned task, or of its part.
+def missing_costs(
+    planned_tasks: Sequence[PlannedTask], store: Path | None, run: int = 0, factor: float = 1.0
+) -> list[TaskCost]:
+    """What is missing of planned tasks, or of their parts; those that share images are one.
 
     Args:
-        planned: the task.
-        store: where embeddings are kept; None: nowhere, and then it cannot be cut.
+        planned_tasks: the tasks.
+        store: where embeddings are kept; None: nowhere, and then they cannot be cut.
         run: as in `TaskShard`.
         factor: what an image and a prompt cost by the model, in those of a ViT-B-32.
     """
-    needs = planned.needs.values()
+    return [_missing_cost(tasks, store, run, factor) for tasks in _sharing_images(planned_tasks)]
+
+
+def _sharing_images(planned_tasks: Sequence[PlannedTask]) -> list[list[PlannedTask]]:
+    """Tasks in groups: two that need images of one store are in the same, directly or by way of others."""
+    groups: list[tuple[set[str], list[PlannedTask]]] = []
+    for planned in planned_tasks:
+        # Parts are kept apart, unless they are the same part.
+        keys = {f"{key_of(need.parts)} {planned.part}" for need in planned.needs.values()}
+        found = [group for group in groups if group[0] & keys]
+        if not found:
+            groups.append((keys, [planned]))
+            continue
+        first = found[0]
+        first[0].update(keys, *(other[0] for other in found[1:]))
+        first[1].extend([*(task for other in found[1:] for task in other[1]), planned])
+        groups = [group for group in groups if all(group is not other for other in found[1:])]
+    return [tasks for _, tasks in groups]
+
+
+def _missing_cost(tasks: Sequence[PlannedTask], store: Path | None, run: int, factor: float) -> TaskCost:
+    needs = {key_of(need.parts): need for planned in tasks for need in planned.needs.values()}.values()
     missing = sum(len(ImageStore(store, need.parts, len(need.images)).missing) for need in needs)
     chunks = max(-(-len(need.images) // CHUNK) for need in needs)
-    if planned.part is not None:
-        chunks = planned.part.last - planned.part.first
-        missing = missing * chunks // planned.part.of
-    cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
-    return TaskCost(run, planned.id, cost, 1 if store is None else max(1, chunks))
+    part = tasks[0].part
+    if part is not None:
+        chunks = part.last - part.first
+        missing = missing * chunks // part.of
+    prompts = len({text for planned in tasks for text in planned.texts})
+    cost = factor * (missing + prompts / PROMPTS_PER_IMAGE) + TASK_COST * len(tasks)
+    others = tuple(planned.id for planned in tasks[1:])
+    return TaskCost(run, tasks[0].id, cost, 1 if store is None else max(1, chunks), others)
 
 
 def partition(loads: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:
@@ -118,9 +146,8 @@ def partition(loads: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:
     for load in loads:
         for number, first, last in _pieces(load, edge, size, count):
             whole = last - first == load.chunks
-            shares[number].append(
-                TaskShard(load.run, load.task, None if whole else ChunkRange(first, last, load.chunks))
-            )
+            part = None if whole else ChunkRange(first, last, load.chunks)
+            shares[number] += [TaskShard(load.run, task, part) for task in (load.task, *load.others)]
         edge += load.cost
     return shares
 

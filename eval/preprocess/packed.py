@@ -84,7 +84,9 @@ class Packer:
         height, width = image.height, image.width
         if image.mode in ("L", "RGB") and not by_pillow(height, width):
             axes = _axes(self.preprocess, height, width, len(image.getbands()))
-            need = height * width * len(image.getbands()) + sum(axis.weights.nbytes for axis in axes or ()) + 4 * _ALIGNED
+            need = (
+                height * width * len(image.getbands()) + sum(axis.weights.nbytes for axis in axes or ()) + 4 * _ALIGNED
+            )
             spared = (self.most - self.count - 1) * _resized_bytes(self.preprocess)
             if axes is not None and self.used + need + spared <= len(self.block):
                 raw = np.asarray(image)
@@ -175,7 +177,9 @@ def resize(block: torch.Tensor, about: np.ndarray, preprocess: Preprocess) -> to
         if across:
             source, target = source.transpose(1, 2), target.transpose(1, 2)
         between = _pass(source, words, it["first_weights"], it["first_taps"], it["first_end"] - it["first_begin"], 1)
-        result = _pass(between, words, it["second_weights"], it["second_taps"], it["second_end"] - it["second_begin"], 2)
+        result = _pass(
+            between, words, it["second_weights"], it["second_taps"], it["second_end"] - it["second_begin"], 2
+        )
         target[:, it["first_begin"] : it["first_end"], it["second_begin"] : it["second_end"]] = result
     return out
 
@@ -209,7 +213,9 @@ def _axis(across: bool, source: int, resized: int, size: int, how: str, stride: 
     start = round((resized - size) / 2.0) if resized > size else 0
     begin = (size - resized) // 2 if resized < size else 0
     count = min(resized, size)
-    return _Axis(across, source, stride, begin, begin + count, size, out, axis_weights(source, resized, how, start, count))
+    return _Axis(
+        across, source, stride, begin, begin + count, size, out, axis_weights(source, resized, how, start, count)
+    )
 
 
 def _unchanged(preprocess: Preprocess) -> tuple[_Axis, _Axis]:

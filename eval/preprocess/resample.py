@@ -65,7 +65,7 @@ def axis_weights(source: int, target: int, interpolation: str, start: int, count
     center = (np.arange(start, start + count) + 0.5) * scale
     first = np.maximum((center - support + 0.5).astype(np.int64), 0)  # astype cuts towards zero, as C does
     last = np.minimum((center + support + 0.5).astype(np.int64), source)
-    taps = min(int(math.ceil(support)) * 2 + 1, int((last - first).max()))
+    taps = min(math.ceil(support) * 2 + 1, int((last - first).max()))
     exact = np.zeros((taps, count))
     total = np.zeros(count)
     for tap in range(taps):  # summed in Pillow's order, so that it is rounded alike

@@ -234,7 +234,9 @@ def test_the_triton_kernel_is_exact_under_its_interpreter() -> None:
     """Crops, padding, grey, both orders of the passes, images that span several tiles."""
     pytest.importorskip("triton")
     words = [sys.executable, "-c", INTERPRETED]
-    done = subprocess.run(words, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.stdout.endswith("exact\n"), done.stderr
 
 

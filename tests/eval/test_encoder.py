@@ -162,7 +162,7 @@ def test_precision_settings_come_back() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        with full_float32(torch.device("cpu")):
+        with full_float32():
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:

@@ -16,7 +16,7 @@ import torch
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine import evaluation, pixels
+from clipeval.engine import pixels
 from clipeval.engine.decode import DecodeJob, Decoders
 from clipeval.engine.pixels import CHUNK, PixelStore, growth, pixel_store
 from clipeval.engine.runner import RunOptions
@@ -316,4 +316,3 @@ def test_who_resizes_and_what_is_kept_change_no_record(tmp_path: Path, data: Pat
         assert main(words(tmp_path, data, model, *out, *more)) == 0
         found.append(record(tmp_path / str(number)))
     assert found[0] == found[1] == found[2]
-    assert evaluation.choose_device("cpu") == CPU
