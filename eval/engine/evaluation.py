@@ -21,7 +21,7 @@ from clipeval.engine.plan import DETERMINISTIC_BATCH, Plan, PlannedTask, make_pl
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import Outcome, RunOptions, run_tasks
 from clipeval.engine.shards import TaskShard, only
-from clipeval.engine.store import human_size
+from clipeval.engine.store import human_size, key_of
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import ModelHandle, resolve
 from clipeval.models.precision import indexed, pick_device
@@ -49,6 +49,8 @@ class Evaluation:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
     _opened: Sequence[str] = ()
+    _batch_size: int | None = None
+    """What the stream used last."""
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
@@ -222,11 +224,25 @@ class Evaluation:
             fast=runtime.preprocess == "fast",
             aligned=steady,
             on_error=self.config.data.on_error,
+            batch_memo=self._batch_memo(device),
+            note_batch=self._note_batch,
             device_resize=runtime.resize == "device" or (runtime.resize == "auto" and device.type == "cuda"),
         )
         cache, root = self.config.cache, Path(self.config.cache.root).expanduser()
         kept = root if cache.features else None, root if cache.pixels else None
         return RunOptions(device, runtime.precision, bool(runtime.compile), stream, *kept)
+
+    def _batch_memo(self, device: torch.device) -> Path | None:
+        """Where the batch size is remembered that a GPU like this one was found to run this model with."""
+        if device.type != "cuda" or not torch.cuda.is_available() or self.handle.unidentified is not None:
+            return None
+        runtime, gpu = self.config.runtime, torch.cuda.get_device_properties(device)
+        about = [self.handle.image_digest, runtime.precision, bool(runtime.compile), torch.__version__]
+        name = key_of({"of": [*about, gpu.name, gpu.total_memory]})
+        return Path(self.config.cache.root).expanduser() / "batches" / name
+
+    def _note_batch(self, size: int) -> None:
+        self._batch_size = size
 
     def say_pixels(self, plan: Plan) -> None:
         """Says how much room the pixels will take that `cache.pixels=true` keeps of this run.
@@ -307,7 +323,7 @@ class Evaluation:
             options={
                 "device": str(options.device),
                 "workers": options.stream.workers,
-                "batch_size": options.stream.batch_size,
+                "batch_size": self._batch_size or options.stream.batch_size,
                 "compile": options.compile,
                 "deterministic": options.stream.aligned,
             },

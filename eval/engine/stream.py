@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,10 @@ from clipeval.models import Encoder
 from clipeval.models.precision import current, indexed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
 from clipeval.preprocess.transforms import Preprocess, Transform
+from clipeval.results.files import write_atomically
+
+MOST_IN_BATCH = 4096
+"""Images in the largest batch that is tried."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,8 @@ class StreamOptions:
         on_error: fail or skip.
         device_resize: decoders hand over what they decoded, and the encoder's device resizes it, with the same pixels. Only an
             exact `Preprocess` without a pixel store is resized there (`runtime.resize`).
+        batch_memo: a file that remembers the batch size that was found; None: it is found anew.
+        note_batch: told the batch size, once it is known and when memory makes it smaller.
     """
 
     workers: int
@@ -49,6 +57,8 @@ class StreamOptions:
     aligned: bool = False
     on_error: str = "fail"
     device_resize: bool = False
+    batch_memo: Path | None = None
+    note_batch: Callable[[int], None] = lambda size: None
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,7 @@ class ImageStream:
         Raises:
             ClipevalError: an image cannot be read (with on_error=fail), or a worker was killed.
         """
-        size = self.options.batch_size or default_batch(encoder, self.device)
-        batches = _Batches(encoder, size, self.device, self._decoders)
+        batches: _Batches | None = None
         before: tuple[bool, str] | tuple[int, int] | None = None
         for decoded in self._decoders:
             job, failures = self.jobs[decoded.job], decoded.failures
@@ -113,12 +122,17 @@ class ImageStream:
             how = (job.mixed, job.output)
             # A batch is of one kind; aligned: of one stored chunk of one split.
             kind = (decoded.job, int(positions[0]) // STORED) if self.options.aligned else how
+            pixels = self._pixels(decoded)
+            if batches is None:
+                size = self.options.batch_size or self._found_batch(encoder, pixels)
+                batches = _Batches(encoder, size, self.device, self._decoders, self.options.note_batch)
             if before is not None and kind != before:
                 yield from batches.drain()
             before = kind
-            yield from batches.add(decoded.job, positions, self._pixels(decoded), how)
-        yield from batches.drain()
-        yield from batches.finish()
+            yield from batches.add(decoded.job, positions, pixels, how)
+        if batches is not None:
+            yield from batches.drain()
+            yield from batches.finish()
 
     def _pixels(self, decoded: Decoded) -> torch.Tensor:
         """[n, 3, h, w]: on the device, where that resizes."""
@@ -126,6 +140,23 @@ class ImageStream:
             return decoded.pixels
         with current(self.device):
             return self._resize(decoded.pixels, len(decoded.places))
+
+    def _found_batch(self, encoder: Encoder, pixels: torch.Tensor) -> int:
+        """The batch size for images such as these, remembered or found by trying; never more than there are images."""
+        most = sum(len(job.positions) for job in self.jobs)
+        memo = self.options.batch_memo
+        if self.device.type != "cuda" or memo is None:
+            return default_batch(encoder, self.device, pixels[:1], most)
+        memo = memo.with_name(
+            f"{memo.name}-{len(getattr(encoder, 'encoders', (encoder,)))}"
+        )  # of so many models at once
+        with suppress(OSError, ValueError):
+            return min(int(memo.read_text()), _doubled(most))
+        size = default_batch(encoder, self.device, pixels[:1], most)
+        if size < _doubled(most):  # else it was not memory or speed that ended the search
+            with suppress(OSError):  # a cache that may only be read
+                write_atomically(memo, str(size).encode())
+        return size
 
     def close(self) -> None:
         """Ends the decoders."""
@@ -139,8 +170,11 @@ class ImageStream:
 class _Batches:
     """Fills batches, sends them to the encoder, and hands back rows once they are on the CPU."""
 
-    def __init__(self, encoder: Encoder, size: int, device: torch.device, decoders: Decoders) -> None:
-        self.encoder, self.size, self.device, self.decoders = encoder, size, device, decoders
+    def __init__(
+        self, encoder: Encoder, size: int, device: torch.device, decoders: Decoders, note: Callable[[int], None]
+    ) -> None:
+        self.encoder, self.size, self.device, self.decoders, self.note = encoder, size, device, decoders, note
+        note(size)
         self._spans: list[tuple[int, np.ndarray]] = []
         self._count = 0
         self._how = (False, "embeddings")
@@ -228,6 +262,7 @@ class _Batches:
                     "the device's memory does not hold one image and the model; use another device."
                 ) from None
             self.size = max(1, len(batch) // 2)
+            self.note(self.size)
             with current(self.device):
                 torch.cuda.empty_cache()
             log.warning("out of device memory: going on with batches of %d", self.size)
@@ -252,32 +287,44 @@ class _Flying(NamedTuple):
     event: torch.cuda.Event | None
 
 
-def default_batch(encoder: Encoder, device: torch.device) -> int:
+def default_batch(
+    encoder: Encoder, device: torch.device, like: torch.Tensor | None = None, most: int = MOST_IN_BATCH
+) -> int:
     """The batch size to use where none is given: on a GPU the smallest that gives 97% of the best rate, on a CPU 32.
 
     Found by running the model on blank images of doubling number until the rate stops growing or memory ends.
+
+    Args:
+        encoder: the model.
+        device: where it is.
+        like: [1, 3, h, w], an image as the stream gives it; None: as the model's preprocessing says.
+        most: how many images there are; no batch is tried that is twice as large.
     """
     if device.type != "cuda":
         return 32
-    height, width = getattr(encoder.preprocess, "size", None) or (224, 224)
+    if like is None:
+        like = torch.empty((1, *encoder.preprocess.shape), dtype=encoder.preprocess.dtype)  # type: ignore[misc]
     rates: dict[int, float] = {}
     size = 32
-    while size <= 4096:
+    while size <= min(MOST_IN_BATCH, _doubled(most)):
         try:
-            rates[size] = _rate(
-                encoder, torch.zeros(size, 3, height, width, dtype=encoder.preprocess.dtype, device=device)
-            )
+            rates[size] = _rate(encoder, torch.zeros(size, *like.shape[1:], dtype=like.dtype, device=device))
         except torch.OutOfMemoryError:
-            with current(device):
-                torch.cuda.empty_cache()
             break
         if rates[size] < 1.02 * rates.get(size // 2, 0.0):
             break
         size *= 2
+    with current(device):
+        torch.cuda.empty_cache()  # what larger batches reserved
     if not rates:
         return 1
     best = max(rates.values())
     return min(s for s, rate in rates.items() if rate >= 0.97 * best)
+
+
+def _doubled(images: int) -> int:
+    """The least of 32, 64, 128, … that holds this many images."""
+    return max(32, 1 << (images - 1).bit_length())
 
 
 def _rate(encoder: Encoder, batch: torch.Tensor) -> float:

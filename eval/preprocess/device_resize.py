@@ -89,9 +89,8 @@ class DeviceResize:
         for name, way in ways if self.device.type != "cpu" else ():
             try:
                 exact = torch.equal(way(block.to(self.device), about).cpu(), wanted)
-            except (
-                Exception
-            ) as problem:  # no compiler, no Triton, an operation that the device lacks: each has its own type
+            # No compiler, no Triton, an operation that the device lacks: each has a type of its own.
+            except Exception as problem:  # noqa: BLE001
                 log.warning(
                     "images are not resized by %s on %s: %s: %s", name, self.device, type(problem).__name__, problem
                 )

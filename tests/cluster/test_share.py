@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.share import parse_share
+from clipeval.cluster.share import config_loads, parse_share
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import ChunkRange, TaskCost, partition
+from clipeval.engine.shards import ChunkRange, TaskCost, TaskShard, missing_costs, partition
 from clipeval.engine.store import CHUNK
 from clipeval.results.heartbeats import markers, working
 from tests.cluster.conftest import LARGE, SMALL, words
@@ -59,6 +62,52 @@ def test_parts_tile_whatever_the_real_count(images: int, of: int, data: st.DataO
     cuts = sorted({0, of, *data.draw(st.lists(st.integers(0, of), max_size=6))})
     chunks = [c for first, last in itertools.pairwise(cuts) for c in ChunkRange(first, last, of).chunks(images)]
     assert chunks == list(range(-(-images // CHUNK)))
+
+
+def planned(name: str, *stores: str, images: int = 50_000) -> Any:
+    needs = {store: SimpleNamespace(parts={"data": store}, images=range(images)) for store in stores}
+    return SimpleNamespace(id=name, needs=needs, part=None, texts=[f"{name} {i}" for i in range(100)])
+
+
+def embedded(tasks: list[Any], shares: list[list[TaskShard]]) -> tuple[list[int], int]:
+    """How many images each share embeds, and how many there are."""
+    by = {task.id: task for task in tasks}
+    counts, everything = [], {need.parts["data"]: len(need.images) for task in tasks for need in task.needs.values()}
+    for share in shares:
+        chunks: set[tuple[str, int]] = set()
+        for unit in share:
+            for store, need in by[unit.task].needs.items():
+                count = -(-len(need.images) // CHUNK)
+                span = unit.part.chunks(len(need.images)) if unit.part else range(count)
+                chunks |= {(store, number) for number in span}
+        counts.append(sum(min(CHUNK, everything[store] - number * CHUNK) for store, number in chunks))
+    return counts, sum(everything.values())
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [planned(f"xtd10_{language}", "photos") for language in "abcd"],
+        [planned("probe", "train", "test"), planned("zero-shot", "test"), planned("other", "more")],
+        [planned("a", "x"), planned("b", "y"), planned("both", "y", "x"), planned("c", "z", images=100)],
+        [planned(f"set{i}", f"data{i}") for i in range(4)],
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_no_image_is_embedded_twice(tasks: list[Any], count: int, tmp_path: Path) -> None:
+    shares = partition(missing_costs(tasks, tmp_path), count)
+    counts, distinct = embedded(tasks, shares)
+    assert sum(counts) == distinct
+    assert max(counts) <= distinct / count + 4 * CHUNK
+    assert {unit.task for share in shares for unit in share} == {task.id for task in tasks}
+
+
+def test_shares_of_a_config_keep_tasks_on_the_same_images_together() -> None:
+    config = compose(["suite=none", "+task@tasks.a=mnist", "+task@tasks.b=mnist", "+task@tasks.c=gtsrb"])
+    loads = config_loads(config)
+    assert [(load.task, load.others) for load in loads] == [("a", ("b",)), ("c", ())]
+    units = [str(unit) for share in partition(loads, 3) for unit in share]
+    assert sorted(units) == sorted({*units}) and {unit.split("[")[0] for unit in units} == {"a", "b", "c"}
 
 
 def test_which_share() -> None:
