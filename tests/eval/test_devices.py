@@ -103,10 +103,7 @@ class End:
     ("problem", "said"),
     [
         (ValueError("shapes differ\nby much"), "ValueError: shapes differ"),
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried"),
-            "cpu has no memory left (CUDA out of memory. Tried); set runtime.batch_size",
-        ),
+        (torch.OutOfMemoryError("CUDA: Tried"), "cpu has no memory left (CUDA: Tried); set runtime.batch_size"),
         (MemoryError(), "MemoryError: "),
         (ClipevalError("as it is"), "as it is"),
     ],
