@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from clipeval.cluster.local import run
 from clipeval.configs.compose import compose, override
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import from_memory
@@ -65,11 +66,11 @@ def evaluate(
         if out is None:
             words.append("cache.features=false")
         handle = from_memory(model, tokenizer, transform, name=name)
-        session = Evaluation.open(compose(words), Console(quiet=quiet, stderr=True), handle)
-        session.run()
-        names = [name for name in session.config.tasks if name not in session.skipped]
-        frame = records_frame([r for r in map(session.folder.record, names) if r is not None])
-        return pd.concat([frame, _skipped(session)], ignore_index=True) if session.skipped else frame
+        evaluation = Evaluation.open(compose(words), Console(quiet=quiet, stderr=True), handle)
+        run(evaluation)
+        names = [name for name in evaluation.config.tasks if name not in evaluation.skipped]
+        frame = records_frame([r for r in map(evaluation.folder.record, names) if r is not None])
+        return pd.concat([frame, _skipped(evaluation)], ignore_index=True) if evaluation.skipped else frame
 
 
 def _device_of(model: torch.nn.Module) -> str:
@@ -78,11 +79,11 @@ def _device_of(model: torch.nn.Module) -> str:
     return "mps" if device.type == "mps" else str(device)
 
 
-def _skipped(session: Evaluation) -> pd.DataFrame:
+def _skipped(evaluation: Evaluation) -> pd.DataFrame:
     """A row without a value for each task that `data.on_missing=skip` left out."""
     rows = []
-    for task, why in session.skipped.items():
-        node = session.config.tasks[task]
+    for task, why in evaluation.skipped.items():
+        node = evaluation.config.tasks[task]
         about = {key: node.get(key) for key in ("key", "name", "group", "metric", "chance")}
         rows.append({"task": task, **about, "flags": f"skipped: {why}", "metrics": {}})
     return pd.DataFrame(rows)

@@ -298,7 +298,7 @@ def _parted(
         one, other = found_a.get(name), found_b.get(name)
         if one is None or other is None or one.units != other.units:
             continue
-        scores_a, scores_b, keys = one.contributions(), other.contributions(), unit_keys(frame, one.units)
+        scores_a, scores_b, keys = one.per_unit_scores(), other.per_unit_scores(), unit_keys(frame, one.units)
         if scores_a is not None and scores_b is not None and keys is not None:
             break
     else:

@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Marker:
+class Heartbeat:
     """One process's file.
 
     Attributes:
         state: running | failed | stopped | dead (it said running, and no longer lives).
-        units: what it took on, as `clipeval.engine.shards.TaskShard` prints.
+        units: what it took on, as `clipeval.cluster.shares.TaskShard` prints.
         who: host, process and Slurm job, for people.
         job: its Slurm job, such as 12_3; None outside of Slurm.
         error: the last line of what stopped it.
@@ -54,8 +54,12 @@ class Marker:
 
 
 @contextmanager
-def working(folder: Path, units: Sequence[str]) -> Iterator[None]:
-    """Marks `units` as being worked on, and says how it ended if it did not end well."""
+def heartbeat(folder: Path, units: Sequence[str]) -> Iterator[Callable[[Exception], None]]:
+    """Says that `units` are being worked on, and how it ended if it did not end well.
+
+    Yields:
+        What notes a failure that is not raised: of one model of several, the others of which go on.
+    """
     path = folder / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}.json"
     about = {
         "host": socket.gethostname(),
@@ -69,23 +73,30 @@ def working(folder: Path, units: Sequence[str]) -> Iterator[None]:
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beat.start()
-    try:
-        yield
-    except Exception as problem:
+    failures: list[Exception] = []
+
+    def failed(problem: Exception) -> None:
+        failures.append(problem)
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         _write(path, {**about, "state": "failed", "error": lines[-1].strip()})
+
+    try:
+        yield failed
+    except Exception as problem:
+        failed(problem)
         raise
     except BaseException as problem:  # asked to stop
         _write(path, {**about, "state": "stopped", "error": type(problem).__name__})
         raise
     else:
-        _remove(path)
+        if not failures:
+            _remove(path)
     finally:
         over.set()
 
 
-def markers(folder: Path) -> list[Marker]:
-    """Every readable marker of a run folder, the oldest first."""
+def heartbeats(folder: Path) -> list[Heartbeat]:
+    """Every readable heartbeat file of a run folder, the oldest first."""
     found = []
     for path in (folder / FOLDER).glob("*.json"):
         if path.name.startswith("."):
@@ -98,10 +109,10 @@ def markers(folder: Path) -> list[Marker]:
             job = content.get("job")
             who = f"process {content['pid']} on {content['host']}" + (f", job {job}" if job else "")
             units, error = tuple(map(str, content["units"])), str(content.get("error", ""))
-            found.append(Marker(path, state, units, who, job, error, float(content["started"])))
+            found.append(Heartbeat(path, state, units, who, job, error, float(content["started"])))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # removed meanwhile, or not ours: a marker decides nothing
-    return sorted(found, key=lambda marker: marker.started)
+            continue  # removed meanwhile, or not ours: a heartbeat decides nothing
+    return sorted(found, key=lambda beat: beat.started)
 
 
 def slurm_job() -> str | None:
@@ -119,9 +130,9 @@ def _lives(content: dict[str, Any], touched: float) -> bool:
 
 def _forget(folder: Path, units: set[str]) -> None:
     """Removes what ended processes left about units that are taken up again."""
-    for marker in markers(folder):
-        if marker.state != "running" and units.issuperset(marker.units):
-            _remove(marker.path)
+    for other in heartbeats(folder):
+        if other.state != "running" and units.issuperset(other.units):
+            _remove(other.path)
 
 
 def _beat(path: Path, over: threading.Event) -> None:
@@ -135,12 +146,12 @@ def _beat(path: Path, over: threading.Event) -> None:
 def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         write_atomically(path, json.dumps(content, indent=1).encode())
-    except OSError as problem:  # the run itself will meet the same, and say so; a marker is not worth stopping for
-        log.debug("no marker at %s: %s", path, problem)
+    except OSError as problem:  # the run itself will meet the same, and say so; a heartbeat is not worth stopping for
+        log.debug("no heartbeat at %s: %s", path, problem)
 
 
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as problem:
-        log.debug("the marker %s stays: %s", path, problem)
+        log.debug("the heartbeat %s stays: %s", path, problem)

@@ -22,14 +22,15 @@ from clipeval.data.split import DataConfig, open_split
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.runner import store_batch
 from clipeval.engine.store import ImageStore
-from clipeval.engine.stream import Embedded, ImageStream, StreamOptions, default_batch
+from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
-from clipeval.models.memory import keep_freed_memory
+from clipeval.models.batch_size import default_batch
 from clipeval.models.precision import current
+from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.cores import usable_cores
 from clipeval.tasks.solvers import adamw, lbfgs
-from clipeval.tasks.zero_shot import head, prompts
+from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""
@@ -82,7 +83,7 @@ def decoders(model: str, root: str, device: str, workers: int, times: int) -> di
     keep_freed_memory()
     stream = _stream(root, transform, StreamOptions(workers, 256), device, times)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _embed(stream, _Nothing(transform, torch.device(device))))
+    count = sum(len(piece.indices) for piece in _embed(stream, _Nothing(transform, torch.device(device))))
     return {"images": count, "seconds": time.perf_counter() - started}
 
 
@@ -121,10 +122,9 @@ def main_thread(device: str, workers: int, batch: int, images: int) -> dict[str,
     job = DecodeJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
     transform, store = _Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
     stream = ImageStream([job], transform, StreamOptions(workers, batch), torch.device(device))
-    failures: list[tuple[int, str]] = []
     started = time.thread_time()
     for piece in _embed(stream, _Nothing(transform, torch.device(device), 512)):
-        store_batch(piece, job, store, failures)
+        store_batch(piece, job, store)
     return {"us": (time.thread_time() - started) / images * 1e6}
 
 
@@ -135,7 +135,7 @@ def texts(model: str, precision: str, device: str, classes: int, templates: int)
     asked = prompts(open_clip.IMAGENET_CLASSNAMES[:classes], written)
     encoder.encode_texts(asked[:64])
     started = time.perf_counter()
-    head(encoder.encode_texts(asked), [templates] * classes)
+    zero_shot_classifier(encoder.encode_texts(asked), [templates] * classes)
     return {"texts": len(asked), "seconds": time.perf_counter() - started}
 
 

@@ -44,7 +44,7 @@ def grow(frame: pd.DataFrame, samples: int, classes: int, rng: np.random.Generat
 def main() -> None:
     """Runs the miniature of the 40 folders, grows its predictions, and times their metrics."""
     from clipeval.cli.main import main as clipeval
-    from clipeval.engine.verify import StoredRun
+    from clipeval.replay.verify import StoredRun
     from clipeval.results.run_folder import RunFolder
     from clipeval.results.uncertainty import intervals
     from scripts.make_miniature import write_miniature

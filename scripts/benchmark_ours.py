@@ -23,12 +23,13 @@ from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders, default_wo
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.pixels import pixel_store
 from clipeval.engine.runner import RunOptions
-from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
+from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
+from clipeval.models.batch_size import default_batch
 from clipeval.models.memory import keep_freed_memory
 from clipeval.preprocess.packed import descriptors, resize
 from clipeval.tasks import Retrieval, Samples
-from clipeval.tasks.zero_shot import head, prompts
+from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 from scripts import benchmark_data
 
 
@@ -48,7 +49,7 @@ def heads(model: str, classes: list[int], templates: int, out: str, precision: s
     names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
     texts = prompts(names, [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]])
     started = time.perf_counter()
-    found = head(encoder.encode_texts(texts), [templates] * len(names))
+    found = zero_shot_classifier(encoder.encode_texts(texts), [templates] * len(names))
     seconds = time.perf_counter() - started
     np.save(out, found.numpy())
     return {"seconds": seconds, "prompts": len(texts)}
@@ -75,7 +76,7 @@ def preprocess(
     workers = default_workers(torch.device(device)) if workers is None else workers
     sink, options = _NoModel(transform), StreamOptions(workers, 32, fast)
     started = time.perf_counter()
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options, device, times))
+    count = sum(len(piece.indices) for piece in _stream(transform, root, sink, options, device, times))
     return {"seconds": time.perf_counter() - started, "images": count}
 
 
@@ -83,7 +84,7 @@ def pixels(model: str, root: str, out: str, fast: bool = False) -> dict[str, Any
     """What the stream gives an encoder for a shard, normalised, saved."""
     transform, kept = resolve({"name": model}, tempfile.gettempdir()).preprocess, []
     sink, options = _NoModel(transform, kept), StreamOptions(4, 32, fast)
-    count = sum(len(piece.positions) for piece in _stream(transform, root, sink, options))
+    count = sum(len(piece.indices) for piece in _stream(transform, root, sink, options))
     np.save(out, torch.cat(kept).numpy())
     return {"images": count}
 
@@ -95,11 +96,11 @@ def feed(model: str, root: str, scratch: str, how: str, times: int = 1, digest: 
     """
     transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
     split = open_split(DataConfig(folder="photos"), root, "test", None)
-    options = RunOptions(torch.device("cpu"), "fp32", False, StreamOptions(0, None), None, Path(scratch))
-    need: Any = SimpleNamespace(images=split.images, convert="rgb_first")
-    store = pixel_store(options, transform, need, "photos") if how == "store" else None
-    positions = np.tile(np.arange(len(split.images)), times)
-    job = DecodeJob("photos", split.images, positions, "rgb_first", False, pixels=store)
+    options = RunOptions(torch.device("cpu"), "fp32", False, StreamOptions(0, None), Path(scratch))
+    spec: Any = SimpleNamespace(images=split.images, convert="rgb_first")
+    store = pixel_store(options, transform, spec, "photos") if how == "store" else None
+    indices = np.tile(np.arange(len(split.images)), times)
+    job = DecodeJob("photos", split.images, indices, "rgb_first", False, kept=store)
     gpu, workers = torch.device("cuda"), default_workers(torch.device("cuda"))  # nothing of it is used
     state, batch = hashlib.sha256(), torch.empty(PACKED_BYTES, dtype=torch.uint8)
     started, count = time.perf_counter(), 0
@@ -108,9 +109,9 @@ def feed(model: str, root: str, scratch: str, how: str, times: int = 1, digest: 
         for decoded in decoders:
             flat = decoded.pixels.reshape(-1)
             batch[: len(flat)] = flat
-            count += len(decoded.places)
+            count += len(decoded.indices)
             if digest:
-                about = descriptors(decoded.pixels, len(decoded.places)) if how == "decoded" else None
+                about = descriptors(decoded.pixels, len(decoded.indices)) if how == "decoded" else None
                 state.update((flat if about is None else resize(flat, about, transform)).numpy().tobytes())  # type: ignore[arg-type]
     finally:
         decoders.close()

@@ -108,7 +108,7 @@ def table(run: Path) -> str:
 
 def page(run: Path, folder: Path) -> None:
     """`page.png`, from the top to the first chart, and `mistakes.png`, one task opened."""
-    from clipeval.engine.verify import pictures
+    from clipeval.replay.pictures import pictures
     from clipeval.results.tables import write_report
 
     with tempfile.TemporaryDirectory() as scratch, start_browser() as browser:

@@ -41,16 +41,16 @@ class Association(Task):
     protocol: ClassVar[str] = "association"
     mixed: ClassVar[bool] = True
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [prompt(instance["cue"]) for instance in self.instances(samples["test"])]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
         """The instances, each with a cue, candidates that have an image, and associations among them."""
         known = set(test.keys)
-        found = list(test.instances or ())
-        if not found:
+        instances = list(test.instances or ())
+        if not instances:
             raise ValueError(f"{self.key}: there are no instances; they are the lines of test/instances.jsonl")
-        for number, instance in enumerate(found):
+        for number, instance in enumerate(instances):
             name = f"{self.key}: instance {instance.get('id', number)!r}"
             missing = [part for part in ("id", "cue", "candidates", "associations") if part not in instance]
             if missing:
@@ -64,7 +64,7 @@ class Association(Task):
             if stray or not instance["associations"]:
                 what = f"association {stray[0]!r} is not one of its candidates" if stray else "there is no association"
                 raise ValueError(f"{name}: {what}")
-        return found
+        return instances
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -75,7 +75,7 @@ class Association(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        checks.rows(images["test"], test.keys, self.key)
+        checks.check_embeddings(images["test"], test.keys, self.key)
         instances = self.instances(test)
         if len(texts) != len(instances):
             raise ValueError(f"{self.key}: {len(instances)} cues, but {len(texts)} text embeddings")
@@ -115,15 +115,15 @@ class Association(Task):
         return Answers(predictions, [predictions.assign(correct=c) for c in (worst, best)] if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["candidates", "associations", "correct"], self.key)
+        checks.require_columns(predictions, ["candidates", "associations", "correct"], self.key)
         correct = predictions["correct"].to_numpy()
         counts = predictions["candidates"].to_numpy()
         jaccard = correct / (2 * predictions["associations"].to_numpy() - correct)
-        found: dict[str, Statistic | None] = {}
+        metrics: dict[str, Statistic | None] = {}
         for name, (least, most) in SIZES.items():
             inside = (counts >= least) & (counts <= (most if most is not None else counts))
-            found[name] = Mean(jaccard[inside]) if inside.any() else None
-        return found
+            metrics[name] = Mean(jaccard[inside]) if inside.any() else None
+        return metrics
 
 
 def correct_between(scores: np.ndarray, truth: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,9 +161,9 @@ def similarities(images: torch.Tensor, texts: torch.Tensor, index: np.ndarray) -
     Returns:
         float32 [I, K].
     """
-    found = []
+    scores = []
     for start in range(0, len(index), ROWS):
         rows = torch.from_numpy(index[start : start + ROWS]).to(images.device)
         chunk = texts[start : start + ROWS].float().to(images.device)
-        found.append(torch.einsum("ikd,id->ik", images[rows].float(), chunk).cpu())
-    return torch.cat(found).numpy()
+        scores.append(torch.einsum("ikd,id->ik", images[rows].float(), chunk).cpu())
+    return torch.cat(scores).numpy()

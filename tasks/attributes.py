@@ -15,10 +15,10 @@ import torch
 
 from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
-from clipeval.tasks.classification import ROWS, class_logits, rank_logits
+from clipeval.tasks.classification import ROWS, class_logits, top_k_of_logits
 from clipeval.tasks.groups import by_group
 from clipeval.tasks.statistics import Statistic
-from clipeval.tasks.zero_shot import head, prompt_counts, prompts
+from clipeval.tasks.zero_shot import prompt_counts, prompts, zero_shot_classifier
 
 
 @dataclass(frozen=True)
@@ -124,23 +124,23 @@ class Attributes(Task):
         """
         if isinstance(test.templates, Mapping):
             raise ValueError(f"{self.key}: templates must be lines 'objective:template', not prompts for each class")
-        found = [
+        parsed = [
             split(lines, what, self.key)
             for lines, what in ((test.classnames, "class name"), (test.templates, "template"))
         ]
         for objective in self.objectives:
-            for lines, what in zip(found, ("class names", "templates"), strict=True):
+            for lines, what in zip(parsed, ("class names", "templates"), strict=True):
                 if objective not in lines:
                     raise ValueError(
                         f"{self.key}: objective {objective!r} has no {what}; the folder's objectives are {sorted(lines)}, "
                         f"from lines such as '{objective}:…'"
                     )
-        return {objective: (found[0][objective], found[1][objective]) for objective in self.objectives}
+        return {objective: (parsed[0][objective], parsed[1][objective]) for objective in self.objectives}
 
     def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
         return {f"of {objective}": names for objective, (names, _) in self.heads(samples["test"]).items()}
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [text for lines in self.heads(samples["test"]).values() for text in prompts(*lines)]
 
     def predict(
@@ -152,23 +152,27 @@ class Attributes(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         for name in self.columns:
             checks.column(test.metadata, name, n, self.key)
-        found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
+        columns: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
         counts = {objective: prompt_counts(*lines) for objective, lines in self.heads(test).items()}
         if len(texts) != sum(map(sum, counts.values())):
             raise ValueError(f"{self.key}: {sum(map(sum, counts.values()))} prompts, but {len(texts)} text embeddings")
         start, equal = 0, {}
         for objective, each in counts.items():
             logits = torch.cat(
-                list(class_logits(images["test"], head(texts[start : start + sum(each)], each), ROWS, self.ties))
+                list(
+                    class_logits(
+                        images["test"], zero_shot_classifier(texts[start : start + sum(each)], each), ROWS, self.ties
+                    )
+                )
             )
-            best = rank_logits([logits], self.ties)
-            found[f"pred_{objective}"], found[f"score_{objective}"] = best["prediction"], best["score_1"]
+            best = top_k_of_logits([logits], self.ties)
+            columns[f"pred_{objective}"], columns[f"score_{objective}"] = best["prediction"], best["score_1"]
             equal[objective] = (logits >= logits.amax(dim=1, keepdim=True) - 100 * ties.CLOSE).cpu().numpy()
             start += sum(each)
-        return self.otherwise(checks.with_metadata(found, test.metadata, n, self.key), equal)
+        return self.otherwise(checks.with_metadata(columns, test.metadata, n, self.key), equal)
 
     def otherwise(self, predictions: pd.DataFrame, equal: Mapping[str, np.ndarray]) -> Answers:
         """The answers, and what each part would count had its ties gone the one way or the other.
@@ -210,30 +214,30 @@ class Attributes(Task):
         return {**split(classnames, "class name", self.key), **self.meanings}
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
+        checks.require_columns(predictions, [f"pred_{objective}" for objective in self.objectives], self.key)
         table = {name: checks.column(predictions, name, len(predictions), self.key) for name in self.columns}
-        found: dict[str, Statistic | None] = {}
+        metrics: dict[str, Statistic | None] = {}
         for part in self.parts:
             answer = predictions[f"pred_{part.objective}"].to_numpy()
             hits = part.hits(answer, table[part.label]) if isinstance(part, Attribute) else part.hits(answer)
-            found |= by_group(hits, {name: table[name] for name in part.by}, part.name)
-        return found
+            metrics |= by_group(hits, {name: table[name] for name in part.by}, part.name)
+        return metrics
 
 
 def names(values: Sequence[str], where: str) -> tuple[str, ...]:
     """A tuple of at least one field name."""
-    found = (values,) if isinstance(values, str) else tuple(str(name) for name in values)
-    if not found:
+    names = (values,) if isinstance(values, str) else tuple(str(name) for name in values)
+    if not names:
         raise ValueError(f"{where}: `by` must name at least one metadata field")
-    return found
+    return names
 
 
 def split(lines: Sequence[str], what: str, task: str) -> dict[str, list[str]]:
     """Lines `objective:text`, by objective. Only the first colon counts; a blank text is a class like any other."""
-    found: dict[str, list[str]] = {}
+    by_objective: dict[str, list[str]] = {}
     for number, line in enumerate(lines):
         objective, colon, text = line.partition(":")
         if not colon:
             raise ValueError(f"{task}: {what} {number + 1}, {line!r}, does not read 'objective:text'")
-        found.setdefault(objective, []).append(text)
-    return found
+        by_objective.setdefault(objective, []).append(text)
+    return by_objective

@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from clipeval.tasks.statistics import Linear
+from clipeval.tasks.statistics import AsymptoticallyLinear
 
 
-class AveragePrecision(Linear):
+class AveragePrecision(AsymptoticallyLinear):
     """For each class, samples by falling score, the mean of the precision at each positive; the mean over classes.
 
     As clip_benchmark's `average_precision_per_class` (after torchnet's meter); a class without a positive counts 0 there.
@@ -56,7 +56,7 @@ class AveragePrecision(Linear):
         if positive: w - (r - t) (H(r + w) - H(r)), H being the harmonic numbers.
         """
         harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, weights.sum(axis=1).max() + 1))])
-        found = np.zeros((len(weights), self.scores.shape[1]))
+        precisions = np.zeros((len(weights), self.scores.shape[1]))
         for c, order in enumerate(self.order):
             ranked = weights[:, order]
             end = np.cumsum(ranked, axis=1, dtype=np.int32)
@@ -64,8 +64,8 @@ class AveragePrecision(Linear):
             w, r = ranked[:, places], end[:, places] - ranked[:, places]
             t = np.cumsum(w, axis=1, dtype=np.int32) - w
             total = (w - (r - t) * (harmonic[r + w] - harmonic[r])).sum(axis=1)
-            found[:, c] = total / np.maximum(w.sum(axis=1), 1)
-        return found
+            precisions[:, c] = total / np.maximum(w.sum(axis=1), 1)
+        return precisions
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
         whole = np.asarray(weights).astype(np.int32)
@@ -84,7 +84,7 @@ class AveragePrecision(Linear):
         Bootstrap and Other Resampling Plans, 1982, chapter 6); a bootstrap's variance, without its cost.
         """
         ranks = np.arange(1, self.units + 1, dtype=np.float64)
-        found = np.zeros(self.units)
+        values = np.zeros(self.units)
         for c, order in enumerate(self.order):
             truth = self.labels[order, c].astype(np.float64)
             positives = truth.sum()
@@ -93,5 +93,5 @@ class AveragePrecision(Linear):
             before = np.cumsum(truth)
             gain = np.cumsum((truth / ranks)[::-1])[::-1]
             loss = np.cumsum((truth * before / ranks**2)[::-1])[::-1]
-            found[order] += (truth * (before / ranks - self.per_class[c] + gain) - loss) / positives
-        return found / len(self.order)
+            values[order] += (truth * (before / ranks - self.per_class[c] + gain) - loss) / positives
+        return values / len(self.order)

@@ -131,7 +131,7 @@ class Task(ABC):
         return dict(zip(names, self.splits, strict=True))
 
     @abstractmethod
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         """The T texts to embed, in the order in which `predict` wants them. Duplicates cost nothing."""
 
     def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
@@ -146,7 +146,7 @@ class Task(ABC):
 
         Args:
             images: for each split, float32 [N, D]: embeddings, L2-normalised, or whatever else `output` names.
-            texts: float32 [T, D], L2-normalised, a row for each of `self.texts(samples)`.
+            texts: float32 [T, D], L2-normalised, a row for each of `self.prompts(samples)`.
             samples: for each split, its table.
 
         Returns:
@@ -163,11 +163,11 @@ class Task(ABC):
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         """Every metric, from stored predictions alone."""
 
-    def rehearse(self, samples: Mapping[str, Samples]) -> list[str]:
+    def dry_run(self, samples: Mapping[str, Samples]) -> list[str]:
         """Every metric's name, found by scoring a few samples with embeddings of no meaning, before hours are spent."""
         width = max([1, *(table.head.shape[1] for table in samples.values() if table.head is not None)])
         images = {split: torch.ones(len(table.keys), width) for split, table in samples.items()}
-        return list(self.score(images, torch.ones(len(self.texts(samples)), width), samples).statistics)
+        return list(self.score(images, torch.ones(len(self.prompts(samples)), width), samples).statistics)
 
     def score(self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]) -> Scores:
         """Answers and their metrics. A pure function: the same arrays give the same numbers, on any device."""

@@ -33,13 +33,13 @@ class CorpusScore(Statistic):
     def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
         rng, step = np.random.default_rng(seed), max(1, CELLS // self.units)
         share = np.full(self.units, 1 / self.units)
-        found = np.concatenate(
+        totals = np.concatenate(
             [
                 self.resample(rng.multinomial(self.units, share, size=min(step, draws - start)))
                 for start in range(0, draws, step)
             ]
         )
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(totals, [(1 - level) / 2, (1 + level) / 2])
         return min(float(low), self.value), max(float(high), self.value)
 
 
@@ -53,7 +53,7 @@ class CorpusMean(CorpusScore):
             np.column_stack([self.values, np.ones(len(self.values))]), lambda sums: sums[:, 0] / sums[:, 1]
         )
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values.copy()
 
 
@@ -111,7 +111,7 @@ def meteor(segments: np.ndarray) -> tuple[np.ndarray, Score]:
         & (segments[:, 20] == 1)
     )
     weighted = np.einsum("s,usk->uk", STAGES, stages)
-    found = DELTA * weighted[:, :2] + (1 - DELTA) * weighted[:, 2:]
+    scores = DELTA * weighted[:, :2] + (1 - DELTA) * weighted[:, 2:]
     total = DELTA * (segments[:, :2] - segments[:, 2:4]) + (1 - DELTA) * segments[:, 2:4]
     chunks, words = np.where(whole, 0, segments[:, 20]), segments[:, 21:23].mean(axis=1)
 
@@ -120,7 +120,7 @@ def meteor(segments: np.ndarray) -> tuple[np.ndarray, Score]:
         mean = _share(precision * recall, ALPHA * precision + (1 - ALPHA) * recall)
         return np.asarray(mean * (1 - GAMMA * _share(sums[:, 4], sums[:, 5]) ** BETA))
 
-    return np.column_stack([found, total, chunks, words]), score
+    return np.column_stack([scores, total, chunks, words]), score
 
 
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

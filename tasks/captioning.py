@@ -45,11 +45,11 @@ class Captioning(Task):
     output: ClassVar[str] = "captions"
     scorer: Scorer | None = None
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         checks.captions(samples["test"].captions, samples["test"].keys, self.key)
         return []
 
-    def rehearse(self, samples: Mapping[str, Samples]) -> list[str]:
+    def dry_run(self, samples: Mapping[str, Samples]) -> list[str]:
         # Scoring would start METEOR, which takes ten seconds.
         self._scorer().check()
         return [*BLEU, "METEOR", "ROUGE_L", "CIDEr"]
@@ -58,21 +58,21 @@ class Captioning(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> pd.DataFrame:
         test = samples["test"]
-        checks.rows(images["test"], test.keys, self.key)
+        checks.check_embeddings(images["test"], test.keys, self.key)
         captions = text_rows.to_texts(images["test"])
-        found = self._scorer()(captions, checks.captions(test.captions, test.keys, self.key))
-        return pd.concat([pd.DataFrame({"key": list(test.keys), "caption": captions}), found], axis=1)
+        counts = self._scorer()(captions, checks.captions(test.captions, test.keys, self.key))
+        return pd.concat([pd.DataFrame({"key": list(test.keys), "caption": captions}), counts], axis=1)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, [*COUNTS, "meteor", "rouge_l", "cider"], self.key)
+        checks.require_columns(predictions, [*COUNTS, "meteor", "rouge_l", "cider"], self.key)
         counts = predictions[list(COUNTS)].to_numpy(dtype=np.float64)
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             name: CorpusScore(*bleu(counts, order)) for order, name in enumerate(BLEU, start=1)
         }
-        found["METEOR"] = CorpusScore(*meteor(np.array(predictions["meteor"].tolist(), dtype=np.float64)))
-        found["ROUGE_L"] = Mean(predictions["rouge_l"].to_numpy())
-        found["CIDEr"] = CorpusMean(predictions["cider"].to_numpy())
-        return found
+        metrics["METEOR"] = CorpusScore(*meteor(np.array(predictions["meteor"].tolist(), dtype=np.float64)))
+        metrics["ROUGE_L"] = Mean(predictions["rouge_l"].to_numpy())
+        metrics["CIDEr"] = CorpusMean(predictions["cider"].to_numpy())
+        return metrics
 
     def _scorer(self) -> Scorer:
         if self.scorer is None:

@@ -20,10 +20,10 @@ def parts(kind: type[Part], values: Iterable[Part | Mapping[str, Any]] | None, w
         ValueError: a mapping has a field that `kind` has not, or lacks one that it needs.
     """
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    found = []
+    made = []
     for value in values or ():
         if isinstance(value, kind):
-            found.append(value)
+            made.append(value)
             continue
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a mapping with fields {known}, got {value!r}")
@@ -32,13 +32,13 @@ def parts(kind: type[Part], values: Iterable[Part | Mapping[str, Any]] | None, w
         if unknown:
             raise ValueError(f"{where}: unknown field {unknown[0]!r}; {kind.__name__} has {known}")
         try:
-            found.append(kind(**given))
+            made.append(kind(**given))
         except TypeError as error:
             raise ValueError(f"{where}: {kind.__name__}({given}) is incomplete: {error}") from error
-    return tuple(found)
+    return tuple(made)
 
 
-def rows(images: torch.Tensor, keys: Sequence[str], task: str) -> int:
+def check_embeddings(images: torch.Tensor, keys: Sequence[str], task: str) -> int:
     """The number N of images; `images` is [N, D], and every one has a key."""
     if images.ndim != 2 or len(images) != len(keys):
         raise ValueError(
@@ -53,20 +53,20 @@ def labels(values: np.ndarray | None, n: int, classes: int, keys: Sequence[str],
     """int64 [N], each in 0..classes - 1."""
     if values is None:
         raise ValueError(f"{task}: the split has no labels; each sample needs a `cls` member")
-    found = np.asarray(values)
-    if found.shape != (n,):
+    array = np.asarray(values)
+    if array.shape != (n,):
         raise ValueError(
-            f"{task}: {n} images need labels of shape ({n},), got {found.shape}; give each image one class index"
+            f"{task}: {n} images need labels of shape ({n},), got {array.shape}; give each image one class index"
         )
-    if not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{task}: labels must be integers, got {found.dtype}")
-    wrong = np.flatnonzero((found < 0) | (found >= classes))
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{task}: labels must be integers, got {array.dtype}")
+    wrong = np.flatnonzero((array < 0) | (array >= classes))
     if len(wrong):
         raise ValueError(
-            f"{task}: label {found[wrong[0]]} of sample {keys[wrong[0]]!r} is outside 0..{classes - 1} "
+            f"{task}: label {array[wrong[0]]} of sample {keys[wrong[0]]!r} is outside 0..{classes - 1} "
             f"({len(wrong)} such samples); classnames.txt names {classes} classes, one a line, blank lines included"
         )
-    return found.astype(np.int64)
+    return array.astype(np.int64)
 
 
 def column(table: pd.DataFrame, field: str, n: int, task: str) -> np.ndarray:
@@ -93,35 +93,35 @@ def column(table: pd.DataFrame, field: str, n: int, task: str) -> np.ndarray:
 
 def with_metadata(predictions: dict[str, Any], table: pd.DataFrame, n: int, task: str) -> pd.DataFrame:
     """A predictions table: the protocol's own columns, then the metadata under its own names."""
-    found = dict(predictions)
+    columns = dict(predictions)
     for name in table.columns:
-        if name in found:
+        if name in columns:
             raise ValueError(
                 f"{task}: metadata field {str(name)!r} has the name of a column of the predictions; "
                 "rename it in the task's data.fields"
             )
         if len(table) != n:
             raise ValueError(f"{task}: the metadata has {len(table)} rows for {n} images; it needs one for each")
-        found[str(name)] = table[name].to_numpy()
-    return pd.DataFrame(found)
+        columns[str(name)] = table[name].to_numpy()
+    return pd.DataFrame(columns)
 
 
-def captions(found: Sequence[Sequence[str]] | None, keys: Sequence[str], task: str) -> Sequence[Sequence[str]]:
+def captions(given: Sequence[Sequence[str]] | None, keys: Sequence[str], task: str) -> Sequence[Sequence[str]]:
     """Captions of N images, at least one each."""
-    if found is None or len(found) != len(keys):
+    if given is None or len(given) != len(keys):
         raise ValueError(
-            f"{task}: {len(keys)} images need a list of captions each, got {0 if found is None else len(found)}; "
+            f"{task}: {len(keys)} images need a list of captions each, got {0 if given is None else len(given)}; "
             "captions are the `txt` members, one a line"
         )
-    empty = [key for key, several in zip(keys, found, strict=True) if not several or isinstance(several, str)]
+    empty = [key for key, several in zip(keys, given, strict=True) if not several or isinstance(several, str)]
     if empty:
         raise ValueError(
             f"{task}: image {empty[0]!r} has no list of captions ({len(empty)} such images); each needs at least one"
         )
-    return found
+    return given
 
 
-def needs(predictions: pd.DataFrame, columns: Iterable[str], task: str) -> None:
+def require_columns(predictions: pd.DataFrame, columns: Iterable[str], task: str) -> None:
     """Predictions read back hold what the statistics are made of."""
     missing = [name for name in columns if name not in predictions.columns]
     if missing or not len(predictions):

@@ -15,7 +15,7 @@ from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.f1 import MacroF1
 from clipeval.tasks.groups import GroupMetrics
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
-from clipeval.tasks.zero_shot import class_vectors, head_texts
+from clipeval.tasks.zero_shot import classifier_weights, head_texts
 
 ROWS = 4096
 """Images scored at once; nothing of N x C is kept."""
@@ -41,7 +41,7 @@ class Classification(Task):
         super().__post_init__()
         object.__setattr__(self, "by", checks.parts(GroupMetrics, self.by, f"{self.key}: by"))
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
         return head_texts(test)
 
@@ -54,32 +54,32 @@ class Classification(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         label = checks.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         for part in self.groups:
             checks.column(test.metadata, part.field, n, self.key)
-        found, places = rank_labelled(images["test"], class_vectors(texts, test), label, self.ties)
-        table = {"key": np.asarray(test.keys, dtype=object), "label": label, **found}
+        columns, places = top_k_labelled(images["test"], classifier_weights(texts, test), label, self.ties)
+        table = {"key": np.asarray(test.keys, dtype=object), "label": label, **columns}
         predictions = checks.with_metadata(table, test.metadata, n, self.key)
-        tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in found])
+        tied = ties.hanging(places, [k for k in (1, 5) if f"pred_{k}" in columns])
         return Answers(predictions, ties.ranked_otherwise(predictions, places), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["label", "prediction", "pred_1"], self.key)
+        checks.require_columns(predictions, ["label", "prediction", "pred_1"], self.key)
         label = predictions["label"].to_numpy()
         prediction = predictions["prediction"].to_numpy()
         top1 = predictions["pred_1"].to_numpy() == label
-        top5 = within(predictions, label, 5)
+        top5 = in_top_k(predictions, label, 5)
         recall = GroupMean(prediction == label, label)
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             "acc1": Proportion(top1),
             "acc5": None if top5 is None else Proportion(top5),
             "mean_per_class_recall": recall,
         }
         if self.macro:
-            found["acc_avg"] = Proportion(prediction == label)
-            found["recall-macro_all"] = recall
-            found["F1-macro_all"] = MacroF1(label, prediction)
+            metrics["acc_avg"] = Proportion(prediction == label)
+            metrics["recall-macro_all"] = recall
+            metrics["F1-macro_all"] = MacroF1(label, prediction)
         for part in self.groups:
             groups = checks.column(predictions, part.field, len(predictions), self.key)
             if part.top == 5 and top5 is None:
@@ -87,22 +87,22 @@ class Classification(Task):
                     f"{self.key}: {part.prefix} by {part.field!r} is a top-5 metric; it needs five classes"
                 )
             hits = prediction == label if part.top == 1 or top5 is None else top5
-            found.update(part.statistics(hits, groups))
-        return found
+            metrics.update(part.statistics(hits, groups))
+        return metrics
 
     @property
     def groups(self) -> tuple[GroupMetrics, ...]:
         return tuple(part for part in self.by if isinstance(part, GroupMetrics))
 
 
-def within(predictions: pd.DataFrame, label: np.ndarray, k: int) -> np.ndarray | None:
+def in_top_k(predictions: pd.DataFrame, label: np.ndarray, k: int) -> np.ndarray | None:
     """bool [N]: whether the label is among the k best; None if there are not that many classes."""
     if f"pred_{k}" not in predictions.columns:
         return None
     return np.asarray(np.any([predictions[f"pred_{i}"].to_numpy() == label for i in range(1, k + 1)], axis=0))
 
 
-def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str = "reference") -> dict[str, np.ndarray]:
+def top_k(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str = "reference") -> dict[str, np.ndarray]:
     """The best classes of each image.
 
     Args:
@@ -114,13 +114,13 @@ def rank(images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str =
     Returns:
         `prediction` int64 [N], `pred_1`.. int64 [N] and `score_1`.. float32 [N].
     """
-    return rank_logits(class_logits(images, head, rows, rule), rule)
+    return top_k_of_logits(class_logits(images, head, rows, rule), rule)
 
 
-def rank_labelled(
+def top_k_labelled(
     images: torch.Tensor, head: torch.Tensor, label: np.ndarray, rule: str
 ) -> tuple[dict[str, np.ndarray], ties.Labelled]:
-    """As `rank`, and where the labels int64 [N] stand."""
+    """As `top_k`, and where the labels int64 [N] stand."""
     places: list[ties.Labelled] = []
 
     def seen() -> Iterator[torch.Tensor]:
@@ -131,7 +131,7 @@ def rank_labelled(
             start += len(logits)
             yield logits
 
-    return rank_logits(seen(), rule), ties.join(places)
+    return top_k_of_logits(seen(), rule), ties.join(places)
 
 
 def class_logits(
@@ -148,7 +148,7 @@ def class_logits(
         yield logits if same is None else logits[:, same]
 
 
-def rank_logits(chunks: Iterable[torch.Tensor], rule: str = "reference") -> dict[str, np.ndarray]:
+def top_k_of_logits(chunks: Iterable[torch.Tensor], rule: str = "reference") -> dict[str, np.ndarray]:
     """The best classes by logits, float32 [n, C] a chunk; see `rank`."""
     argmax, best, scores = [], [], []
     for logits in chunks:
@@ -161,10 +161,10 @@ def rank_logits(chunks: Iterable[torch.Tensor], rule: str = "reference") -> dict
         argmax.append((order[:, 0] if rule == "first" else logits.argmax(dim=1)).cpu())
         best.append(order.cpu())
         scores.append(values.cpu())
-    found = {"prediction": torch.cat(argmax).numpy()}
-    found |= {f"pred_{i + 1}": column for i, column in enumerate(torch.cat(best).T.contiguous().numpy())}
-    found |= {f"score_{i + 1}": column for i, column in enumerate(torch.cat(scores).T.contiguous().numpy())}
-    return found
+    columns = {"prediction": torch.cat(argmax).numpy()}
+    columns |= {f"pred_{i + 1}": column for i, column in enumerate(torch.cat(best).T.contiguous().numpy())}
+    columns |= {f"score_{i + 1}": column for i, column in enumerate(torch.cat(scores).T.contiguous().numpy())}
+    return columns
 
 
 def lead(order: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from clipeval.tasks.intervals import effective, wilson
+from clipeval.tasks.intervals import effective_sample_size, wilson
 from clipeval.tasks.statistics import CELLS, Statistic, distinct, same_length
 
 
@@ -57,12 +57,12 @@ class MacroF1(Statistic):
         rng = np.random.default_rng(seed)
         rows = np.split(counts, np.flatnonzero(np.diff(self.labels[first])) + 1)
         step = max(1, CELLS // len(first))
-        found = []
+        parts = []
         for start in range(0, draws, step):
             size = min(step, draws - start)
             weights = np.hstack([rng.multinomial(row.sum(), row / row.sum(), size=size) for row in rows])
-            found.append(self.resample(weights, first))
-        return np.concatenate(found)
+            parts.append(self.resample(weights, first))
+        return np.concatenate(parts)
 
     @property
     def variance(self) -> float:
@@ -92,7 +92,7 @@ class MacroF1(Statistic):
         percentiles would count that bias twice; simulated with classes of one to a few samples they covered 78%."""
         value = self.value
         centre = min(1.0, max(0.0, 2 * value - float(self.draw(draws, seed).mean())))
-        low, high = wilson(centre, effective(centre, self.variance, self.units), level)
+        low, high = wilson(centre, effective_sample_size(centre, self.variance, self.units), level)
         return min(low, value), max(high, value)
 
 

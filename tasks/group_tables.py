@@ -28,7 +28,7 @@ def group_tables(
         {title: float64 table}, NaN where a group has no sample.
     """
     single: dict[str, dict[str, dict[str, float]]] = {}
-    found: dict[str, pd.DataFrame] = {}
+    tables: dict[str, pd.DataFrame] = {}
     for part in task.parts:
         groups = by_values(metrics, part.name, part.by)
         named = {
@@ -43,8 +43,8 @@ def group_tables(
             table: dict[str, dict[str, float]] = {}
             for group, value in named.items():
                 table.setdefault(group[0], {})[" ".join(group[1:])] = value
-            found[f"{part.name} by {' and '.join(part.by)}"] = pd.DataFrame(table, dtype="float64")
-    return {f"by {name}": pd.DataFrame(columns, dtype="float64") for name, columns in single.items()} | found
+            tables[f"{part.name} by {' and '.join(part.by)}"] = pd.DataFrame(table, dtype="float64")
+    return {f"by {name}": pd.DataFrame(columns, dtype="float64") for name, columns in single.items()} | tables
 
 
 def by_values(metrics: Mapping[str, float | None], prefix: str, by: Sequence[str]) -> dict[tuple[int, ...], float]:

@@ -31,16 +31,16 @@ def by_group(
     """
     shape = tuple(int(values.max()) + 1 for values in columns.values())
     index = np.ravel_multi_index(tuple(columns.values()), shape)
-    found: dict[str, Statistic | None] = {f"{prefix}_avg": Proportion(hits)}
+    metrics: dict[str, Statistic | None] = {f"{prefix}_avg": Proportion(hits)}
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(int(np.prod(shape)) + 1))
     for group, values in enumerate(product(*(range(size) for size in shape))):
         name = "_".join(f"{column}:{value}" for column, value in zip(columns, values, strict=True))
         inside = hits[order[bounds[group] : bounds[group + 1]]]
-        found[f"{prefix}_{name}"] = Proportion(inside) if len(inside) else None
-        found[f"count_{name}"] = Count(len(inside))
-    found[worst or f"{prefix}_wg"] = WorstGroup(hits, index)
-    return found
+        metrics[f"{prefix}_{name}"] = Proportion(inside) if len(inside) else None
+        metrics[f"count_{name}"] = Count(len(inside))
+    metrics[worst or f"{prefix}_wg"] = WorstGroup(hits, index)
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class GroupMetrics:
 
     def statistics(self, hits: np.ndarray, groups: np.ndarray) -> dict[str, Statistic | None]:
         """`hits`: bool [N], right or not; `groups`: int64 [N]."""
-        found = by_group(hits, {self.field: groups}, self.prefix, self.worst)
+        metrics = by_group(hits, {self.field: groups}, self.prefix, self.worst)
         for name, left_out in self.worst_without.items():
             kept = ~np.isin(groups, left_out)
-            found[name] = WorstGroup(hits[kept], groups[kept]) if kept.any() else None
-        return found
+            metrics[name] = WorstGroup(hits[kept], groups[kept]) if kept.any() else None
+        return metrics

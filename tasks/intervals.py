@@ -25,7 +25,7 @@ def wilson(value: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
 
 
-def effective(value: float, variance: float, fallback: float) -> float:
+def effective_sample_size(value: float, variance: float, fallback: float) -> float:
     """The number of independent trials that would know a proportion as well.
 
     Args:
@@ -62,8 +62,8 @@ def least(hits: np.ndarray, totals: np.ndarray, level: float = 0.95) -> tuple[fl
 
     def reach(k: np.ndarray, p: np.ndarray) -> np.ndarray:
         """P(X >= k) for X binomial(totals, p)."""
-        found = np.where(k > totals, 0.0, bdtrc(np.maximum(k - 1, 0), totals, p))
-        return np.asarray(np.where(k <= 0, 1.0, found))
+        tail = np.where(k > totals, 0.0, bdtrc(np.maximum(k - 1, 0), totals, p))
+        return np.asarray(np.where(k <= 0, 1.0, tail))
 
     def own(p: np.ndarray) -> np.ndarray:
         return np.asarray((reach(hits, p) + reach(hits + 1, p)) / 2)

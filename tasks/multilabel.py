@@ -14,7 +14,7 @@ from clipeval.tasks import checks, ties
 from clipeval.tasks.average_precision import AveragePrecision
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.statistics import Statistic
-from clipeval.tasks.zero_shot import class_vectors, head_texts
+from clipeval.tasks.zero_shot import classifier_weights, head_texts
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MultiLabel(Task):
     protocol: ClassVar[str] = "multilabel"
     one_head: ClassVar[bool] = True
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         test = samples["test"]
         return head_texts(test)
 
@@ -41,7 +41,7 @@ class MultiLabel(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         classes = len(test.classnames)
         labels = np.asarray(test.labels if test.labels is not None else [])
         if labels.shape != (n, classes) or not np.isin(labels, (0, 1)).all():
@@ -49,12 +49,12 @@ class MultiLabel(Task):
                 f"{self.key}: labels must be 0 or 1 in shape ({n}, {classes}), a row an image and a column a class of "
                 f"classnames.txt; got shape {labels.shape}"
             )
-        classifier = class_vectors(texts, test).T.contiguous()
+        classifier = classifier_weights(texts, test).T.contiguous()
         logits = (100.0 * images["test"].float() @ classifier.to(images["test"].device)).cpu().numpy()
-        found: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
-        found |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
-        found |= {f"logit_{c}": logits[:, c] for c in range(classes)}
-        predictions = checks.with_metadata(found, test.metadata, n, self.key)
+        columns: dict[str, np.ndarray] = {"key": np.asarray(test.keys, dtype=object)}
+        columns |= {f"label_{c}": labels[:, c].astype(np.int64) for c in range(classes)}
+        columns |= {f"logit_{c}": logits[:, c] for c in range(classes)}
+        predictions = checks.with_metadata(columns, test.metadata, n, self.key)
         levels, tied = level(logits, labels.astype(bool), 100 * ties.CLOSE)
         otherwise = []
         for sign in (-1, 1) if tied.any() else ():
@@ -65,7 +65,7 @@ class MultiLabel(Task):
         return Answers(predictions, otherwise, int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["label_0", "logit_0"], self.key)
+        checks.require_columns(predictions, ["label_0", "logit_0"], self.key)
         classes = sum(f"label_{c}" in predictions.columns for c in range(predictions.shape[1]))
         scores = predictions[[f"logit_{c}" for c in range(classes)]].to_numpy(dtype=np.float32)
         labels = predictions[[f"label_{c}" for c in range(classes)]].to_numpy()

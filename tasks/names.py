@@ -19,17 +19,17 @@ def name_flags(names: Sequence[str], what: str = "") -> list[str]:
     for number, name in enumerate(names):
         places.setdefault(" ".join(name.split()).casefold(), []).append(number)
     of = f" {what}" if what else ""
-    found = []
+    problems = []
     if empty := places.pop("", []):
-        found.append(f"{len(empty)} of {len(names):,} class names{of} are empty: {_classes(empty)}")
+        problems.append(f"{len(empty)} of {len(names):,} class names{of} are empty: {_classes(empty)}")
     if twice := {name: several for name, several in places.items() if len(several) > 1}:
         shown = [f"{names[several[0]]!r} ({_classes(several)})" for several in list(twice.values())[:SHOWN]]
         more = ", …" if len(twice) > SHOWN else ""
-        found.append(
+        problems.append(
             f"{len(twice)} of {len(names):,} class names{of} are given more than once, but for case and white space: "
             f"{', '.join(shown)}{more}"
         )
-    return found
+    return problems
 
 
 def _classes(numbers: Sequence[int]) -> str:

@@ -54,16 +54,16 @@ def votes(
     for part, truth in zip(torch.split(test, ROWS), torch.split(label, ROWS), strict=True):
         cosines = part @ train.T
         values, places = cosines.topk(k, dim=1)
-        found = _cast(values, y[places], classes)
-        worst, best = found, found
+        tally = _cast(values, y[places], classes)
+        worst, best = tally, tally
         tied = ((cosines >= values[:, -1:] - CLOSE).sum(dim=1) > k).nonzero()[:, 0]
         if len(tied):
             given, own = cosines[tied], y[None] == truth[tied, None]
-            worst, best = found.clone(), found.clone()
+            worst, best = tally.clone(), tally.clone()
             for table, shift in ((worst, -2 * CLOSE), (best, 2 * CLOSE)):
                 order = (given + shift * own).topk(k, dim=1).indices
                 table[tied] = _cast(given.gather(1, order), y[order], classes)
-        yield found, worst, best
+        yield tally, worst, best
 
 
 def _cast(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:

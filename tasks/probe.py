@@ -13,10 +13,10 @@ import torch
 
 from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
-from clipeval.tasks.classification import ROWS, rank_logits, within
+from clipeval.tasks.classification import ROWS, in_top_k, top_k_of_logits
 from clipeval.tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
-from clipeval.tasks.seeds import SeedMean, Setting
-from clipeval.tasks.solvers import Linear, adamw, bracket, few, lbfgs
+from clipeval.tasks.seeds import Constant, SeedMean
+from clipeval.tasks.solvers import LinearClassifier, adamw, lbfgs, sample_few_shot, search_log_grid
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
 
 RANGES = {"adamw": (-6.0, 2.0), "lbfgs": (-6.0, 6.0)}
@@ -79,7 +79,7 @@ class LinearProbe(Task):
                 f"{self.key}: val_share must lie between 0 and 1, or `strength` be given; got {self.val_share}"
             )
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         for split in self.roles:
             table = samples[split]
             checks.labels(table.labels, len(table.keys), len(table.classnames), table.keys, f"{self.key}, {split}")
@@ -89,7 +89,7 @@ class LinearProbe(Task):
             raise ValueError(f"{self.key}: {problem}") from None
         return []
 
-    def rehearse(self, samples: Mapping[str, Samples]) -> list[str]:
+    def dry_run(self, samples: Mapping[str, Samples]) -> list[str]:
         quick = dataclasses.replace(self, shots=None, seeds=self.seeds[:1], strength=1.0, epochs=1)
         images = {split: torch.ones(len(table.keys), 1) for split, table in samples.items()}
         return list(quick.statistics(quick.predict(images, torch.ones(0, 1), samples)))
@@ -97,15 +97,15 @@ class LinearProbe(Task):
     def draws(self, samples: Mapping[str, Samples]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each seed, the training samples that are used and those set aside for the search, int64 places in `train`."""
         y = np.asarray(samples["train"].labels)
-        found = []
+        draws = []
         for seed in self.seeds:
             places, aside = np.arange(len(y)), np.zeros(0, dtype=np.int64)
             if self.strength is None and "val" not in self.roles:
                 count = max(1, round(self.val_share * len(y)))
                 order = np.random.default_rng(seed).permutation(len(y))
                 places, aside = np.sort(order[count:]), np.sort(order[:count])
-            found.append((places[few(y[places], self.shots, seed)], aside))
-        return found
+            draws.append((places[sample_few_shot(y[places], self.shots, seed)], aside))
+        return draws
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -116,7 +116,7 @@ class LinearProbe(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         label = checks.labels(test.labels, n, len(test.classnames), test.keys, self.key)
         x = {split: rows.float() for split, rows in images.items()}
         y = {split: torch.from_numpy(np.asarray(samples[split].labels)).to(x[split].device) for split in self.roles}
@@ -153,7 +153,7 @@ class LinearProbe(Task):
         return Answers(predictions, otherwise if hanging.any() else (), int(hanging.sum()))
 
     def answer(
-        self, model: Linear, known: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int], label: np.ndarray
+        self, model: LinearClassifier, known: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int], label: np.ndarray
     ) -> _Answer:
         """What the three classifiers answer.
 
@@ -172,13 +172,13 @@ class LinearProbe(Task):
                 places.append(ties.locate(logits, wanted, 0.0))
                 yield logits
 
-        columns = rank_logits(seen(), self.ties)
-        found = ties.join(places)
+        columns = top_k_of_logits(seen(), self.ties)
+        located = ties.join(places)
         ks = [k for k in (1, 5) if f"pred_{k}" in columns]
-        hanging = ties.hanging(found, ks)
+        hanging = ties.hanging(located, ks)
         plain = pd.DataFrame({"label": label, **columns})
         names = list(columns)
-        others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, found)]
+        others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, located)]
         worst, best = others or (dict(columns), dict(columns))
         for name, scores in (
             ("mean_prediction", ((cosines,) * 3 for cosines in mean_cosines(*known))),
@@ -204,16 +204,16 @@ class LinearProbe(Task):
 
     def train(
         self, x: torch.Tensor, y: torch.Tensor, classes: int, strengths: Sequence[float], seed: int
-    ) -> list[Linear]:
+    ) -> list[LinearClassifier]:
         """A classifier for each strength."""
         if self.solver == "adamw":
             how = {"epochs": self.epochs, "batch_size": self.batch_size}
             return adamw(x, y, classes, strengths, seed=seed, rate=self.rate, **how)
-        found: dict[float, Linear] = {}
-        start: Linear | None = None
+        models: dict[float, LinearClassifier] = {}
+        start: LinearClassifier | None = None
         for strength in sorted(set(strengths)):  # each from the one before it: a path
-            start = found[strength] = lbfgs(x, y, classes, strength, start)
-        return [found[strength] for strength in strengths]
+            start = models[strength] = lbfgs(x, y, classes, strength, start)
+        return [models[strength] for strength in strengths]
 
     def search(
         self, x: torch.Tensor, y: torch.Tensor, val_x: torch.Tensor, val_y: torch.Tensor, classes: int, seed: int
@@ -227,11 +227,11 @@ class LinearProbe(Task):
             known.update({s: accuracy(model, val_x, val_y) for s, model in zip(new, models, strict=True)})
             return [known[s] for s in strengths]
 
-        return bracket(scores, *RANGES[self.solver])
+        return search_log_grid(scores, *RANGES[self.solver])
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
         settings = [name for name in ("weight_decay", "C", "epochs", "fewshot_k") if name in predictions.columns]
-        checks.needs(predictions, ["seed", "label", "prediction", "pred_1", "fewshot_k"], self.key)
+        checks.require_columns(predictions, ["seed", "label", "prediction", "pred_1", "fewshot_k"], self.key)
         seeds = [part for _, part in predictions.groupby("seed", sort=False)]
         labels = [part["label"].to_numpy() for part in seeds]
 
@@ -243,9 +243,9 @@ class LinearProbe(Task):
 
         top1 = right("pred_1")
         # As the reference has it: with five classes or fewer, all of them are in the top five.
-        top5 = [within(part, label, 5) for part, label in zip(seeds, labels, strict=True)]
+        top5 = [in_top_k(part, label, 5) for part, label in zip(seeds, labels, strict=True)]
         known5 = [hits for hits in top5 if hits is not None] if labels[0].max() >= 5 else []
-        found: dict[str, Statistic | None] = {
+        metrics: dict[str, Statistic | None] = {
             "lp_acc1": mean(top1),
             "lp_acc5": mean(known5) if known5 else None,
             "lp_mean_per_class_recall": SeedMean(
@@ -255,11 +255,11 @@ class LinearProbe(Task):
             "knn_acc1": mean(right("knn_prediction")),
         }
         if len(seeds) > 1:
-            found |= {
+            metrics |= {
                 f"lp_acc1_seed:{part['seed'].iloc[0]}": Proportion(h) for part, h in zip(seeds, top1, strict=True)
             }
-        found |= {name: Setting(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
-        return {**found, "seed": Setting(float(predictions["seed"].iloc[0])), "seeds": Setting(len(seeds))}
+        metrics |= {name: Constant(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
+        return {**metrics, "seed": Constant(float(predictions["seed"].iloc[0])), "seeds": Constant(len(seeds))}
 
 
 def _shares(votes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -267,7 +267,7 @@ def _shares(votes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(table / table.amax(dim=1, keepdim=True) for table in votes)
 
 
-def accuracy(model: Linear, x: torch.Tensor, y: torch.Tensor) -> float:
+def accuracy(model: LinearClassifier, x: torch.Tensor, y: torch.Tensor) -> float:
     """Top-1 of classes int64 [N] from embeddings float32 [N, D]."""
     answers = torch.cat([model(part).argmax(dim=1) for part in torch.split(x, ROWS)])
     return int((answers == y).sum()) / len(y)

@@ -12,7 +12,7 @@ import torch
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
-from clipeval.tasks.statistics import ClusterMean, Linear, MeanOf, Proportion, Statistic
+from clipeval.tasks.statistics import AsymptoticallyLinear, ClusterMean, MeanOf, Proportion, Statistic
 from clipeval.tasks.ties import CLOSE
 
 CELLS = 4_000_000
@@ -43,7 +43,7 @@ class Retrieval(Task):
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"{self.key}: ks must be whole numbers from 1, got {self.ks}")
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [caption for captions in self.captions(samples["test"]) for caption in captions]
 
     def captions(self, test: Samples) -> Sequence[Sequence[str]]:
@@ -59,7 +59,7 @@ class Retrieval(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        n = checks.rows(images["test"], test.keys, self.key)
+        n = checks.check_embeddings(images["test"], test.keys, self.key)
         captions = self.captions(test)
         counts = [len(several) for several in captions]
         if len(texts) != sum(counts):
@@ -68,7 +68,7 @@ class Retrieval(Task):
         owner = np.repeat(np.arange(n), counts)
         number = np.concatenate([np.arange(count) for count in counts])
         words = np.array([caption for several in captions for caption in several], dtype=object)
-        by_caption, by_image = seek(images["test"], texts, counts)
+        by_caption, by_image = retrieval_ranks(images["test"], texts, counts)
         predictions = pd.DataFrame(
             {
                 "direction": np.repeat(np.array(["image", "text"], dtype=object), [len(owner), n]),
@@ -89,26 +89,28 @@ class Retrieval(Task):
         return Answers(predictions, otherwise if tied.any() else (), int(tied.sum()))
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["direction", "key", "rank"], self.key)
+        checks.require_columns(predictions, ["direction", "key", "rank"], self.key)
         captions = predictions[predictions["direction"] == "image"]
         images = predictions[predictions["direction"] == "text"]
         clusters = pd.Index(images["key"]).get_indexer(pd.Index(captions["key"]))
-        found: dict[str, Statistic | None] = {}
+        metrics: dict[str, Statistic | None] = {}
 
-        def recall(k: int) -> tuple[Linear, Linear]:
+        def recall(k: int) -> tuple[AsymptoticallyLinear, AsymptoticallyLinear]:
             hits = (captions["rank"] < k).to_numpy()
             return ClusterMean(hits, clusters, len(images)), Proportion((images["rank"] < k).to_numpy())
 
         for k in self.ks:
             image, text = recall(k)
             # As acc5 under five classes: the k best of fewer than k say nothing.
-            found[f"image_retrieval_recall@{k}"] = image if len(images) >= k else None
-            found[f"text_retrieval_recall@{k}"] = text if len(captions) >= k else None
-        found["mean_recall@1"] = MeanOf(recall(1))
-        return found
+            metrics[f"image_retrieval_recall@{k}"] = image if len(images) >= k else None
+            metrics[f"text_retrieval_recall@{k}"] = text if len(captions) >= k else None
+        metrics["mean_recall@1"] = MeanOf(recall(1))
+        return metrics
 
 
-def seek(images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]) -> tuple[dict[str, np.ndarray], ...]:
+def retrieval_ranks(
+    images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int]
+) -> tuple[dict[str, np.ndarray], ...]:
     """Where each caption finds its image, and each image the first of its captions. On the CPU, and in one pass.
 
     Args:

@@ -24,7 +24,7 @@ class SeedMean(MeanOf):
         return super().variance + float(values.var(ddof=1)) / len(values) * float(widening) ** 2
 
 
-class Setting(Statistic):
+class Constant(Statistic):
     """A number that is known, not estimated, such as a weight decay."""
 
     units = 1

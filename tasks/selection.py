@@ -30,7 +30,7 @@ class Selection(Task):
 
     protocol: ClassVar[str] = "selection"
 
-    def texts(self, samples: Mapping[str, Samples]) -> list[str]:
+    def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         return [caption for instance in self.instances(samples["test"]) for caption in instance["captions"]]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
@@ -39,15 +39,15 @@ class Selection(Task):
         Without a list of them, each image with its captions is one, its own caption first: so clip_benchmark packs SugarCrepe.
         """
         known = set(test.keys)
-        found = list(test.instances or ())
+        instances = list(test.instances or ())
         if test.instances is None and test.captions is not None:
-            found = [
+            instances = [
                 {"id": key, "images": [key], "captions": list(captions)}
                 for key, captions in zip(test.keys, test.captions, strict=True)
             ]
-        if not found:
+        if not instances:
             raise ValueError(f"{self.key}: there are no instances; they are the lines of test/instances.jsonl")
-        for number, instance in enumerate(found):
+        for number, instance in enumerate(instances):
             name = f"{self.key}: instance {instance.get('id', number)!r}"
             for part in ("id", "images", "captions"):
                 if part not in instance or (part != "id" and (not instance[part] or isinstance(instance[part], str))):
@@ -55,7 +55,7 @@ class Selection(Task):
             lost = [image for image in instance["images"] if image not in known]
             if lost:
                 raise ValueError(f"{name}: image {lost[0]!r} is not among the {len(known)} in test/*.tar")
-        return found
+        return instances
 
     def predict(
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
@@ -66,7 +66,7 @@ class Selection(Task):
         self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
     ) -> Answers:
         test = samples["test"]
-        checks.rows(images["test"], test.keys, self.key)
+        checks.check_embeddings(images["test"], test.keys, self.key)
         instances = self.instances(test)
         shapes = np.array([(len(one["images"]), len(one["captions"])) for one in instances])
         starts = np.cumsum(shapes[:, 1]) - shapes[:, 1]
@@ -112,7 +112,7 @@ class Selection(Task):
         return Answers(predictions, tables if tied else (), tied)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
-        checks.needs(predictions, ["text_correct", "image_correct"], self.key)
+        checks.require_columns(predictions, ["text_correct", "image_correct"], self.key)
         text = predictions["text_correct"].to_numpy(dtype=bool)
         image = predictions["image_correct"].to_numpy(dtype=bool)
         return {"image_acc": Proportion(image), "text_acc": Proportion(text), "acc": Proportion(text & image)}

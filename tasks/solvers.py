@@ -22,7 +22,7 @@ COARSE, FINE = 7, 97
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearClassifier:
     """A classifier: logits are x @ weight.T + bias.
 
     Attributes:
@@ -38,7 +38,7 @@ class Linear:
         return x @ self.weight.T + self.bias
 
 
-def bracket(scores: Callable[[Sequence[float]], Sequence[float]], first: float, last: float) -> float:
+def search_log_grid(scores: Callable[[Sequence[float]], Sequence[float]], first: float, last: float) -> float:
     """The strength that scores best: coarse steps over the whole range, then ever finer ones around the peak.
 
     The search of the CLIP paper (Radford et al. 2021, appendix A.3) as clip_benchmark carries it out: 7 points, then three
@@ -60,11 +60,11 @@ def bracket(scores: Callable[[Sequence[float]], Sequence[float]], first: float, 
                 best, most = place, score
         return best
 
-    found, step = peak(range(0, FINE, (FINE - 1) // (COARSE - 1))), 8
+    best, step = peak(range(0, FINE, (FINE - 1) // (COARSE - 1))), 8
     while step > 0:
-        found = peak([max(found - step, 0), found, min(found + step, FINE - 1)])
+        best = peak([max(best - step, 0), best, min(best + step, FINE - 1)])
         step //= 2
-    return float(grid[found])
+    return float(grid[best])
 
 
 def adamw(
@@ -77,7 +77,7 @@ def adamw(
     epochs: int = 10,
     rate: float = 0.1,
     batch_size: int = 64,
-) -> list[Linear]:
+) -> list[LinearClassifier]:
     """Trains one classifier for each weight decay, all in one pass over the same batches.
 
     The order of batches and the first weights are those of clip_benchmark's `train` with the same seed: a DataLoader that
@@ -117,7 +117,7 @@ def adamw(
             optimizer.zero_grad()
             losses.mean(dim=0).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return [Linear(w.detach(), b.detach()) for w, b in layers]
+    return [LinearClassifier(w.detach(), b.detach()) for w, b in layers]
 
 
 def lbfgs(
@@ -125,9 +125,9 @@ def lbfgs(
     y: torch.Tensor,
     classes: int,
     strength: float,
-    start: Linear | None = None,
+    start: LinearClassifier | None = None,
     most: int = 1000,
-) -> Linear:
+) -> LinearClassifier:
     """Multinomial logistic regression with an L2 penalty on the weights, none on the bias.
 
     Minimises C sum_i CE(y_i, W x_i + b) + |W|^2 / 2, as scikit-learn's `LogisticRegression(C=strength)` does.
@@ -156,9 +156,9 @@ def lbfgs(
     if start is not None:
         first = np.concatenate([_float64(part) for part in (start.weight, start.bias)])
     options = {"maxiter": most, "ftol": 64 * np.finfo(np.float64).eps, "gtol": 1e-5}
-    found = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
-    found = found.to(x.device, torch.float32)
-    return Linear(found[:size].view(shape), found[size:])
+    solution = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
+    solution = solution.to(x.device, torch.float32)
+    return LinearClassifier(solution[:size].view(shape), solution[size:])
 
 
 def _float64(part: torch.Tensor) -> np.ndarray:
@@ -166,7 +166,7 @@ def _float64(part: torch.Tensor) -> np.ndarray:
     return np.asarray(part.detach().cpu().numpy().astype(np.float64).ravel())
 
 
-def few(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+def sample_few_shot(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
     """int64 [n] of the samples to train on: `shots` of each class, drawn as clip_benchmark does after `manual_seed(seed)`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Estimators: a metric as a value and its uncertainty.
 
-Each is made of the contributions of its units (images, queries, instances), so that one object gives the number that the
+Each is made of the per_unit_scores of its units (images, queries, instances), so that one object gives the number that the
 reference defines, an interval around it, and its value under any resampling of the units, which is what a paired comparison
 of two runs needs. Intervals are for the score on further images drawn as these were; classes and groups are held fixed.
 """
@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from clipeval.tasks.intervals import effective, least, wilson
+from clipeval.tasks.intervals import effective_sample_size, least, wilson
 
 CELLS = 4_000_000
 """How many weights a bootstrap holds at once: 32 MB."""
@@ -47,7 +47,7 @@ class Statistic(ABC):
             float64 [B].
         """
 
-    def contributions(self) -> np.ndarray | None:
+    def per_unit_scores(self) -> np.ndarray | None:
         """float64 [units] whose plain mean is the value; None where the value is no mean of per-unit scores."""
         return None
 
@@ -73,7 +73,7 @@ class Count(Statistic):
         return np.asarray(np.sum(weights, axis=1), dtype=np.float64)
 
 
-class Linear(Statistic):
+class AsymptoticallyLinear(Statistic):
     """In [0, 1], and to first order a mean over units: Wilson's interval at the effective sample size."""
 
     @abstractmethod
@@ -91,10 +91,10 @@ class Linear(Statistic):
         return float(np.sum(self.influence() ** 2)) * n / (n - 1) if n > 1 else 0.0
 
     def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        return wilson(self.value, effective(self.value, self.variance, self.trials), level)
+        return wilson(self.value, effective_sample_size(self.value, self.variance, self.trials), level)
 
 
-class Mean(Linear):
+class Mean(AsymptoticallyLinear):
     """The mean of scores in [0, 1], Jaccard indices say."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -113,7 +113,7 @@ class Mean(Linear):
         weights = np.asarray(weights, dtype=np.float64)
         return np.asarray(weights @ pick(self.values, units) / weights.sum(axis=1))
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values.copy()
 
     def rows(self) -> np.ndarray:
@@ -131,7 +131,7 @@ class Proportion(Mean):
         return wilson(self.value, self.units, level)
 
 
-class GroupMean(Linear):
+class GroupMean(AsymptoticallyLinear):
     """The mean over groups of each group's mean: mean per-class recall, when the groups are the classes.
 
     Over the groups that occur. The variance is a stratified sample's, sum of s_g^2 / n_g over G^2. A group of one unit
@@ -173,7 +173,7 @@ class GroupMean(Linear):
     def influence(self) -> np.ndarray:
         return (self.values - self.means[self.index]) / (len(self.counts) * self.counts[self.index])
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return self.values * self.units / (len(self.counts) * self.counts[self.index])
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -210,7 +210,7 @@ class WorstGroup(Statistic):
         return np.column_stack([self.hits, self.index])
 
 
-class ClusterMean(Linear):
+class ClusterMean(AsymptoticallyLinear):
     """The mean over queries that come in clusters: recall@k of captions, several to an image. The units are the clusters.
 
     sum of y_i / sum of m_i, with the linearised variance of a ratio (Cochran, 1977, section 6.3).
@@ -233,7 +233,7 @@ class ClusterMean(Linear):
     def influence(self) -> np.ndarray:
         return np.asarray((self.sums - self.value * self.sizes) / self.sizes.sum())
 
-    def contributions(self) -> np.ndarray:
+    def per_unit_scores(self) -> np.ndarray:
         return np.asarray(self.sums / self.sizes.mean())
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -244,10 +244,10 @@ class ClusterMean(Linear):
         return np.column_stack([self.sums, self.sizes])
 
 
-class MeanOf(Linear):
+class MeanOf(AsymptoticallyLinear):
     """The mean of several linear statistics of the same units: both directions of retrieval share their images."""
 
-    def __init__(self, parts: Sequence[Linear]) -> None:
+    def __init__(self, parts: Sequence[AsymptoticallyLinear]) -> None:
         self.parts = tuple(parts)
         self.units = self.parts[0].units
         if any(part.units != self.units for part in self.parts):
@@ -260,10 +260,10 @@ class MeanOf(Linear):
     def influence(self) -> np.ndarray:
         return np.asarray(np.mean([part.influence() for part in self.parts], axis=0))
 
-    def contributions(self) -> np.ndarray | None:
-        found = [part.contributions() for part in self.parts]
+    def per_unit_scores(self) -> np.ndarray | None:
+        units = [part.per_unit_scores() for part in self.parts]
         return (
-            None if any(f is None for f in found) else np.asarray(np.mean([f for f in found if f is not None], axis=0))
+            None if any(f is None for f in units) else np.asarray(np.mean([f for f in units if f is not None], axis=0))
         )
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
@@ -294,12 +294,12 @@ def paired_differences(a: Statistic, b: Statistic, draws: int = 1000, seed: int 
         first, counts = distinct(np.hstack([rows_a, rows_b]))
     rng = np.random.default_rng(seed)
     step = max(1, CELLS // len(first))
-    found = []
+    totals = []
     for start in range(0, draws, step):
         size = min(step, draws - start)
         weights = rng.multinomial(a.units, counts / a.units, size=size)
-        found.append(b.resample(weights, first) - a.resample(weights, first))
-    return np.concatenate(found)
+        totals.append(b.resample(weights, first) - a.resample(weights, first))
+    return np.concatenate(totals)
 
 
 def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -327,22 +327,22 @@ def group_means(
 
 def unit_scores(values: np.ndarray) -> np.ndarray:
     """Checked: float64 [n], n at least 1, each in [0, 1]."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not len(found):
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
         raise ValueError(
-            f"a statistic needs a score for each of at least one unit; got an array of shape {found.shape}"
+            f"a statistic needs a score for each of at least one unit; got an array of shape {array.shape}"
         )
-    if not (found.min() >= 0 and found.max() <= 1):
-        raise ValueError(f"scores must lie in [0, 1]; they span {found.min()} to {found.max()}")
-    return found
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"scores must lie in [0, 1]; they span {array.min()} to {array.max()}")
+    return array
 
 
 def same_length(index: np.ndarray, n: int, what: str) -> np.ndarray:
     """Checked: int64 [n]."""
-    found = np.asarray(index, dtype=np.int64)
-    if found.shape != (n,):
-        raise ValueError(f"{what} must have shape ({n},), one for each score; got {found.shape}")
-    return found
+    array = np.asarray(index, dtype=np.int64)
+    if array.shape != (n,):
+        raise ValueError(f"{what} must have shape ({n},), one for each score; got {array.shape}")
+    return array
 
 
 def pick(values: np.ndarray, units: np.ndarray | None) -> np.ndarray:

@@ -50,12 +50,12 @@ def ranges(
     values: Mapping[str, float | None], alternatives: Sequence[Mapping[str, float | None]]
 ) -> dict[str, tuple[float, float]]:
     """The least and the largest of each metric's values under several orders of equal scores, where they differ."""
-    found = {}
+    spans = {}
     for name, value in values.items():
         several = [v for v in (value, *(other.get(name) for other in alternatives)) if v is not None]
         if several and max(several) > min(several):
-            found[name] = (min(several), max(several))
-    return found
+            spans[name] = (min(several), max(several))
+    return spans
 
 
 def flags(
@@ -120,8 +120,8 @@ def locate(scores: torch.Tensor, label: torch.Tensor, close: float) -> Labelled:
         others = scores[tied].scatter(1, place[tied], -torch.inf)
         rival[tied] = others.argmax(dim=1)
     never = torch.full_like(ahead, scores.shape[1])
-    found = (torch.where(known, ahead, never), torch.where(known, behind, never), rival)
-    return Labelled(*(part.cpu().numpy() for part in found))
+    located = (torch.where(known, ahead, never), torch.where(known, behind, never), rival)
+    return Labelled(*(part.cpu().numpy() for part in located))
 
 
 def join(parts: Sequence[Labelled]) -> Labelled:
@@ -129,29 +129,29 @@ def join(parts: Sequence[Labelled]) -> Labelled:
     return Labelled(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ahead", "behind", "rival")))
 
 
-def ranked_otherwise(predictions: pd.DataFrame, found: Labelled) -> list[pd.DataFrame]:
+def ranked_otherwise(predictions: pd.DataFrame, located: Labelled) -> list[pd.DataFrame]:
     """Predictions with all ties against the label, and with all its way; none without a tie that matters.
 
     Args:
         predictions: label, prediction, pred_1.. of N rows.
-        found: where their labels stand.
+        located: where their labels stand.
     """
-    tied = hanging(found, [k for k in (1, 5) if f"pred_{k}" in predictions.columns])
+    tied = hanging(located, [k for k in (1, 5) if f"pred_{k}" in predictions.columns])
     if not tied.any():
         return []
     names = [f"pred_{i + 1}" for i in range(sum(f"pred_{k}" in predictions.columns for k in range(1, 6)))]
     label = predictions["label"].to_numpy()[tied]
     tables = []
-    for rank in (found.behind[tied], found.ahead[tied]):
+    for rank in (located.behind[tied], located.ahead[tied]):
         order = predictions.loc[tied, names].to_numpy().copy()
         order[order == label[:, None]] = -1
         first = rank == 0
         # What stood behind the label moves up; only whether the label is there matters to a metric.
-        order[:, 0] = np.where(order[:, 0] == -1, found.rival[tied], order[:, 0])
+        order[:, 0] = np.where(order[:, 0] == -1, located.rival[tied], order[:, 0])
         inside = np.flatnonzero(rank < len(names))
         order[inside, rank[inside]] = label[inside]
         prediction = predictions["prediction"].to_numpy()[tied]
-        prediction = np.where(first, label, np.where(prediction == label, found.rival[tied], prediction))
+        prediction = np.where(first, label, np.where(prediction == label, located.rival[tied], prediction))
         table = predictions.copy()
         table.loc[tied, names] = order
         table.loc[tied, "prediction"] = prediction
@@ -159,9 +159,9 @@ def ranked_otherwise(predictions: pd.DataFrame, found: Labelled) -> list[pd.Data
     return tables
 
 
-def hanging(found: Labelled, ks: Sequence[int]) -> np.ndarray:
+def hanging(located: Labelled, ks: Sequence[int]) -> np.ndarray:
     """bool [N]: whether a label is among the k best by the order of equal scores alone, for one of several k."""
-    return np.asarray(np.any([(found.ahead < k) != (found.behind < k) for k in ks], axis=0))
+    return np.asarray(np.any([(located.ahead < k) != (located.behind < k) for k in ks], axis=0))
 
 
 def chosen_otherwise(scores: torch.Tensor, label: torch.Tensor, close: float) -> tuple[np.ndarray, np.ndarray]:
@@ -175,9 +175,9 @@ def chosen_otherwise(scores: torch.Tensor, label: torch.Tensor, close: float) ->
     Returns:
         int64 [n] twice.
     """
-    found, given, truth = locate(scores, label, close), scores.argmax(dim=1).cpu().numpy(), label.cpu().numpy()
-    worst = np.where((found.behind > 0) & (given == truth), found.rival, given)
-    return worst, np.where(found.ahead == 0, truth, given)
+    located, given, truth = locate(scores, label, close), scores.argmax(dim=1).cpu().numpy(), label.cpu().numpy()
+    worst = np.where((located.behind > 0) & (given == truth), located.rival, given)
+    return worst, np.where(located.ahead == 0, truth, given)
 
 
 # -- by the rule ----------------------------------------------------------------------------------------------------

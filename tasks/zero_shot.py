@@ -61,7 +61,7 @@ def prompt_counts(classnames: Sequence[str], templates: Templates) -> list[int]:
     return [len(templates)] * len(classnames)
 
 
-def head(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+def zero_shot_classifier(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """Class vectors: L2-normalise every prompt, take the mean of each class, L2-normalise it.
 
     As open_clip's and clip_benchmark's `zero_shot_classifier`.
@@ -88,7 +88,7 @@ def head_texts(samples: Samples) -> list[str]:
     return prompts(samples.classnames, samples.templates) if samples.head is None else []
 
 
-def class_vectors(texts: torch.Tensor, samples: Samples) -> torch.Tensor:
+def classifier_weights(texts: torch.Tensor, samples: Samples) -> torch.Tensor:
     """float32 [C, D]: the class vectors that a split gives, else what the embeddings of `head_texts` make.
 
     Raises:
@@ -96,7 +96,7 @@ def class_vectors(texts: torch.Tensor, samples: Samples) -> torch.Tensor:
     """
     given = samples.head
     if given is None:
-        return head(texts, prompt_counts(samples.classnames, samples.templates))
+        return zero_shot_classifier(texts, prompt_counts(samples.classnames, samples.templates))
     if len(given) != len(samples.classnames):
         raise ValueError(f"the given head has {len(given)} classes, and the set has {len(samples.classnames)}")
     return given

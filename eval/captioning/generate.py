@@ -119,4 +119,4 @@ def search(step: Step, count: int, start: int, end: int, device: torch.device) -
     for row, image in enumerate(open_):
         for text, score in zip(tokens[row].tolist(), scores[row].tolist(), strict=True):
             kept[image].add(text, score, length)
-    return [max(found.beams, key=lambda beam: beam[0])[1] for found in kept]
+    return [max(beams_of_caption.beams, key=lambda beam: beam[0])[1] for beams_of_caption in kept]

@@ -90,12 +90,12 @@ def _tokenise(texts: Sequence[str]) -> list[str]:
 
     # A line each is the tokenizer's only border between texts.
     asked = {number: [{"caption": " ".join(text.split())}] for number, text in enumerate(texts)}
-    found = PTBTokenizer().tokenize(asked)
-    if len(found) != len(texts):
+    tokenized = PTBTokenizer().tokenize(asked)
+    if len(tokenized) != len(texts):
         raise ClipevalError(
-            f"the Java tokenizer gave {len(found):,} lines for {len(texts):,} captions: see that `java` works"
+            f"the Java tokenizer gave {len(tokenized):,} lines for {len(texts):,} captions: see that `java` works"
         )
-    return [found[number][0] for number in range(len(texts))]
+    return [tokenized[number][0] for number in range(len(texts))]
 
 
 def _meteor(tokens: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -103,13 +103,13 @@ def _meteor(tokens: Sequence[str], references: Sequence[Sequence[str]]) -> list[
     from pycocoevalcap.meteor.meteor import Meteor
 
     program: Any = Meteor()
-    found = []
+    rows = []
     try:
         for text, several in zip(tokens, references, strict=True):
             line = program._stat(text, [one.replace("|||", "") for one in several])
-            found.append([float(number) for number in line.split()])
+            rows.append([float(number) for number in line.split()])
     except (OSError, ValueError) as problem:
         raise ClipevalError(f"METEOR's Java program failed ({problem}); it needs 2 GiB of memory") from problem
-    if any(len(numbers) != 23 for numbers in found):
+    if any(len(numbers) != 23 for numbers in rows):
         raise ClipevalError("METEOR's Java program gave no statistics; it needs 2 GiB of memory")
-    return found
+    return rows

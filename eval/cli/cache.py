@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.results import safe_json
+from clipeval.results.files import human_size
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -29,7 +34,6 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.table import Table
 
     from clipeval.configs.resolvers import user_cache
-    from clipeval.engine.store import human_size, list_entries, prune
 
     root = (arguments.root or Path(user_cache())).expanduser()
     console = Console(highlight=False)
@@ -59,6 +63,55 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One store on disk, as `clipeval cache` lists it."""
+
+    kind: str
+    key: str
+    path: Path
+    bytes: int
+    used: float
+    parts: Mapping[str, Any]
+
+
+def list_entries(root: Path) -> list[CacheEntry]:
+    """Every store under `root`, the least recently used first."""
+    found = []
+    for kind in ("images", "texts", "pixels"):
+        for folder in sorted((root / kind).glob("*")):
+            files = [f for f in folder.iterdir() if f.is_file()]
+            if not files:
+                continue
+            label = folder / "parts.json"
+            parts = _parts(label)
+            size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
+            found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def _parts(label: Path) -> dict[str, Any]:
+    """What a store's label says; nothing where there is none, or it is none that this program wrote."""
+    try:
+        found = safe_json.read(label)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
+    """Removes the least recently used stores until `keep_bytes` are left; gives what it removed."""
+    entries = list_entries(root)
+    total, removed = sum(entry.bytes for entry in entries), []
+    for entry in entries:
+        if total <= keep_bytes:
+            break
+        shutil.rmtree(entry.path)
+        total -= entry.bytes
+        removed.append(entry)
+    return removed
 
 
 def parse_size(text: str) -> int:

@@ -16,10 +16,10 @@ from rich.text import Text
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
 from clipeval.data.pictures import find_pictures
-from clipeval.engine.unsound import CAUSES, first_unsound
 from clipeval.models import Encoder
+from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.preprocess.transforms import Transform
-from clipeval.tasks.zero_shot import head, prompts
+from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 
 WIDGET_TEMPLATE = "This is a photo of {c}."
 """What the Hugging Face widget asks where no template is given."""
@@ -54,7 +54,7 @@ def classify(
     for given, what in ((texts, asked), (rows, called)):
         if found := first_unsound(given):
             raise ClipevalError(f"the embedding of {what[found[0]]!r} is {found[1]}: {CAUSES}.")
-    weights = head(texts, [len(templates)] * len(labels))
+    weights = zero_shot_classifier(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 
 

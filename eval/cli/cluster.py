@@ -12,8 +12,8 @@ from rich.console import Console
 from clipeval.cluster.checkpoint_files import checkpoints, pattern_of
 
 if TYPE_CHECKING:
-    from clipeval.engine.runner import Outcome
-    from clipeval.engine.shards import TaskShard
+    from clipeval.engine.runner import RunSummary
+    from clipeval.engine.store import ChunkRange
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
 
@@ -53,13 +53,12 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     watch.set_defaults(command=_watch, overrides=True)
 
 
-def share_units(config: DictConfig, share: str) -> list[TaskShard]:
-    """What the process that was given `--share` does of a config."""
-    from clipeval.cluster.share import config_loads, parse_share
-    from clipeval.engine.shards import partition
+def share_parts(config: DictConfig, share: str) -> dict[str, ChunkRange | None]:
+    """{task: the part of it} that the process which was given `--share` does of a config."""
+    from clipeval.cluster.shares import config_costs, parse_share, partition
 
-    place, count = parse_share(share)
-    return partition(config_loads(config), count)[place]
+    index, count = parse_share(share)
+    return {unit.task: unit.part for unit in partition(config_costs(config), count)[index]}
 
 
 def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:
@@ -68,14 +67,14 @@ def run_checkpoints(overrides: list[str], config_dir: str | None, console: Conso
     if pattern is None:
         return None
     paths = checkpoints(pattern)
-    from clipeval.cluster.many import run_many
+    from clipeval.cluster.checkpoints import run_checkpoints as run
 
-    return run_many(overrides, config_dir, paths, console)
+    return run(overrides, config_dir, paths, console)
 
 
-def say_left(outcome: Outcome, console: Console) -> None:
+def say_pending(summary: RunSummary, console: Console) -> None:
     """Says which tasks wait for other processes' parts."""
-    for task in outcome.left:
+    for task in summary.pending:
         console.print(f"{task}: this part is embedded; who embeds the last one scores it", highlight=False)
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_left, share_units
+from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_pending, share_parts
 from clipeval.cli.reports import add_commands as add_report_commands
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 
@@ -139,27 +139,28 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print_table(folders)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
     config = compose(overrides, arguments.config_dir)
-    from clipeval.engine.evaluation import Evaluation  # torch and open_clip, for which a wrong word need not wait
+    from clipeval.cluster import local  # torch and open_clip, for which a wrong word need not wait
+    from clipeval.engine.evaluation import Evaluation
 
-    session = Evaluation.open(config, console)
-    session.say_folder()
+    evaluation = Evaluation.open(config, console)
+    evaluation.say_folder()
     if arguments.share:
-        session.units = share_units(session.config, arguments.share)
-        if not session.units:
+        evaluation.parts = share_parts(evaluation.config, arguments.share)
+        if not evaluation.parts:
             console.print(f"share {arguments.share} holds nothing: there are fewer tasks than shares", highlight=False)
             return 0
-    outcome = session.run()
-    say_left(outcome, console)
-    if outcome.records:
+    summary = local.run(evaluation)
+    say_pending(summary, console)
+    if summary.records:
         console.print(
-            f"{len(outcome.records)} tasks, {outcome.images:,} images and {outcome.texts:,} prompts embedded in "
-            f"{outcome.seconds:.1f} s",
+            f"{len(summary.records)} tasks, {summary.images:,} images and {summary.texts:,} prompts embedded in "
+            f"{summary.seconds:.1f} s",
             highlight=False,
         )
-    elif not outcome.left:
+    elif not summary.pending:
         console.print("all results are up to date; nothing to compute", highlight=False)
-    print_table([session.folder.path])
-    return EXIT_SKIPPED if session.skipped else 0
+    print_table([evaluation.folder.path])
+    return EXIT_SKIPPED if evaluation.skipped else 0
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -169,8 +170,8 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cli.plan_table import print_plan
     from clipeval.engine.evaluation import Evaluation
 
-    session = Evaluation.open(config, Console(stderr=True))
-    return print_plan(session, Console())
+    evaluation = Evaluation.open(config, Console(stderr=True))
+    return print_plan(evaluation, Console())
 
 
 if __name__ == "__main__":

@@ -9,35 +9,37 @@ from rich.table import Table
 
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
 from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.features import FeatureStores
 from clipeval.engine.pixels import free_bytes, growth
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
-from clipeval.engine.store import ImageStore, TextStore, human_size, key_of
+from clipeval.engine.store import TextStore
+from clipeval.results.files import human_size
 
 WORDS = {"done": "done", "stale": "again", "todo": "to do"}
 
 
-def print_plan(session: Evaluation, console: Console) -> int:
+def print_plan(evaluation: Evaluation, console: Console) -> int:
     """Prints the plan.
 
     Returns:
         0 when every task can run, 3 when all can but those that would be skipped, 1 when anything else is missing.
     """
-    plan = session.plan()
-    options = session.options()
-    console.print(f"model  {session.handle.name}", highlight=False, markup=False)
-    console.print(f"pixels {session.handle.preprocess.describe()}", highlight=False, markup=False)
-    console.print(f"out    {session.folder.path}", highlight=False, markup=False)
-    for flag in session.handle.flags:
+    plan = evaluation.plan()
+    options = evaluation.options()
+    console.print(f"model  {evaluation.handle.name}", highlight=False, markup=False)
+    console.print(f"pixels {evaluation.handle.preprocess.describe()}", highlight=False, markup=False)
+    console.print(f"out    {evaluation.folder.path}", highlight=False, markup=False)
+    for flag in evaluation.handle.flags:
         console.print(f"(!) {flag}", highlight=False, markup=False)
     table = Table(box=None, header_style="bold")
     for column in ("task", "images", "to embed", "prompts", "state", "why"):
         table.add_column(column, overflow="fold")  # a path that is cut is of no use
     seen: set[str] = set()
     images = 0
-    texts = TextStore(options.store, text_parts(session.handle, options))
+    texts = TextStore(evaluation.stores.root, text_parts(evaluation.handle, options))
     for planned in plan.tasks:
-        left = _left(planned, options.store, seen) if planned.state != "done" else 0
+        left = _left(planned, evaluation.stores, seen) if planned.state != "done" else 0
         images += left
         total = sum(len(split.images) for split in planned.splits.values())
         why = "; ".join((*planned.why, *planned.flags))
@@ -48,9 +50,9 @@ def print_plan(session: Evaluation, console: Console) -> int:
         table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
     console.print(table)
     prompts = len(texts.missing(text for planned in plan.open for text in planned.texts))
-    console.print(_summary(plan, images, prompts, _speed(session, plan)), highlight=False)
+    console.print(_summary(plan, images, prompts, _speed(evaluation, plan)), highlight=False)
     if options.pixels is not None:
-        needed = growth(plan.open, session.handle.preprocess, options)
+        needed = growth(plan.open, evaluation.handle.preprocess, options, evaluation.stores)
         console.print(
             f"cache.pixels: {human_size(needed)} of resized pixels to keep; the disk of {options.pixels} has room for "
             f"{human_size(free_bytes(options.pixels))}.",
@@ -66,18 +68,17 @@ def print_plan(session: Evaluation, console: Console) -> int:
     return EXIT_ERROR if plan.problems or not plan.tasks else EXIT_SKIPPED if plan.skipped else 0
 
 
-def _left(planned: PlannedTask, store: object, seen: set[str]) -> int:
+def _left(planned: PlannedTask, stores: FeatureStores, seen: set[str]) -> int:
     """Images that no earlier task of the plan embeds and no cache holds."""
     count = 0
-    for need in planned.needs.values():
-        key = key_of(need.parts)
-        if key not in seen:
-            seen.add(key)
-            count += len(ImageStore(store, need.parts, len(need.images)).missing)  # type: ignore[arg-type]
+    for spec in planned.features.values():
+        if spec.key not in seen:
+            seen.add(spec.key)
+            count += len(stores.of(spec).missing)
     return count
 
 
-def _speed(session: Evaluation, plan: Plan) -> float | None:
+def _speed(evaluation: Evaluation, plan: Plan) -> float | None:
     """Images a second of this folder's own records, which ran on this machine's like; None before the first."""
     return _rate(planned for planned in plan.tasks if planned.record is not None)
 

@@ -103,7 +103,7 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _report_groups(paths: list[Path], trusted: Any) -> int:
-    from clipeval.engine.verify import tables_by_group
+    from clipeval.replay.groups import tables_by_group
 
     for path in paths:
         for title, table in tables_by_group(path, trusted):
@@ -134,13 +134,14 @@ def _pictures(format: str) -> Any:
     """The reader of pictures for the one format that shows them; the others need neither data nor its libraries."""
     if format != "html":
         return None
-    from clipeval.engine.verify import pictures
+    from clipeval.replay.pictures import pictures
 
     return pictures
 
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import StoredRun, pictures
+    from clipeval.replay.pictures import pictures
+    from clipeval.replay.verify import StoredRun
     from clipeval.results.block import terminal
     from clipeval.results.compare import compare
     from clipeval.results.compare_block import build, render
@@ -171,13 +172,13 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import verify
+    from clipeval.replay.verify import verify
 
     return _say(verify(arguments.run, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from clipeval.engine.verify import rerun
+    from clipeval.replay.rerun import rerun
 
     out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
     return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
@@ -250,8 +251,8 @@ def _add_download(commands: Any) -> None:
 
 def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
+    from clipeval.data.split import data_config
     from clipeval.download import DownloadError, download
-    from clipeval.engine.plan import data_config
     from clipeval.models import resolve
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
@@ -291,7 +292,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from clipeval.cli.classify import WIDGET_TEMPLATE, classify, decode, print_probabilities, read_pictures
     from clipeval.configs.compose import compose
-    from clipeval.models import resolve
+    from clipeval.models import pick_device, resolve
     from clipeval.tasks.names import name_flags
     from clipeval.tasks.zero_shot import prompts
 
@@ -309,7 +310,7 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     if handle.missing:
         raise ClipevalError(handle.missing)
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
-    with handle.load(config.runtime.device, config.runtime.precision) as encoder:
+    with handle.load(pick_device(config.runtime.device), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
         found = (
             classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])

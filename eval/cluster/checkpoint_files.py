@@ -1,4 +1,4 @@
-"""Several checkpoints in one word: `model.pretrained=glob(PATTERN)`."""
+"""Several checkpoints in one override: `model.pretrained=glob(PATTERN)`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipeval.configs.errors import ClipevalError
 PATTERN = re.compile(r"^model\.pretrained=(['\"]?)glob\((.*)\)\1$")
 
 
-def pattern_of(words: Sequence[str]) -> str | None:
-    """The pattern in `model.pretrained=glob(PATTERN)`; None where no word is of that kind."""
-    found = [match[2].strip("'\"") for match in map(PATTERN.match, words) if match]
-    return found[-1] if found else None
+def pattern_of(overrides: Sequence[str]) -> str | None:
+    """The pattern in `model.pretrained=glob(PATTERN)`; None where no override is of that kind."""
+    patterns = [match[2].strip("'\"") for match in map(PATTERN.match, overrides) if match]
+    return patterns[-1] if patterns else None
 
 
 def checkpoints(pattern: str) -> list[Path]:

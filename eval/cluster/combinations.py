@@ -1,4 +1,4 @@
-"""The runs that words with several values stand for, each in a folder of its own: `runtime.precision=fp32,bf16`.
+"""The runs that overrides with several values stand for, each in a folder of its own: `runtime.precision=fp32,bf16`.
 
 A folder's name says what is special to its run: `runs/ViT-B-32__openai__precision-bf16`. A key whose values give folders of
 their own as it is (`model=a,b`) is not repeated.
@@ -25,7 +25,7 @@ OUT = "out"
 
 @dataclass(frozen=True)
 class Naming:
-    """How the folder of a run follows from its words.
+    """How the folder of a run follows from its overrides.
 
     Attributes:
         plain: keys that have one value in all runs.
@@ -39,16 +39,16 @@ class Naming:
     shown: Mapping[str, str] = field(default_factory=dict)
     fixed: bool = False
 
-    def values(self, words: Sequence[str]) -> dict[str, str]:
-        """{key: value} of the words in which a run differs from others."""
-        found = {key_of(override): _value(override) for override in map(parsed, words)}
-        return {key: value for key, value in found.items() if key not in self.plain}
+    def values(self, overrides: Sequence[str]) -> dict[str, str]:
+        """{key: value} of the overrides in which a run differs from others."""
+        read = {key_of(override): _value(override) for override in map(parsed, overrides)}
+        return {key: value for key, value in read.items() if key not in self.plain}
 
-    def out(self, config: DictConfig, words: Sequence[str]) -> str:
-        """The run folder of a config that was composed of some words."""
+    def out(self, config: DictConfig, overrides: Sequence[str]) -> str:
+        """The run folder of a config that was composed of some overrides."""
         if self.fixed:
             return str(config.out)
-        values = {key: value for key, value in self.values(words).items() if key not in self.told}
+        values = {key: value for key, value in self.values(overrides).items() if key not in self.told}
         shown = self.shown if self.shown.keys() >= values.keys() else short_keys(values)
         path = Path(str(config.out))
         return str(path.with_name(folder_name(path.name + suffix(values, shown))))
@@ -56,9 +56,9 @@ class Naming:
 
 @dataclass(frozen=True)
 class Combination:
-    """One run: its words, its config with its own `out`, and the values in which it differs from the others."""
+    """One run: its overrides, its config with its own `out`, and the values in which it differs from the others."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     config: DictConfig
     values: Mapping[str, str]
 
@@ -69,7 +69,7 @@ class Combination:
 
 
 def parsed(word: str) -> Override:
-    """A word as Hydra reads it.
+    """An override as Hydra reads it.
 
     Raises:
         ClipevalError: it is no override.
@@ -80,14 +80,14 @@ def parsed(word: str) -> Override:
         raise ClipevalError(f"{word}: not an override ({str(problem).splitlines()[0]}).") from None
 
 
-def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each run's words, where some words have several values: model=a,b gives two runs.
+def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each run's overrides, where some have several values: model=a,b gives two runs.
 
     Raises:
-        ClipevalError: a word is no override, or its values cannot be listed.
+        ClipevalError: one is no override, or its values cannot be listed.
     """
     choices: list[list[str]] = []
-    for word in words:
+    for word in overrides:
         override = parsed(word)
         if not override.is_sweep_override():
             choices.append([word])
@@ -101,37 +101,37 @@ def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(chosen) for chosen in itertools.product(*choices)]
 
 
-def compose_all(words: Sequence[str], config_dir: str | Path | None) -> tuple[Naming, list[Combination]]:
-    """Composes every run of some words. Writes nothing.
+def compose_all(overrides: Sequence[str], config_dir: str | Path | None) -> tuple[Naming, list[Combination]]:
+    """Composes every run of some overrides. Writes nothing.
 
     Raises:
         ClipevalError: a run cannot be composed, or two runs would share a folder.
     """
-    runs = combinations(words)
+    runs = combinations(overrides)
     configs = [compose(run, config_dir) for run in runs]
-    overrides = [parsed(word) for word in words]
-    several = [key_of(override) for override in overrides if override.is_sweep_override()]
-    plain = frozenset(key_of(override) for override in overrides) - set(several)
+    read = [parsed(override) for override in overrides]
+    several = [key_of(override) for override in read if override.is_sweep_override()]
+    plain = frozenset(key_of(override) for override in read) - set(several)
     bare = Naming(plain)
     values = [bare.values(run) for run in runs]
     outs = [str(config.out) for config in configs]
     told = frozenset(key for key in several if _tells(key, values, outs))
     naming = Naming(plain, told, short_keys(several), fixed=OUT in plain)
-    found = []
+    runs_to_do = []
     for run, config, its in zip(runs, configs, values, strict=True):
         config.out = naming.out(config, run)
-        found.append(Combination(run, config, its))
-    _check_folders(found)
-    return naming, found
+        runs_to_do.append(Combination(run, config, its))
+    _check_folders(runs_to_do)
+    return naming, runs_to_do
 
 
 def key_of(override: Override) -> str:
-    """What a word sets, without Hydra's + and ~."""
+    """What an override sets, without Hydra's + and ~."""
     return str(override.get_key_element()).lstrip("+~")
 
 
 def _value(override: Override) -> str:
-    """A word's value as the user would write it; Hydra spells true as True."""
+    """Its value as the user would write it; Hydra spells true as True."""
     return spelled(override.value()) or str(override.get_value_element_as_str())
 
 
@@ -146,11 +146,11 @@ def _tells(key: str, values: Sequence[Mapping[str, str]], outs: Sequence[str]) -
     )
 
 
-def _check_folders(found: Sequence[Combination]) -> None:
+def _check_folders(runs: Sequence[Combination]) -> None:
     owners: dict[Path, Combination] = {}
-    for one in found:
-        place = Path(str(one.config.out)).expanduser().resolve()
-        other = owners.setdefault(place, one)
+    for one in runs:
+        folder = Path(str(one.config.out)).expanduser().resolve()
+        other = owners.setdefault(folder, one)
         if other is not one:
             both = f"{other.name} and {one.name}" if other.name != one.name else f"{one.name} twice"
             raise ClipevalError(

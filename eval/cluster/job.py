@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from clipeval.cluster.shares import TaskShard
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import TaskShard
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Job:
     """A share of some runs; submitit pickles it, calls it on the cluster, and calls `checkpoint` when its time is up.
 
     Attributes:
-        runs: the words of each run, sweeps resolved.
+        runs: the overrides of each run, sweeps resolved.
         config_dir: as `--config-dir`.
-        units: what to do; `TaskShard.run` is a place in `runs`.
+        units: what to do; `TaskShard.run` is an index of `runs`.
     """
 
     runs: tuple[tuple[str, ...], ...]
@@ -48,14 +48,15 @@ class Job:
         return DelayedSubmission(self)
 
     def _run(self, run: int, units: Sequence[TaskShard], console: Console) -> list[str]:
+        from clipeval.cluster.local import run as run_evaluation
         from clipeval.engine.evaluation import Evaluation
 
-        words = self.runs[run]
-        console.print(f"{' '.join(words)}: {', '.join(map(str, units))}", markup=False, highlight=False)
+        overrides = self.runs[run]
+        console.print(f"{' '.join(overrides)}: {', '.join(map(str, units))}", markup=False, highlight=False)
         try:
-            session = Evaluation.open(compose(words, self.config_dir), console)
-            session.units = tuple(units)
-            outcome = session.run()
+            evaluation = Evaluation.open(compose(overrides, self.config_dir), console)
+            evaluation.parts = {unit.task: unit.part for unit in units}
+            summary = run_evaluation(evaluation)
         except (ClipevalError, OSError) as problem:
             if len(units) == 1:
                 console.print(f"{units[0]} failed: {problem}", markup=False, highlight=False)
@@ -63,6 +64,6 @@ class Job:
             return [
                 line for unit in units for line in self._run(run, [unit], console)
             ]  # one at a time, to save the rest
-        for task in outcome.left:
+        for task in summary.pending:
             console.print(f"{task}: this part is embedded; who embeds the last one scores it", highlight=False)
         return []

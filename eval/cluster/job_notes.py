@@ -17,7 +17,7 @@ JOBS = "jobs"
 def queued_units(folder: Path) -> dict[str, str]:
     """{task: job} for the tasks of a run folder of which a job that waits or runs has at least a part."""
     given = job_notes(folder)
-    living = slurm.alive(note["job"] for note in given) or {}
+    living = slurm.queued_jobs(note["job"] for note in given) or {}
     held: dict[str, str] = {}
     for note in given:
         for element, units in note["units"].items():

@@ -29,7 +29,7 @@ def max_array_size() -> int:
     return max(1, int(found[1]) if found else DEFAULT_MAX_ARRAY)
 
 
-def alive(jobs: Iterable[str]) -> dict[str, str] | None:
+def queued_jobs(jobs: Iterable[str]) -> dict[str, str] | None:
     """{job: state} of those of some jobs (`12`, every element of array 12 as `12_3`) that wait or run.
 
     None where the queue cannot be asked.

@@ -15,7 +15,7 @@ from rich.text import Text
 from clipeval.cluster import slurm
 from clipeval.cluster.job_notes import job_notes
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
-from clipeval.results.heartbeats import Marker, markers
+from clipeval.results.heartbeats import Heartbeat, heartbeats
 from clipeval.results.records import DamagedRecord
 from clipeval.results.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class CellState:
+class TaskState:
     """One task of a run folder: done | running | waiting | failed | missing | skipped, and what there is to say about it."""
 
     task: str
@@ -48,7 +48,7 @@ class _Given:
     logs: Path
 
 
-def cell_states(path: Path) -> list[CellState]:
+def task_states(path: Path) -> list[TaskState]:
     """The state of every task that a run folder is to hold, in the suite's order.
 
     Raises:
@@ -58,9 +58,9 @@ def cell_states(path: Path) -> list[CellState]:
     run = folder.run()
     if run is None:
         raise ClipevalError(f"{path} has no run.json: it is not a run folder, or its first run has not begun.")
-    marked, given, skipped = _marked(path), _given(path), folder.skipped()
+    beats, given, skipped = _heartbeats(path), _given(path), folder.skipped()
     tasks = list(dict.fromkeys([*run.get("tasks", {}), *folder.tasks()]))
-    return [_state(folder, task, marked.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
+    return [_state(folder, task, beats.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
 
 
 def print_status(paths: Sequence[Path], console: Console) -> int:
@@ -71,11 +71,11 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
     """
     complete, skipped = True, False
     for path in paths:
-        states = cell_states(path)
+        states = task_states(path)
         table = Table("task", "state", "", box=None, header_style="bold")
-        for planned in states:
-            table.add_row(planned.task, Text(planned.state, STYLES[planned.state]), Text(planned.detail))
-        count = Counter(planned.state for planned in states)
+        for task in states:
+            table.add_row(task.task, Text(task.state, STYLES[task.state]), Text(task.detail))
+        count = Counter(task.state for task in states)
         summary = ", ".join(f"{count[state]} {state}" for state in STYLES if count[state])
         of = f"; {count['done']} of {len(states)} tasks" if count["skipped"] else ""
         console.print(f"{path}: {summary}{of}", markup=False, highlight=False)
@@ -86,56 +86,56 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
 
 
 def _state(
-    folder: RunFolder, task: str, marked: Sequence[Marker], given: Sequence[_Given], skipped: str | None
-) -> CellState:
+    folder: RunFolder, task: str, beats: Sequence[Heartbeat], given: Sequence[_Given], skipped: str | None
+) -> TaskState:
     damage = ""
     try:
         record = folder.record(task)
     except DamagedRecord as problem:
         record, damage = None, str(problem)
     if skipped is not None and (record is None or record.imported is None):
-        return CellState(task, "skipped", skipped)
+        return TaskState(task, "skipped", skipped)
     if record is not None:
         whence = f"imported from {record.imported['file']}, " if record.imported is not None else ""
-        return CellState(task, "done", f"{whence}{record.created}")
-    running = [m for m in marked if m.state == "running"]
+        return TaskState(task, "done", f"{whence}{record.created}")
+    running = [beat for beat in beats if beat.state == "running"]
     if running:
-        parts = {unit for m in running for unit in m.units if _task(unit) == task}
-        detail = "; ".join(sorted(m.who for m in running))
-        return CellState(task, "running", detail + (f"; {', '.join(sorted(parts))}" if parts != {task} else ""))
+        parts = {unit for beat in running for unit in beat.units if _task(unit) == task}
+        detail = "; ".join(sorted(beat.who for beat in running))
+        return TaskState(task, "running", detail + (f"; {', '.join(sorted(parts))}" if parts != {task} else ""))
     waiting = [g for g in given if g.living]
     if waiting:
-        return CellState(task, "waiting", "; ".join(f"job {g.job} {str(g.living).lower()}" for g in waiting))
-    failed = [m for m in marked if m.state == "failed"]
+        return TaskState(task, "waiting", "; ".join(f"job {g.job} {str(g.living).lower()}" for g in waiting))
+    failed = [beat for beat in beats if beat.state == "failed"]
     if failed:
-        return CellState(task, "failed", failed[-1].error)
-    if marked:
-        word = "was stopped" if marked[-1].state == "stopped" else "ended without a word; it may have been killed"
-        return CellState(task, "failed", f"{marked[-1].who} {word}")
+        return TaskState(task, "failed", failed[-1].error)
+    if beats:
+        word = "was stopped" if beats[-1].state == "stopped" else "ended without a word; it may have been killed"
+        return TaskState(task, "failed", f"{beats[-1].who} {word}")
     if given:
-        return CellState(task, "failed", f"job {given[-1].job} ended without a record: {_last_line(given[-1])}")
-    return CellState(task, "missing", damage)
+        return TaskState(task, "failed", f"job {given[-1].job} ended without a record: {_last_line(given[-1])}")
+    return TaskState(task, "missing", damage)
 
 
-def _marked(path: Path) -> dict[str, list[Marker]]:
-    found: dict[str, list[Marker]] = {}
-    for marker in markers(path):
-        for unit in marker.units:
-            found.setdefault(_task(unit), []).append(marker)
-    return found
+def _heartbeats(path: Path) -> dict[str, list[Heartbeat]]:
+    by_task: dict[str, list[Heartbeat]] = {}
+    for beat in heartbeats(path):
+        for unit in beat.units:
+            by_task.setdefault(_task(unit), []).append(beat)
+    return by_task
 
 
 def _given(path: Path) -> dict[str, list[_Given]]:
     notes = job_notes(path)
-    living = slurm.alive(note["job"] for note in notes)
-    found: dict[str, list[_Given]] = {}
+    living = slurm.queued_jobs(note["job"] for note in notes)
+    by_task: dict[str, list[_Given]] = {}
     for note in notes:
         for element, units in note["units"].items():
             name = _job_name(note, element)
             state = "?" if living is None else living.get(name)
             for task in {_task(unit) for unit in units}:
-                found.setdefault(task, []).append(_Given(name, state, Path(str(note.get("logs", "")))))
-    return found
+                by_task.setdefault(task, []).append(_Given(name, state, Path(str(note.get("logs", "")))))
+    return by_task
 
 
 def _job_name(note: dict[str, Any], element: str) -> str:

@@ -19,10 +19,10 @@ from clipeval.cluster.combinations import compose_all
 from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job import Job
 from clipeval.cluster.job_notes import JOBS, queued_units
+from clipeval.cluster.shares import TaskCost, TaskShard, missing_costs, partition
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.shards import TaskCost, TaskShard, missing_costs, partition
 from clipeval.results.files import write_atomically
 
 
@@ -30,15 +30,15 @@ from clipeval.results.files import write_atomically
 class Run:
     """One model's run among those submitted."""
 
-    words: tuple[str, ...]
-    session: Evaluation
+    overrides: tuple[str, ...]
+    evaluation: Evaluation
 
 
-def submit(words: Sequence[str], config_dir: str | None, console: Console) -> int:
+def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -> int:
     """Submits what is missing and returns.
 
     Args:
-        words: as of `clipeval run`, in which `model=a,b,c` (or any key) may have several values; `slurm.…` for the jobs.
+        overrides: as of `clipeval run`, in which `model=a,b,c` (or any key) may have several values; `slurm.…` for the jobs.
 
     Returns:
         0.
@@ -47,25 +47,25 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
         ClipevalError: no Slurm here; a run cannot be planned; two runs would share a folder.
     """
     slurm.require()
-    _, found = compose_all(words, config_dir)
-    runs = [Run((*one.words, *_for_jobs(one.config)), _open(one.config, console)) for one in found]
-    loads = [load for number, run in enumerate(runs) for load in _loads(number, run, console)]
-    if not loads:
+    _, combinations = compose_all(overrides, config_dir)
+    runs = [Run((*one.overrides, *_for_jobs(one.config)), _open(one.config, console)) for one in combinations]
+    costs = [cost for number, run in enumerate(runs) for cost in _costs(number, run, console)]
+    if not costs:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
         return 0
-    config = runs[0].session.config
+    config = runs[0].evaluation.config
     if int(config.slurm.gpus) > 1:
         console.print(f"each job uses {config.runtime.devices} of its {config.slurm.gpus} GPUs", highlight=False)
-    shares = [units for units in partition(loads, int(config.slurm.array)) if units]
+    shares = [units for units in partition(costs, int(config.slurm.array)) if units]
     for run in runs:
-        run.session.announce()
+        run.evaluation.announce()
     absolute = None if config_dir is None else str(Path(config_dir).expanduser().absolute())
-    jobs = [Job(tuple(run.words for run in runs), absolute, tuple(units)) for units in shares]
+    jobs = [Job(tuple(run.overrides for run in runs), absolute, tuple(units)) for units in shares]
     logs = Path(config.slurm.logs).expanduser().absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     for job_id, part in send(jobs, config.slurm, logs):
         _note(job_id, part, runs, logs)
         _say(job_id, part, logs, console)
-    folders = " ".join(str(run.session.folder.path) for run in runs)
+    folders = " ".join(str(run.evaluation.folder.path) for run in runs)
     console.print(f"follow with: clipeval status {folders}", markup=False, highlight=False)
     console.print("the same command again sends what is then missing", highlight=False)
     return 0
@@ -73,27 +73,27 @@ def submit(words: Sequence[str], config_dir: str | None, console: Console) -> in
 
 def _for_jobs(config: DictConfig) -> list[str]:
     """What the jobs are told beside the user's words: where to write, and to use the GPUs that are asked for, or to fail."""
-    words = [override("out", config.out)]
+    overrides = [override("out", config.out)]
     gpus = int(config.slurm.gpus)
     if gpus and config.runtime.device == "auto":  # on a node whose driver does not start, auto would be the CPU
-        words.append("runtime.device=cuda")
+        overrides.append("runtime.device=cuda")
     if gpus > 1 and int(config.runtime.devices) == 1 and config.runtime.device in ("auto", "cuda"):
-        words.append(f"runtime.devices={gpus}")
-    return words
+        overrides.append(f"runtime.devices={gpus}")
+    return overrides
 
 
 def _open(config: DictConfig, console: Console) -> Evaluation:
-    """The session as its jobs will see it: on a GPU that this machine need not have."""
+    """The evaluation as its jobs will see it: on a GPU that this machine need not have."""
     gpu = int(config.slurm.gpus) > 0 and config.runtime.device in ("auto", "cuda")
     if gpu:
         config = config.copy()
         config.runtime.device = "cpu"
-    session = Evaluation.open(config, console)
+    evaluation = Evaluation.open(config, console)
     if gpu:
-        session.config.runtime.device = "cuda"
+        evaluation.config.runtime.device = "cuda"
         if int(config.slurm.gpus) > 1 and int(config.runtime.devices) == 1:
-            session.config.runtime.devices = int(config.slurm.gpus)
-    return session
+            evaluation.config.runtime.devices = int(config.slurm.gpus)
+    return evaluation
 
 
 def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str, Sequence[Job]]]:
@@ -135,17 +135,17 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _loads(number: int, run: Run, console: Console) -> list[TaskCost]:
+def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     """What is missing of a run, and in no job that still waits or runs."""
-    session = run.session
-    plan = session.prepare()
-    queued = queued_units(session.folder.path)
-    factor = model_cost(session.config.model.get("name"), session.config.model.get("config_dir"))
+    evaluation = run.evaluation
+    plan = evaluation.prepare()
+    queued = queued_units(evaluation.folder.path)
+    factor = model_cost(evaluation.config.model.get("name"), evaluation.config.model.get("config_dir"))
     for planned in plan.open:
         if planned.id in queued:
-            console.print(f"{session.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
+            console.print(f"{evaluation.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
     left = [planned for planned in plan.open if planned.id not in queued]
-    return missing_costs(left, session.options().store, number, factor)
+    return missing_costs(left, evaluation.stores, number, factor)
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:
@@ -157,7 +157,7 @@ def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> 
         units = {element: given for element, given in units.items() if given}
         if units:
             content = {"job": job_id, "units": units, "logs": str(logs), "host": os.uname().nodename}
-            path = run.session.folder.path / JOBS / f"{job_id}.json"
+            path = run.evaluation.folder.path / JOBS / f"{job_id}.json"
             write_atomically(path, json.dumps(content, indent=1).encode())
 
 

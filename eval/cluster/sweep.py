@@ -33,6 +33,7 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     Returns:
         The run folder, and the mean of the main metrics: what an optimising sweeper (Optuna's, say) is to maximise.
     """
+    from clipeval.cluster.local import run as run_evaluation
     from clipeval.engine.evaluation import Evaluation
 
     hydra_config = HydraConfig.get()
@@ -40,16 +41,16 @@ def run_one(config: DictConfig, naming: Naming = Naming()) -> tuple[str, float |
     folder = next((source.path for source in about.config_sources if source.provider == COMMAND_LINE), None)
     done = finish(config, about.choices, folder)
     done.out = naming.out(done, list(hydra_config.overrides.task))
-    session = Evaluation.open(done, Console(stderr=True))
-    session.say_folder()
-    session.run()
-    records = [session.folder.record(str(task)) for task in session.config.tasks]
+    evaluation = Evaluation.open(done, Console(stderr=True))
+    evaluation.say_folder()
+    run_evaluation(evaluation)
+    records = [evaluation.folder.record(str(task)) for task in evaluation.config.tasks]
     values = [record.value for record in records if record is not None and record.value is not None]
-    return str(session.folder.path), sum(values) / len(values) if values else None
+    return str(evaluation.folder.path), sum(values) / len(values) if values else None
 
 
-def sweep(words: Sequence[str], config_dir: str | None) -> int:
-    """Hands the words to Hydra, which composes each combination and launches it; then prints one table of all.
+def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Hands the overrides to Hydra, which composes each combination and launches it; then prints one table of all.
 
     Returns:
         The exit status: 0 when every run is done.
@@ -59,7 +60,7 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
     """
     from clipeval.results.sweep_table import print_sweep
 
-    naming, found = _before(words, config_dir)
+    naming, combinations = _before(overrides, config_dir)
     begun: list[str] = []
 
     def job(config: DictConfig) -> float | None:
@@ -67,7 +68,7 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
         begun.append(folder)  # of runs in this process
         return value
 
-    argv = [sys.argv[0], *(["--config-dir", config_dir] if config_dir else []), "--multirun", *words]
+    argv = [sys.argv[0], *(["--config-dir", config_dir] if config_dir else []), "--multirun", *overrides]
     before, sys.argv = sys.argv, argv
     status = 0
     try:
@@ -76,14 +77,14 @@ def sweep(words: Sequence[str], config_dir: str | None) -> int:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
         sys.argv = before
-    rows = [(one.values, Path(str(one.config.out))) for one in found] or [({}, Path(folder)) for folder in begun]
+    rows = [(one.values, Path(str(one.config.out))) for one in combinations] or [({}, Path(folder)) for folder in begun]
     missing = print_sweep(rows)
     return status or int(missing > 0)
 
 
-def _before(words: Sequence[str], config_dir: str | None) -> tuple[Naming, list[Combination]]:
+def _before(overrides: Sequence[str], config_dir: str | None) -> tuple[Naming, list[Combination]]:
     """What is known before Hydra runs: the combinations, unless another sweeper chooses them."""
-    if not any(word.lstrip("+~").startswith(SWEEPER) for word in words):
-        return compose_all(words, config_dir)
-    keys = frozenset(key_of(override) for override in map(parsed, words) if not override.is_sweep_override())
+    if not any(word.lstrip("+~").startswith(SWEEPER) for word in overrides):
+        return compose_all(overrides, config_dir)
+    keys = frozenset(key_of(override) for override in map(parsed, overrides) if not override.is_sweep_override())
     return Naming(keys, fixed=OUT in keys), []

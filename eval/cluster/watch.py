@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipeval.cluster.checkpoint_files import natural
-from clipeval.cluster.many import run_many
+from clipeval.cluster.checkpoints import run_checkpoints
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.checkpoint_file import SUFFIXES
 from clipeval.results.files import write_atomically
@@ -32,7 +32,7 @@ COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main
 
 def watch(
     folder: Path,
-    words: Sequence[str],
+    overrides: Sequence[str],
     config_dir: str | None,
     console: Console,
     *,
@@ -44,7 +44,7 @@ def watch(
 
     Args:
         folder: where the training run writes its checkpoints.
-        words: as of `clipeval run`, less `model.pretrained`.
+        overrides: as of `clipeval run`, less `model.pretrained`.
         config_dir: as `--config-dir`.
         console: for progress and the table.
         curve: the CSV; None: runs/<folder's name>.curve.csv.
@@ -56,7 +56,7 @@ def watch(
     """
     if not folder.is_dir():
         raise ClipevalError(f"{folder} is not a folder of checkpoints.")
-    if any(word.startswith("model.pretrained=") for word in words):
+    if any(word.startswith("model.pretrained=") for word in overrides):
         raise ClipevalError("watch takes the weights from its folder; leave model.pretrained= away.")
     curve = curve or Path("runs") / f"{folder.resolve().parent.name}-{folder.resolve().name}.curve.csv"
     runs: dict[Path, Path] = {}
@@ -67,7 +67,7 @@ def watch(
         new = [p for p in sorted(now, key=natural) if p not in runs and p not in failed and now[p] == sizes.get(p)]
         sizes = now
         if new:
-            folders, broken = _evaluate(new, words, config_dir, console)
+            folders, broken = _evaluate(new, overrides, config_dir, console)
             runs.update(folders)
             failed |= broken
             write_atomically(curve, curve_csv(runs).encode())
@@ -106,23 +106,23 @@ def curve_csv(runs: dict[Path, Path]) -> str:
 def print_curve(runs: dict[Path, Path], curve: Path, console: Console) -> None:
     """Main metrics, a row for each checkpoint."""
     ordered = sorted(runs, key=natural)
-    found: dict[Path, dict[str, float | None]] = {}
+    scores: dict[Path, dict[str, float | None]] = {}
     for path in ordered:
         records, skipped = _scored(runs[path])
-        found[path] = {
+        scores[path] = {
             **{r.task: r.value for r in records if r.metric},
             **{t: None for t, s in skipped.items() if s.get("metric")},
         }
-    tasks = list(dict.fromkeys(task for values in found.values() for task in values))
+    tasks = list(dict.fromkeys(task for values in scores.values() for task in values))
     shown = tasks if len(tasks) <= 6 else []
     table = Table("checkpoint", "average", *shown, box=None, header_style="bold")
     for path in ordered:
-        values = [value for value in found[path].values() if value is not None]
+        values = [value for value in scores[path].values() if value is not None]
         average = f"{sum(values) / len(values):.4f}" if values else ""
-        if len(values) < len(found[path]):
-            average += f" ({len(values)} of {len(found[path])})"
-        planned_tasks = ["" if found[path].get(t) is None else f"{found[path][t]:.4f}" for t in shown]
-        table.add_row(path.name, average, *planned_tasks)
+        if len(values) < len(scores[path]):
+            average += f" ({len(values)} of {len(scores[path])})"
+        shown_scores = ["" if scores[path].get(t) is None else f"{scores[path][t]:.4f}" for t in shown]
+        table.add_row(path.name, average, *shown_scores)
     console.print(table)
     console.print(f"{len(ordered)} checkpoints; every metric: {curve}", markup=False, highlight=False)
 
@@ -145,11 +145,11 @@ def _sizes(folder: Path) -> dict[Path, int]:
 
 
 def _evaluate(
-    paths: Sequence[Path], words: Sequence[str], config_dir: str | None, console: Console
+    paths: Sequence[Path], overrides: Sequence[str], config_dir: str | None, console: Console
 ) -> tuple[dict[Path, Path], set[Path]]:
     """Run folders of checkpoints, and those that could not be evaluated, which are named and not tried again."""
     try:
-        return dict(zip(paths, run_many(words, config_dir, paths, console), strict=True)), set()
+        return dict(zip(paths, run_checkpoints(overrides, config_dir, paths, console), strict=True)), set()
     except ClipevalError as problem:
         if len(paths) == 1:
             console.print(f"{paths[0].name}: {problem}", markup=False, highlight=False)
@@ -157,7 +157,7 @@ def _evaluate(
     done: dict[Path, Path] = {}
     broken: set[Path] = set()
     for path in paths:  # what the others have done stands, and is only looked up
-        folders, failed = _evaluate([path], words, config_dir, console)
+        folders, failed = _evaluate([path], overrides, config_dir, console)
         done.update(folders)
         broken |= failed
     return done, broken

@@ -55,11 +55,11 @@ def read(
     place = _places(images.keys)
     gathered: dict[int, list[str]] = {}
     for name, caption, where in pairs:
-        found = place.get(_stem(name))
-        if found is None:
+        image = place.get(_stem(name))
+        if image is None:
             account.unusable(where, f"{name!r} is not among the {len(images)} pictures of {location}")
         else:
-            gathered.setdefault(found, []).append(caption)
+            gathered.setdefault(image, []).append(caption)
     if not gathered:
         raise ClipevalError(f"{path} holds no caption.")
     positions = np.array(sorted(gathered), dtype=np.int64)
@@ -93,11 +93,11 @@ def _whole(files: tuple[tuple[Path, int, int, int, int], ...], location: Path) -
 
 def _places(keys: Sequence[str]) -> dict[str, int]:
     """{name without folder and ending: position}."""
-    found = {_stem(key): i for i, key in enumerate(keys)}
-    if len(found) < len(keys):
-        twice = next(key for i, key in enumerate(keys) if found[_stem(key)] != i)
+    index = {_stem(key): i for i, key in enumerate(keys)}
+    if len(index) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if index[_stem(key)] != i)
         raise ClipevalError(f"two pictures are called {_stem(twice)!r}; captions name pictures without their folders.")
-    return found
+    return index
 
 
 def _stem(name: str) -> str:
@@ -114,7 +114,7 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
             raise ClipevalError(
                 f"{path}: expected clip_benchmark's JSON, lists image_paths and annotations of one length ({problem})."
             ) from None
-        pairs = []
+        pairs: list[tuple[str, str, str]] = []
         for number, (name, caption) in enumerate(both, 1):
             where = f"{path}, entry {number}"
             try:
@@ -127,13 +127,13 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
     table = read_table(
         path, [] if path.suffix == ".jsonl" else ["image", "caption"], account, config.sep, config.encoding
     )
-    found: list[tuple[str, str, str]] = []
+    pairs = []
     for number, row in enumerate(table.rows):
         try:
-            found += [(*pair, table.where(number)) for pair in _row(row, language, table.where(number))]
+            pairs += [(*pair, table.where(number)) for pair in _row(row, language, table.where(number))]
         except Unusable as problem:
             account.unusable(table.where(number), str(problem))
-    return found
+    return pairs
 
 
 def _row(row: Mapping[str, Any], language: str, where: str) -> list[tuple[str, str]]:

@@ -39,13 +39,13 @@ def is_deep(head: bytes, whole: Callable[[], bytes]) -> bool:
 
 def deep_files(paths: Iterable[Path], keys: Iterable[str]) -> list[str]:
     """The keys of those files that are such pictures."""
-    found = []
+    deep = []
     for path, key in zip(paths, keys, strict=True):
         with path.open("rb") as file:
             head = file.read(HEAD)
         if is_deep(head, path.read_bytes):
-            found.append(key)
-    return found
+            deep.append(key)
+    return deep
 
 
 def flag_deep(keys: list[str], account: Account) -> None:

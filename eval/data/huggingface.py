@@ -208,19 +208,19 @@ def parquet_files(location: Path, split: str, account: Account) -> list[Path]:
     """
     if location.is_file():
         return [location]
-    found = {}
+    files = {}
     for path in sorted(location.rglob("*.parquet")):
         name = path.relative_to(location).as_posix()
         if is_litter(name):
             account.ignore(name)
         else:
-            found[name] = path
-    if not found:
+            files[name] = path
+    if not files:
         hint = "task.data.path names a parquet file, a folder of them, or a hub id."
         if next(location.rglob("*.arrow"), None):
             hint = "It was written by save_to_disk: write it with Dataset.to_parquet, and name that file."
         raise ClipevalError(f"{location} holds no parquet file; {hint}")
-    declared = _declared(location, found)
+    declared = _declared(location, files)
     if declared:
         chosen = next((files for name, files in declared.items() if same_split(split, name)), None)
         if chosen is None:
@@ -228,8 +228,8 @@ def parquet_files(location: Path, split: str, account: Account) -> list[Path]:
                 f"{location}/README.md declares the splits {', '.join(declared)}, and none called {split!r}. Choose one with "
                 f"task.splits=[{list(declared)[-1]}]."
             )
-        return [found[name] for name in chosen]
-    return [found[name] for name in choose_files(list(found), split, str(location))]
+        return [files[name] for name in chosen]
+    return [files[name] for name in choose_files(list(files), split, str(location))]
 
 
 class _Alias(yaml.YAMLError):
@@ -245,7 +245,7 @@ class _WithoutAliases(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
+def _declared(location: Path, known: dict[str, Path]) -> dict[str, list[str]]:
     """{split: files} as the front matter of the folder's README.md declares them; empty where it does not."""
     card = location / "README.md"
     text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
@@ -270,7 +270,7 @@ def _declared(location: Path, found: dict[str, Path]) -> dict[str, list[str]]:
         ) from None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
-    matched = {split: [n for n in found if any(fnmatch(n, p) for p in patterns)] for split, patterns in entries.items()}
+    matched = {split: [n for n in known if any(fnmatch(n, p) for p in patterns)] for split, patterns in entries.items()}
     return {split: names for split, names in matched.items() if names}
 
 
@@ -298,10 +298,10 @@ def _beside_images(config: DataConfig, names: Sequence[str]) -> list[str]:
 def _features(schema: Any) -> dict[str, Any]:
     """What `datasets` wrote of the columns; empty where it did not."""
     try:
-        found = safe_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = safe_json.parse((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return features if isinstance(features, dict) else {}
 
 
 def _cells(table: Any, config: DataConfig) -> Iterator[dict[str, Any]]:

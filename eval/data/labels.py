@@ -120,11 +120,11 @@ def named_wnids(names: Sequence[str], where: str, account: Account) -> list[str]
     unknown = next((name for name in ids if name not in known), None)
     if unknown:
         raise ClipevalError(f"{where}: the WordNet id {unknown!r} is not known. {_FIX}")
-    found = [known[name] for name in names]
+    class_names = [known[name] for name in names]
     account.assume(
-        f"classes named by WordNet id, read as {', '.join(f'{i} = {n}' for i, n in zip(ids[:3], found, strict=False))}"
+        f"classes named by WordNet id, read as {', '.join(f'{i} = {n}' for i, n in zip(ids[:3], class_names, strict=False))}"
     )
-    return found
+    return class_names
 
 
 @lru_cache(maxsize=1)

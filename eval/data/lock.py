@@ -90,9 +90,9 @@ def read_lock(folder: Path) -> Lock | None:
     except ValueError as problem:
         raise ClipevalError(f"{path} is damaged ({problem}). Delete it and run `clipeval download` again.") from None
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-        found = raw.get("schema") if isinstance(raw, dict) else "none"
+        schema = raw.get("schema") if isinstance(raw, dict) else "none"
         raise ClipevalError(
-            f"{path} has schema {found}, and {SCHEMA} was expected. Delete it and run `clipeval download`."
+            f"{path} has schema {schema}, and {SCHEMA} was expected. Delete it and run `clipeval download`."
         )
     try:
         lock = Lock(
@@ -150,9 +150,9 @@ def check_lock(folder: Path, paths: Iterable[Path], known: Mapping[Path, str] | 
             continue
         actual = (known or {}).get(path) or (sha256_of(path) if path.exists() else None)
         if actual != expected:
-            found = "it is missing" if actual is None else f"its sha256 is {actual[:12]}…"
+            difference = "it is missing" if actual is None else f"its sha256 is {actual[:12]}…"
             raise ClipevalError(
-                f"{path} is not what was downloaded: {found}, and the lock says {expected[:12]}…. "
+                f"{path} is not what was downloaded: {difference}, and the lock says {expected[:12]}…. "
                 f"Fetch it again with `clipeval download --verify`; if the change is meant, delete {folder / NAME}."
             )
 
@@ -172,19 +172,19 @@ def verify(folder: Path, *, full: bool = False) -> list[str]:
 
 def damage(folder: Path, lock: Lock, *, full: bool = False) -> dict[str, str]:
     """The files of a lock that are missing or other than it says, each with what is wrong with it."""
-    found: dict[str, str] = {}
+    differences: dict[str, str] = {}
     for name, entry in lock.files.items():
         path = folder / name
         try:
             size = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
-            found[name] = "missing"
+            differences[name] = "missing"
             continue
         if size != entry.size:
-            found[name] = f"{size:,} bytes, and the lock says {entry.size:,}"
+            differences[name] = f"{size:,} bytes, and the lock says {entry.size:,}"
         elif full and (actual := sha256_of(path)) != entry.sha256:
-            found[name] = f"sha256 {actual[:12]}…, and the lock says {entry.sha256[:12]}…"
-    return found
+            differences[name] = f"sha256 {actual[:12]}…, and the lock says {entry.sha256[:12]}…"
+    return differences
 
 
 def entry_of(path: Path) -> Entry:

@@ -86,22 +86,22 @@ def shard_paths(
 
 
 def _tars(folder: Path, account: Account) -> list[Path]:
-    found = []
+    paths = []
     for path in sorted(folder.iterdir()):
         if is_litter(path.name):
             account.ignore(path.name)
         elif path.name.lower().endswith(_NAMES) and path.is_file():
-            found.append(path)
+            paths.append(path)
         elif path.name.lower().endswith((".tar.zst", ".tar.lz4", ".zip", ".7z")):
             raise ClipevalError(
                 f"{path} is in a compression that is not read; shards are .tar, .tar.gz, .tar.bz2 or .tar.xz."
             )
-    stems = [_stem(path) for path in found]
+    stems = [_stem(path) for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        names = ", ".join(path.name for path in found if _stem(path) == twice)
+        names = ", ".join(path.name for path in paths if _stem(path) == twice)
         raise ClipevalError(f"{folder} holds one shard twice: {names}. Keep one of them.")
-    return sorted(found, key=lambda p: ([int(n) for n in re.findall(r"\d+", _stem(p))] or [0], p.name))
+    return sorted(paths, key=lambda p: ([int(n) for n in re.findall(r"\d+", _stem(p))] or [0], p.name))
 
 
 def _stem(path: Path) -> str:

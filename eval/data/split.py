@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
@@ -180,6 +181,22 @@ def open_split(
     return Split(images, samples, split_digest(images, samples), (*flags, *account.flags), remarks=account.remarks)
 
 
+OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
+"""What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
+
+
+def data_config(node: DictConfig, common: Mapping[str, Any] | None = None) -> DataConfig:
+    """The `data` part of a task's config. `common`: the config's own `data`, of all tasks."""
+    given = OmegaConf.to_container(node.data, resolve=True)
+    assert isinstance(given, dict)
+    known = {f.name for f in fields(DataConfig)}
+    for key in OF_ALL_TASKS:
+        if given.get(key) is None and (common or {}).get(key) is not None:
+            given[key] = (common or {})[key]
+    values: dict[str, Any] = {str(k): tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
+    return DataConfig(**values)
+
+
 def take(samples: Samples, rows: np.ndarray) -> Samples:
     """The same table with some of its rows only. Instances that name an image left out go with it."""
     keys = [samples.keys[int(i)] for i in rows]
@@ -235,9 +252,9 @@ def _check_labels(samples: Samples, location: Path) -> None:
 
 def _count_flags(config: DataConfig, samples: Samples, split: str) -> list[str]:
     flags = []
-    found = len(samples.instances) if samples.instances is not None else len(samples.keys)
-    if split == "test" and config.samples is not None and found != config.samples:
-        flags.append(f"{found:,} samples, where the full set has {config.samples:,}")
+    count = len(samples.instances) if samples.instances is not None else len(samples.keys)
+    if split == "test" and config.samples is not None and count != config.samples:
+        flags.append(f"{count:,} samples, where the full set has {config.samples:,}")
     if config.classes is not None and samples.classnames and len(samples.classnames) != config.classes:
         flags.append(f"{len(samples.classnames):,} classes, where the full set has {config.classes:,}")
     return flags

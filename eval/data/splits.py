@@ -52,12 +52,12 @@ def choose_files(files: Sequence[str], split: str, where: str) -> list[str]:
     Raises:
         ClipevalError: there are other splits only, or a numbered shard of this one is missing.
     """
-    found = {file: split_of(file) for file in files}
-    chosen = [file for file in files if same_split(split, found[file])]
-    if not chosen and set(found.values()) == {None}:
+    splits = {file: split_of(file) for file in files}
+    chosen = [file for file in files if same_split(split, splits[file])]
+    if not chosen and set(splits.values()) == {None}:
         chosen = list(files)
     if not chosen:
-        names = sorted({name or "(no split in its name)" for name in found.values()})
+        names = sorted({name or "(no split in its name)" for name in splits.values()})
         offered = next((name for name in reversed(names) if not name.startswith("(")), split)
         raise ClipevalError(
             f"{where} has the splits {', '.join(names)}, and none called {split!r}. Choose one with task.splits=[{offered}], or "

@@ -84,18 +84,18 @@ def _check_extension(records: bytes) -> None:
 
 
 def _by_tarfile(path: Path) -> list[Member]:
-    found = []
+    members = []
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             if member.issparse():
                 raise tarfile.ReadError(f"{member.name!r} is a sparse file, of which only the parts are stored")
             if member.isfile():
-                found.append(Member(member.name, member.offset_data, member.size))
+                members.append(Member(member.name, member.offset_data, member.size))
             elif not member.isdir():
-                found.append(Member(member.name, 0, -1))
+                members.append(Member(member.name, 0, -1))
         end = tar.offset
     with path.open("rb") as file:
         file.seek(end)
         if file.read(BLOCK) != tarfile.NUL * BLOCK:  # tarfile takes a header that is cut short for the end
             raise tarfile.ReadError("it lacks the empty block that ends a tar")
-    return found
+    return members

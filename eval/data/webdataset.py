@@ -239,9 +239,9 @@ def _metadata(config: DataConfig, rows: list[np.ndarray | None], keys: list[str]
     wanted = len(config.fields)
     for key, row in zip(keys, rows, strict=True):
         if row is None or row.size < wanted:
-            found = "none" if row is None else str(row.size)
+            width = "none" if row is None else str(row.size)
             raise ClipevalError(
-                f"key {key!r} of {config.folder or config.path}: its metadata (npy) has {found} of the {wanted} values that the "
+                f"key {key!r} of {config.folder or config.path}: its metadata (npy) has {width} of the {wanted} values that the "
                 f"task's data.fields name ({', '.join(config.fields)})."
             )
     table = np.stack([row.ravel()[:wanted] for row in rows if row is not None])

@@ -1,9 +1,22 @@
-"""How an evaluation runs: a config becomes a run folder.
+"""How an evaluation runs: a config becomes a run folder. Read it from top to bottom; nothing here calls upwards.
 
-evaluation  opens a config, plans it, runs it, writes records               the way in
-plan        opens every task: what is to be done, and why
-runner      one model over one image stream; scores a task once its embeddings are there
-stream      decoded images through the encoder, in order; decode has them decoded in other processes
-store       embeddings, by content, on the disk
-verify      what stands in a run folder, checked or run again; trust says whose classes may be called for that
+evaluation   Evaluation: opens a config, plans it, runs it, writes records    the way in
+plan         opens every task: what is to be done, and why; task_config makes the Task
+features     FeatureSpec: what a task needs embedded; FeatureStores: what of it is there
+runner       one model or many over one image stream
+stream       decoded images through the encoder, in order; decode has them decoded in other processes
+store        embeddings, by content, on the disk
+scoring      ScoringQueue: a task is scored once its embeddings are there
+
+An image, from shard to table cell:
+    decode:_Decoder.__getitem__ → data/images:FileImages.read → preprocess/transforms:pixels → _decode → _resize
+    → decode:Decoders.__iter__ → stream:ImageStream.embed → _Batches.add → _send → transforms:normalise → stream:_encode
+    → models/encoder:encode → encode_images → stream:_land → runner:_embed_images → store_batch → store:ImageStore.put → _save
+    → scoring:submit_ready → _score → _embedded → store:finish → tasks/base:score → classification:answers → statistics
+    → evaluation:write_record → results/run_folder:write → results/runs:load → results/sheet → the table's cell
+
+A prompt:
+    plan:open_task → tasks/classification:prompts → zero_shot:class_prompts → runner:start → store:TextStore.missing
+    → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__ → models/prefixes:__call__ → store:TextStore.put
+    → scoring:_score → store:TextStore.rows → zero_shot:zero_shot_classifier
 """

@@ -1,7 +1,7 @@
 """Decoder processes: they take small runs of samples, whatever shard they lie in, and write uint8 pixels into shared memory.
 
 The memory is taken from the system once and used again and again: a fresh block for each run of samples cost a tenth of the
-time of `preprocess=fast`. On a CPU, decoders stand still while the encoder runs (`Decoders.paused`).
+time of `preprocess=fast`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import mmap
 import multiprocessing
-import os
 import pickle
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
 from clipeval.engine.pixels import CHUNK as KEPT
 from clipeval.engine.pixels import PixelStore, read_ahead
+from clipeval.models.small_cpu import Gate, shares_cores, yield_to_encoder
 from clipeval.preprocess.packed import Packer, least_bytes
 from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
 from clipeval.results.cores import usable_cores
@@ -52,23 +52,23 @@ class DecodeJob:
     Attributes:
         name: for the progress bar.
         images: random access to the split.
-        positions: int64, which of them, in order.
+        indices: int64, which of them, in order.
         convert: rgb_first or as_decoded (`facts/layouts.md`, "Pixels").
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
         output: what the encoder makes of them (`Encoder.encode`).
         max_pixels, max_text_chunk: as `clipeval.preprocess.transforms.decode_limits` takes them.
-        pixels: where resized pixels are kept; None: nowhere.
+        kept: where resized pixels are kept; None: nowhere.
     """
 
     name: str
     images: Images
-    positions: np.ndarray
+    indices: np.ndarray
     convert: Convert
     mixed: bool
     output: str = "embeddings"
     max_pixels: int | None = None
     max_text_chunk: int | None = None
-    pixels: PixelStore | None = None
+    kept: PixelStore | None = None
 
 
 class Decoded(NamedTuple):
@@ -76,21 +76,21 @@ class Decoded(NamedTuple):
 
     Attributes:
         job: its number.
-        places: int64 [n], places in the job's positions.
+        indices: int64 [n], which images of the split.
         pixels: [n, 3, h, w]; or uint8 [bytes], a block of n images (`clipeval.preprocess.packed`). Valid until the next one is
             asked for.
-        failures: places of images that could not be read, and why.
+        failures: indices of images that could not be read, and why.
     """
 
     job: int
-    places: np.ndarray
+    indices: np.ndarray
     pixels: torch.Tensor
     failures: list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker sends: how many images, or bytes of a block, lie in its place; or the images, where there is no place."""
+    """What a worker sends: how many images, or bytes of a block, lie in its slot; or the images, where there is no slot."""
 
     size: int
     pixels: torch.Tensor | None
@@ -121,93 +121,62 @@ class _Decoder(Dataset[_Answer]):
         transform: Transform,
         fast: bool,
         capacity: int,
-        places: torch.Tensor | None,
+        slots: torch.Tensor | None,
         gate: Gate | None,
     ) -> None:
         self.jobs, self.runs, self.transform, self.fast = jobs, runs, transform, fast
-        self.capacity, self.places, self.gate = capacity, places, gate
+        self.capacity, self.slots, self.gate = capacity, slots, gate
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def __getitem__(self, number: int) -> _Answer:
-        # In turn: by the time that a place comes round again, what lay there has been used (see `Decoders`).
-        place = None if self.places is None else self.places[number % len(self.places)]
-        return self.decode(self.runs[number], place)
+        # In turn: by the time that a slot comes round again, what lay there has been used (see `Decoders`).
+        slot = None if self.slots is None else self.slots[number % len(self.slots)]
+        return self.decode(self.runs[number], slot)
 
-    def decode(self, run: _Run, place: torch.Tensor | None) -> _Answer:
-        """Decodes a run, into `place` where there is one."""
+    def decode(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
+        """Decodes a run, into `slot` where there is one."""
         if self.capacity:
-            return self._pack(run, place)
-        found: list[torch.Tensor] = []
+            return self._pack(run, slot)
+        decoded: list[torch.Tensor] = []
 
         def one(data: bytes, convert: Convert) -> None:
-            out = None if place is None else place[len(found)]
-            found.append(self.transform.pixels(data, convert, self.fast, out))
+            out = None if slot is None else slot[len(decoded)]
+            decoded.append(self.transform.pixels(data, convert, self.fast, out))
 
         failures = self._each(run, one)
-        alone = default_collate(found) if place is None and found else None  # in a worker, into shared memory
-        store, unkept = self.jobs[run.job].pixels, ""
+        alone = default_collate(decoded) if slot is None and decoded else None  # in a worker, into shared memory
+        store, unkept = self.jobs[run.job].kept, ""
         if store is not None and run.whole and not failures:
-            pixels = alone if place is None else place[: len(found)]
+            pixels = alone if slot is None else slot[: len(decoded)]
             assert pixels is not None
             try:
                 store.save(run.chunk, pixels.numpy())
             except OSError as problem:
                 unkept = f"{problem.filename or store.folder}: {problem.strerror}"
-        return _Answer(len(found), alone, failures, unkept)
+        return _Answer(len(decoded), alone, failures, unkept)
 
-    def _pack(self, run: _Run, place: torch.Tensor | None) -> _Answer:
+    def _pack(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
         assert isinstance(self.transform, Preprocess)
-        block = torch.empty(self.capacity, dtype=torch.uint8) if place is None else place
+        block = torch.empty(self.capacity, dtype=torch.uint8) if slot is None else slot
         packer = Packer(self.transform, block.numpy(), run.last - run.first)
         failures = self._each(run, packer.add)
-        return _Answer(packer.used, block[: packer.used].clone() if place is None else None, failures)
+        return _Answer(packer.used, block[: packer.used].clone() if slot is None else None, failures)
 
     def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> list[tuple[int, str]]:
-        """Gives every image of a run to `take`; the places of those that could not be read, and why."""
+        """Gives every image of a run to `take`; the indices of those that could not be read, and why."""
         job = self.jobs[run.job]
         failures: list[tuple[int, str]] = []
         with decode_limits(job.max_pixels, job.max_text_chunk):
-            for sample in range(run.first, run.last):
+            for index in job.indices[run.first : run.last].tolist():
                 if self.gate is not None:
                     self.gate.wait()
-                position = int(job.positions[sample])
                 try:
-                    take(job.images.read(position), job.convert)
+                    take(job.images.read(index), job.convert)
                 except (ValueError, OSError) as problem:
-                    failures.append((sample, f"{job.images.where(position)}: {problem}"))
+                    failures.append((index, f"{job.images.where(index)}: {problem}"))
         return failures
-
-
-class Gate:
-    """Open: decoders go on. Shut: they wait before the next image.
-
-    A byte that forked processes share says which; a semaphore wakes those that wait. Unlike a lock it belongs to nobody, so
-    that a decoder that is killed takes nothing with it. (Looking at the byte every 2 ms cost the encoder 3% of its time.)
-
-    Args:
-        workers: how many processes may wait.
-    """
-
-    def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
-        self._is_shut, self._parent, self._workers = mmap.mmap(-1, 1), os.getpid(), workers
-        self._wake = context.Semaphore(0)
-
-    def open(self) -> None:
-        self._is_shut[0] = 0
-        for _ in range(self._workers - self._wake.get_value()):
-            self._wake.release()
-
-    def shut(self) -> None:
-        self._is_shut[0] = 1
-
-    def wait(self) -> None:
-        """Returns once it is open; ends the process if the one that opens it is gone."""
-        while self._is_shut[0]:
-            self._wake.acquire(True, 5)
-            if os.getppid() != self._parent:
-                os._exit(1)
 
 
 class Decoders:
@@ -234,11 +203,11 @@ class Decoders:
     ) -> None:
         chunk = PACKED_CHUNK if packed else CHUNK
         self._jobs, self._runs = jobs, [run for number, job in enumerate(jobs) for run in _runs(number, job, chunk)]
-        there = [{} if job.pixels is None else job.pixels.files() for job in jobs]
+        there = [{} if job.kept is None else job.kept.files() for job in jobs]
         self._kept = [there[run.job].get(run.chunk) for run in self._runs]
         for job, files in zip(jobs, there, strict=True):
-            if files and job.pixels is not None:
-                job.pixels.touch()
+            if files and job.kept is not None:
+                job.kept.touch()
         todo = [run for run, kept in zip(self._runs, self._kept, strict=True) if kept is None]
         workers = min(workers, len(todo))
         ahead = AHEAD.get(device.type, 4)
@@ -252,21 +221,21 @@ class Decoders:
         if packed:
             assert isinstance(transform, Preprocess)
             capacity = max(PACKED_BYTES // (ahead + 1) // 4096 * 4096, least_bytes(transform, chunk))
-        self._places: torch.Tensor | None = None
+        self._slots: torch.Tensor | None = None
         if workers and forks and transform.shape is not None:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
-            place = (capacity,) if packed else (CHUNK, *transform.shape)
-            self._places = _shared(((ahead + 1) * workers, *place), transform.dtype)
+            slot = (capacity,) if packed else (CHUNK, *transform.shape)
+            self._slots = _shared(((ahead + 1) * workers, *slot), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
         self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
-        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._places, self._gate)
+        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._slots, self._gate)
         self._loader = DataLoader(
             self._decoder,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=ahead if workers else None,
             multiprocessing_context=context if workers else None,
-            worker_init_fn=_yield_to_encoder if device.type == "cpu" else _leave_signals,
+            worker_init_fn=_start_beside_encoder if device.type == "cpu" else _leave_signals,
         )
         self._iterator = iter(self._loader)
 
@@ -278,13 +247,13 @@ class Decoders:
             job = self._jobs[run.job]
             answer, pixels = None, None
             if path is not None:
-                pixels = _chosen(next(read), job.positions[run.first : run.last])
+                pixels = _chosen(next(read), job.indices[run.first : run.last])
                 if pixels is None:  # damaged or gone: here, for the decoders have not been told of it
                     answer = self._decoder.decode(run, None)
             else:
                 answer = next(self._iterator)
-                if answer.pixels is None and self._places is not None:
-                    pixels = self._places[number % len(self._places)][: answer.size]
+                if answer.pixels is None and self._slots is not None:
+                    pixels = self._slots[number % len(self._slots)][: answer.size]
                 number += 1
             failures = [] if answer is None else answer.failures
             if answer is not None and answer.unkept and not warned:
@@ -292,30 +261,19 @@ class Decoders:
                 log.warning("not all pixels are kept (cache.pixels): %s", answer.unkept)
             if pixels is None:
                 pixels = torch.empty(0) if answer is None or answer.pixels is None else answer.pixels
-            bad = {sample for sample, _ in failures}
-            samples = np.array([s for s in range(run.first, run.last) if s not in bad], dtype=np.int64)
-            yield Decoded(run.job, samples, pixels, failures)
+            indices = job.indices[run.first : run.last]
+            if failures:
+                indices = indices[~np.isin(indices, [index for index, _ in failures])]
+            yield Decoded(run.job, indices, pixels, failures)
 
     def _store(self, run: _Run) -> PixelStore:
-        store = self._jobs[run.job].pixels
+        store = self._jobs[run.job].kept
         assert store is not None
         return store
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Holds the decoders while the encoder runs on their cores.
-
-        Its threads wait for each other after every layer, so that a decoder on one core costs the time of all. Decoders that
-        run by themselves, on every core, cost what they use: 4% more images a second from ViT-B-32-256 in bf16.
-        """
-        if self._gate is None:
-            yield
-            return
-        self._gate.shut()
-        try:
-            yield
-        finally:
-            self._gate.open()
+    def paused(self) -> AbstractContextManager[None]:
+        """Holds the decoders for a block, where they run on the encoder's cores."""
+        return nullcontext() if self._gate is None else self._gate.shut()
 
     def close(self) -> None:
         """Ends the processes."""
@@ -323,7 +281,7 @@ class Decoders:
         if shutdown is not None:  # the loader's own clean-up, which otherwise waits for the garbage collector
             shutdown()
 
-    def died(self, problem: Exception) -> ClipevalError | None:
+    def died(self, problem: BaseException) -> ClipevalError | None:
         """What to say where `problem` came of a decoder process that died; None where all of them live.
 
         PyTorch raises it from a signal handler, so that it appears wherever the main process happens to be: while weights
@@ -341,23 +299,24 @@ class Decoders:
 
 def _runs(number: int, job: DecodeJob, chunk: int) -> Iterator[_Run]:
     """A job's samples in runs of `chunk`; with a pixel store, those of each of its files."""
-    if job.pixels is None:
-        for first in range(0, len(job.positions), chunk):
-            yield _Run(number, first, min(first + chunk, len(job.positions)), -1, False)
+    if job.kept is None:
+        for first in range(0, len(job.indices), chunk):
+            yield _Run(number, first, min(first + chunk, len(job.indices)), -1, False)
         return
-    files = job.positions // KEPT
+    files = job.indices // KEPT
     borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)] if len(files) else [0]
     for first, last in pairwise(borders):
         file = int(files[first])
-        yield _Run(number, first, last, file, last - first == min(KEPT, job.pixels.count - file * KEPT))
+        every = np.arange(file * KEPT, min((file + 1) * KEPT, job.kept.count))
+        yield _Run(number, first, last, file, np.array_equal(job.indices[first:last], every))
 
 
-def _chosen(kept: np.ndarray | None, positions: np.ndarray) -> torch.Tensor | None:
-    """Of a file's pixels those at some positions of its split, in memory that is not to be written to."""
+def _chosen(kept: np.ndarray | None, indices: np.ndarray) -> torch.Tensor | None:
+    """Of a file's pixels those of some images of its split, in memory that is not to be written to."""
     if kept is None:
         return None
-    places = positions % KEPT
-    some = kept if len(places) == len(kept) else kept[places]
+    inside = indices % KEPT
+    some = kept if np.array_equal(inside, np.arange(len(kept))) else kept[inside]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of memory that cannot be written to: nobody does
         return torch.from_numpy(some)
@@ -372,11 +331,6 @@ def _unpicklable(things: object) -> str:
     return ""
 
 
-def shares_cores(device: torch.device) -> bool:
-    """Whether the encoder takes every core of this job, so that decoders can only run in its place."""
-    return device.type == "cpu" and torch.get_num_threads() >= usable_cores()
-
-
 def default_workers(device: torch.device) -> int:
     """Decoder processes where none are asked for: every core of this job; less one that an encoder on a CPU needs meanwhile."""
     cores = usable_cores()
@@ -389,9 +343,8 @@ def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 
-def _yield_to_encoder(worker: int) -> None:
-    """Decoders on the encoder's own cores run at low priority, so as not to stop its threads while it embeds texts."""
-    os.nice(5)
+def _start_beside_encoder(worker: int) -> None:
+    yield_to_encoder()
     _leave_signals(worker)
 
 

@@ -29,12 +29,13 @@ import PIL
 from PIL import features
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.store import ImageStore, key_of
+from clipeval.engine.store import key_of
 from clipeval.preprocess.transforms import Preprocess, Transform
 from clipeval.results.files import write_atomically
 
 if TYPE_CHECKING:
-    from clipeval.engine.plan import FeatureSpec, PlannedTask
+    from clipeval.engine.features import FeatureSpec, FeatureStores
+    from clipeval.engine.plan import PlannedTask
     from clipeval.engine.runner import RunOptions
 
 CHUNK = 32
@@ -86,9 +87,9 @@ class PixelStore:
         with suppress(OSError):
             os.utime(self.folder / "parts.json")
 
-    def missing_bytes(self, positions: np.ndarray) -> int:
-        """What the files would take that images at these positions, int64, lack."""
-        lacking = np.setdiff1d(np.unique(positions // CHUNK), np.fromiter(self.files(), dtype=np.int64))
+    def missing_bytes(self, indices: np.ndarray) -> int:
+        """What the files would take that images at these indices, int64, lack."""
+        lacking = np.setdiff1d(np.unique(indices // CHUNK), np.fromiter(self.files(), dtype=np.int64))
         images = np.minimum((lacking + 1) * CHUNK, self.count) - lacking * CHUNK
         return int(images.sum()) * int(np.prod(self.shape))
 
@@ -122,8 +123,8 @@ class PixelStore:
         return None
 
 
-def pixel_store(options: RunOptions, transform: Transform, need: FeatureSpec, label: str) -> PixelStore | None:
-    """Where the resized pixels of a need are kept; None: nowhere, or they are what code of the user's own makes."""
+def pixel_store(options: RunOptions, transform: Transform, spec: FeatureSpec, label: str) -> PixelStore | None:
+    """Where the resized pixels of some images are kept; None: nowhere, or they are what code of the user's own makes."""
     if options.pixels is None or not isinstance(transform, Preprocess):
         return None
     decoders = {"pillow": PIL.__version__, "jpeg": features.version("jpg"), "turbo": features.version("libjpeg_turbo")}
@@ -132,8 +133,8 @@ def pixel_store(options: RunOptions, transform: Transform, need: FeatureSpec, la
 
         decoders["torchvision"] = torchvision.__version__
     parts = {
-        "data": need.images.digest,
-        "convert": need.convert,
+        "data": spec.images.digest,
+        "convert": spec.convert,
         "preprocess": "fast" if options.stream.fast else "exact",
         "size": list(transform.size),
         "interpolation": transform.interpolation,
@@ -142,18 +143,20 @@ def pixel_store(options: RunOptions, transform: Transform, need: FeatureSpec, la
         "decoders": decoders,
     }
     size = f"{transform.size[0]}x{transform.size[1]}"
-    return PixelStore(options.pixels, parts, len(need.images), f"{label}, {size}")
+    return PixelStore(options.pixels, parts, len(spec.images), f"{label}, {size}")
 
 
-def growth(planned_tasks: Sequence[PlannedTask], transform: Transform, options: RunOptions) -> int:
-    """By how many bytes a run of these tasks lets the stores grow: 0 where none are kept."""
+def growth(
+    planned_tasks: Sequence[PlannedTask], transform: Transform, options: RunOptions, stores: FeatureStores
+) -> int:
+    """By how many bytes a run of these tasks lets the stores grow that have embeddings already: 0 where no pixels are kept."""
     total, seen = 0, set()
     for planned in planned_tasks:
-        for need in planned.needs.values():
-            store = pixel_store(options, transform, need, planned.task.name)
+        for spec in planned.features.values():
+            store = pixel_store(options, transform, spec, planned.task.name)
             if store is not None and store.folder not in seen:
                 seen.add(store.folder)
-                total += store.missing_bytes(ImageStore(options.store, need.parts, len(need.images)).missing)
+                total += store.missing_bytes(stores.of(spec).missing)
     return total
 
 
@@ -195,4 +198,4 @@ def checksum(number: int, pixels: np.ndarray) -> str:
     It guards against damage, not against malice: SHA-256 would take longer than everything else that is done to an image
     (112 and 57 µs for 224 x 224 on an AMD EPYC).
     """
-    return f"{zlib.crc32(np.ascontiguousarray(pixels), zlib.crc32(f'{number} {pixels.shape}'.encode())):08x}"
+    return f"{zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(f'{number} {pixels.shape}'.encode())):08x}"

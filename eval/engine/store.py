@@ -17,7 +17,6 @@ import io
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipeval.results import safe_json
 from clipeval.results.files import sha256_of, write_atomically
 
 CHUNK = 2048
@@ -41,6 +39,28 @@ def key_of(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
+@dataclass(frozen=True)
+class ChunkRange:
+    """Some chunks of a task's images: from `first` up to `last` of `of` equal lengths."""
+
+    first: int
+    last: int
+    of: int
+
+    def chunks(self, images: int) -> range:
+        """The chunk numbers of a split that has this many images. Ranges that tile a task tile its chunks."""
+        count = -(-images // CHUNK)
+        return range(self.first * count // self.of, self.last * count // self.of)
+
+    def rows(self, images: int) -> slice:
+        """The images in those chunks."""
+        chunks = self.chunks(images)
+        return slice(chunks.start * CHUNK, chunks.stop * CHUNK)
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}/{self.of}"
+
+
 class ImageStore:
     """The embeddings of one split by one model.
 
@@ -52,16 +72,20 @@ class ImageStore:
     """
 
     def __init__(self, root: Path | None, parts: Mapping[str, Any], count: int, label: str = "") -> None:
-        self.key = key_of(parts)
-        self.folder = None if root is None else root / "images" / self.key
+        self.folder = None if root is None else root / "images" / key_of(parts)
         self.parts = {"label": label, **parts}
         self.count = count
-        self.rows: np.ndarray | None = None
         self.done = np.zeros(count, dtype=bool)
+        """bool [N], which images are embedded (or skipped)."""
+        self.failures: dict[int, str] = {}
+        """{index of an image that could not be read: why}."""
+        self._rows: np.ndarray | None = None
         self._unsaved = set(range(-(-count // CHUNK)))
         self._seen: set[int] = set()
-        self._kept: list[tuple[int, Path]] = []
-        self._scan()
+        self._files: dict[Path, int] = {}
+        """{file: its chunk}."""
+        self._damaged: set[Path] = set()
+        self.refresh()
 
     @property
     def complete(self) -> bool:
@@ -70,7 +94,7 @@ class ImageStore:
 
     @property
     def missing(self) -> np.ndarray:
-        """int64 positions that are not embedded yet, in order."""
+        """int64, the indices of images that are not embedded yet, in order."""
         return np.flatnonzero(~self.done)
 
     @property
@@ -78,71 +102,85 @@ class ImageStore:
         """Whether every chunk has been worked on by someone; only images that could not be read may be missing."""
         return self._seen == set(range(-(-self.count // CHUNK)))
 
-    def put(self, positions: np.ndarray, rows: torch.Tensor) -> None:
-        """Takes rows in, and writes every chunk that they complete."""
-        self._rows(rows.shape[1])[positions] = rows.numpy()
-        self._mark(positions)
+    def put(self, indices: np.ndarray, rows: torch.Tensor) -> None:
+        """Stores float32 [n, D], and writes every chunk that they complete."""
+        if self._rows is None:
+            self._rows = self._read_rows(rows.shape[1])
+        self._rows[indices] = rows.numpy()
+        self.done[indices] = True
+        self._save_complete(indices)
 
-    def skip(self, positions: np.ndarray) -> None:
-        """Marks images that cannot be read: their rows stay NaN, and the next run tries them again."""
-        self._mark(positions)
+    def skip(self, failures: Sequence[tuple[int, str]]) -> None:
+        """Marks images that cannot be read, and why: their rows stay NaN, and the next run tries them again."""
+        self.failures.update(failures)
+        indices = np.array([index for index, _ in failures], dtype=np.int64)
+        self.done[indices] = True
+        if self._rows is not None:
+            self._save_complete(indices)
 
     def flush(self) -> None:
         """Writes chunks that are begun, for a process that has to stop; the missing rows are NaN."""
-        if self.folder is None or self.rows is None:
-            return
-        for number in sorted(self._unsaved):
-            span = slice(number * CHUNK, (number + 1) * CHUNK)
-            if not np.isnan(self.rows[span, 0]).all():
-                _write(self.folder, str(number), self.rows[span], self.parts)
-                self._unsaved.discard(number)
+        if self._rows is not None:
+            begun = np.unique(np.flatnonzero(~np.isnan(self._rows[:, 0])) // CHUNK)
+            self._save(self._unsaved.intersection(begun.tolist()))
 
     def finish(self) -> torch.Tensor:
         """float32 [N, D]; rows that were skipped are NaN. What lies on disk is read now, and not held by the store."""
         assert self.complete
-        return torch.from_numpy(self.rows if self.rows is not None else self._assembled(0))
+        return torch.from_numpy(self._rows if self._rows is not None else self._read_rows(0))
 
-    def _rows(self, width: int) -> np.ndarray:
-        if self.rows is None:
-            self.rows = self._assembled(width)
-        return self.rows
+    def release(self) -> None:
+        """Frees the memory; of a store that keeps nothing on disk, the embeddings are lost."""
+        self._rows = None
+        if self.folder is None:
+            self.done[:] = False
 
-    def _assembled(self, width: int) -> np.ndarray:
-        chunks = [(number, np.load(path, mmap_mode="r", allow_pickle=False)) for number, path in self._kept]
-        rows = np.full((self.count, chunks[0][1].shape[1] if chunks else width), np.nan, dtype=np.float32)
-        for number, chunk in chunks:
-            there = ~np.isnan(chunk[:, 0])
-            rows[number * CHUNK : (number + 1) * CHUNK][there] = chunk[
-                there
-            ]  # two files of a chunk complete each other
-        return rows
-
-    def _mark(self, positions: np.ndarray) -> None:
-        self.done[positions] = True
-        if self.folder is None or self.rows is None:
-            return
-        for number in self._unsaved.intersection(np.unique(positions // CHUNK).tolist()):
-            span = slice(number * CHUNK, (number + 1) * CHUNK)
-            if self.done[span].all():
-                _write(self.folder, str(number), self.rows[span], self.parts)
-                self._unsaved.discard(number)
-
-    def _scan(self) -> None:
-        """Finds out what is on disk, and holds none of it: with everything cached, a run of many sets holds one at a time."""
+    def refresh(self) -> None:
+        """Finds out what else is on disk, and holds none of it: with everything cached, a run of many sets holds one at a time."""
         if self.folder is None or not self.folder.is_dir():
             return
         for path in sorted(self.folder.glob("*-*.npy")):
             number = int(path.name.split("-")[0])
-            rows = _read(path) if number in self._unsaved else None
+            if path in self._files or path in self._damaged or number not in self._unsaved:
+                continue
+            rows = _read(path)
             if rows is None:
+                self._damaged.add(path)
                 continue
             self._seen.add(number)
-            self._kept.append((number, path))
+            self._files[path] = number
             span = slice(number * CHUNK, (number + 1) * CHUNK)
-            self.done[span] |= ~np.isnan(rows[:, 0])
+            there = ~np.isnan(rows[:, 0])
+            self.done[span] |= there
+            if self._rows is not None:
+                self._rows[span][there] = rows[there]
             if self.done[span].all():  # else an image was skipped, and is tried again
                 self._unsaved.discard(number)
         _touch(self.folder)
+
+    def _read_rows(self, width: int) -> np.ndarray:
+        """float32 [N, D] of what is on disk; NaN elsewhere."""
+        chunks = [(number, np.load(path, mmap_mode="r", allow_pickle=False)) for path, number in self._files.items()]
+        rows = np.full((self.count, chunks[0][1].shape[1] if chunks else width), np.nan, dtype=np.float32)
+        for number, chunk in chunks:
+            there = ~np.isnan(chunk[:, 0])  # two files of a chunk complete each other
+            rows[number * CHUNK : (number + 1) * CHUNK][there] = chunk[there]
+        return rows
+
+    def _save_complete(self, indices: np.ndarray) -> None:
+        """Writes the chunks of some images that are complete by now."""
+        numbers = self._unsaved.intersection(np.unique(indices // CHUNK).tolist())
+        self._save({n for n in numbers if self.done[n * CHUNK : (n + 1) * CHUNK].all()})
+
+    def _save(self, numbers: set[int]) -> None:
+        for number in sorted(numbers) if self.folder is not None else ():
+            assert self.folder is not None
+            assert self._rows is not None
+            span = slice(number * CHUNK, (number + 1) * CHUNK)
+            self._files[_write(self.folder, f"{number}-", self._rows[span], self.parts)] = number
+            self._seen.add(number)
+            if self.done[span].all():
+                self._unsaved.discard(number)
 
 
 class TextStore:
@@ -158,7 +196,8 @@ class TextStore:
         self.folder = None if root is None else root / "texts" / key_of(parts)
         self.parts = {"label": label, **parts}
         self._blocks: list[np.ndarray] = []
-        self._place: dict[bytes, tuple[int, int]] = {}
+        self._index: dict[bytes, tuple[int, int]] = {}
+        """{sha256 of a text: (block, row)}."""
         if self.folder is not None and self.folder.is_dir():
             for path in sorted(self.folder.glob("*.npy")):
                 block = _read(path)
@@ -168,10 +207,10 @@ class TextStore:
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """The distinct texts that are not embedded yet."""
-        return [text for text in dict.fromkeys(texts) if _text_key(text) not in self._place]
+        return [text for text in dict.fromkeys(texts) if _text_key(text) not in self._index]
 
     def put(self, texts: Sequence[str], rows: torch.Tensor) -> None:
-        """Takes in float32 [T, D], a row a text, and writes it."""
+        """Stores float32 [T, D], a row a text, and writes it."""
         keys = np.frombuffer(b"".join(map(_text_key, texts)), dtype="V32")
         values = rows.numpy().astype(np.float32, copy=False)
         self._add(keys, values)
@@ -182,14 +221,14 @@ class TextStore:
 
     def rows(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 [T, D] for texts that were put in, duplicates allowed."""
-        places = np.array([self._place[_text_key(text)] for text in texts], dtype=np.int64).reshape(-1, 2)
-        if not len(places):
+        indices = np.array([self._index[_text_key(text)] for text in texts], dtype=np.int64).reshape(-1, 2)
+        if not len(indices):
             width = self._blocks[0].shape[1] if self._blocks else 0
             return torch.zeros(0, width)
         out = np.empty((len(texts), self._blocks[0].shape[1]), dtype=np.float32)
-        for number in np.unique(places[:, 0]):
-            chosen = places[:, 0] == number
-            out[chosen] = self._blocks[number][places[chosen, 1]]
+        for number in np.unique(indices[:, 0]):
+            chosen = indices[:, 0] == number
+            out[chosen] = self._blocks[number][indices[chosen, 1]]
         return torch.from_numpy(out)
 
     def _add(self, keys: np.ndarray, rows: np.ndarray) -> None:
@@ -197,79 +236,23 @@ class TextStore:
         self._blocks.append(rows)
         packed = keys.tobytes()
         for i in range(len(keys)):
-            self._place.setdefault(packed[32 * i : 32 * i + 32], (number, i))
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """One store on disk, as `clipeval cache` lists it."""
-
-    kind: str
-    key: str
-    path: Path
-    bytes: int
-    used: float
-    parts: Mapping[str, Any]
-
-
-def list_entries(root: Path) -> list[CacheEntry]:
-    """Every store under `root`, the least recently used first."""
-    found = []
-    for kind in ("images", "texts", "pixels"):
-        for folder in sorted((root / kind).glob("*")):
-            files = [f for f in folder.iterdir() if f.is_file()]
-            if not files:
-                continue
-            label = folder / "parts.json"
-            parts = _parts(label)
-            size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
-            found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
-    return sorted(found, key=lambda entry: entry.used)
-
-
-def _parts(label: Path) -> dict[str, Any]:
-    """What a store's label says; nothing where there is none, or it is none that this program wrote."""
-    try:
-        found = safe_json.read(label)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
-    """Removes the least recently used stores until `keep_bytes` are left; gives what it removed."""
-    entries = list_entries(root)
-    total, removed = sum(entry.bytes for entry in entries), []
-    for entry in entries:
-        if total <= keep_bytes:
-            break
-        shutil.rmtree(entry.path)
-        total -= entry.bytes
-        removed.append(entry)
-    return removed
-
-
-def human_size(count: int) -> str:
-    """`3.2 MB`: in the largest unit that leaves at least 1."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} B"
+            self._index.setdefault(packed[32 * i : 32 * i + 32], (number, i))
 
 
 def _text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _write(folder: Path, prefix: str, array: np.ndarray, parts: Mapping[str, Any]) -> None:
+def _write(folder: Path, prefix: str, array: np.ndarray, parts: Mapping[str, Any]) -> Path:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     data = buffer.getvalue()
     label = folder / "parts.json"
     if not label.exists():
         write_atomically(label, json.dumps(parts, sort_keys=True, indent=1).encode())
-    digest = hashlib.sha256(data).hexdigest()
-    write_atomically(folder / f"{prefix + '-' if prefix else ''}{digest}.npy", data)
+    path = folder / f"{prefix}{hashlib.sha256(data).hexdigest()}.npy"
+    write_atomically(path, data)
+    return path
 
 
 def _read(path: Path) -> np.ndarray | None:

@@ -7,12 +7,11 @@ works, and a batch may hold the end of one split and the beginning of the next, 
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,16 +19,14 @@ import PIL
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import Decoded, DecodeJob, Decoders
+from clipeval.engine.decode import DecodeJob, Decoders
 from clipeval.engine.store import CHUNK as STORED
-from clipeval.models import Encoder
+from clipeval.models.batch_size import default_batch
+from clipeval.models.encoder import Encoder
+from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import current, indexed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
 from clipeval.preprocess.transforms import Preprocess, Transform
-from clipeval.results.files import write_atomically
-
-MOST_IN_BATCH = 4096
-"""Images in the largest batch that is tried."""
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +60,23 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings (or another output) of some images of one job: float32 [n, D] on the CPU; or the images that could not
-    be read."""
+    """Embeddings (or another output) of some images of one job, or the images that could not be read.
+
+    Attributes:
+        job: its number.
+        indices: int64 [n], which images of the split.
+        rows: float32 [n, D], on the CPU.
+        failures: indices of images that could not be read, and why; there are no rows then.
+    """
 
     job: int
-    positions: np.ndarray
+    indices: np.ndarray
     rows: torch.Tensor
-    failures: tuple[tuple[int, str], ...] = ()
+    failures: Sequence[tuple[int, str]] = ()
 
 
 class ImageStream:
-    """Decoders over a list of jobs, started at once; `embed` runs the encoder over what they make.
+    """Decoders over a list of jobs, started at once; `embed` runs the encoder over what they make. A context manager.
 
     Args:
         jobs: what to embed.
@@ -86,7 +89,7 @@ class ImageStream:
         self, jobs: Sequence[DecodeJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, indexed(device)
-        packed = options.device_resize and not options.fast and all(job.pixels is None for job in jobs)
+        packed = options.device_resize and not options.fast and bool(jobs) and all(job.kept is None for job in jobs)
         self._resize: DeviceResize | None = None
         if packed and isinstance(transform, Preprocess):
             if is_exact(transform):
@@ -97,7 +100,7 @@ class ImageStream:
             jobs, transform, options.fast, options.workers, self.device, packed=self._resize is not None
         )
 
-    def embed(self, encoder: Encoder) -> Iterator[Embedded]:
+    def embed(self, encoder: Encoder | EncoderGroup) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
 
         Raises:
@@ -105,73 +108,63 @@ class ImageStream:
         """
         batches: _Batches | None = None
         before: tuple[bool, str] | tuple[int, int] | None = None
-        for decoded in self._decoders:
-            job, failures = self.jobs[decoded.job], decoded.failures
+        for number, indices, pixels, failures in self._decoders:
+            job = self.jobs[number]
             if failures and self.options.on_error == "fail":
                 raise ClipevalError(
                     f"{failures[0][1]}. Repair it, or fetch it again (`clipeval download` for a benchmark's set); or leave such "
                     "images out of the score, counted and flagged, with data.on_error=skip."
                 )
             if failures:
-                lost = np.array([job.positions[place] for place, _ in failures], dtype=np.int64)
-                reasons = tuple((int(job.positions[place]), reason) for place, reason in failures)
-                yield Embedded(decoded.job, lost, torch.zeros(0), reasons)
-            if not len(decoded.places):
+                lost = np.array([index for index, _ in failures], dtype=np.int64)
+                yield Embedded(number, lost, torch.zeros(0), failures)
+            if not len(indices):
                 continue
-            positions = job.positions[decoded.places]
             how = (job.mixed, job.output)
             # A batch is of one kind; aligned: of one stored chunk of one split.
-            kind = (decoded.job, int(positions[0]) // STORED) if self.options.aligned else how
-            pixels = self._pixels(decoded)
+            kind = (number, int(indices[0]) // STORED) if self.options.aligned else how
+            if self._resize is not None:
+                with current(self.device):
+                    pixels = self._resize(pixels, len(indices))
             if batches is None:
-                size = self.options.batch_size or self._found_batch(encoder, pixels)
+                images = sum(len(job.indices) for job in self.jobs)
+                memo, size = self.options.batch_memo, self.options.batch_size
+                size = size or default_batch(encoder, self.device, pixels, images, memo)
                 batches = _Batches(encoder, size, self.device, self._decoders, self.options.note_batch)
             if before is not None and kind != before:
                 yield from batches.drain()
             before = kind
-            yield from batches.add(decoded.job, positions, pixels, how)
+            yield from batches.add(number, indices, pixels, how)
         if batches is not None:
             yield from batches.drain()
             yield from batches.finish()
-
-    def _pixels(self, decoded: Decoded) -> torch.Tensor:
-        """[n, 3, h, w]: on the device, where that resizes."""
-        if self._resize is None:
-            return decoded.pixels
-        with current(self.device):
-            return self._resize(decoded.pixels, len(decoded.places))
-
-    def _found_batch(self, encoder: Encoder, pixels: torch.Tensor) -> int:
-        """The batch size for images such as these, remembered or found by trying; never more than there are images."""
-        most = sum(len(job.positions) for job in self.jobs)
-        memo = self.options.batch_memo
-        if self.device.type != "cuda" or memo is None:
-            return default_batch(encoder, self.device, pixels[:1], most)
-        memo = memo.with_name(
-            f"{memo.name}-{len(getattr(encoder, 'encoders', (encoder,)))}"
-        )  # of so many models at once
-        with suppress(OSError, ValueError):
-            return min(int(memo.read_text()), _doubled(most))
-        size = default_batch(encoder, self.device, pixels[:1], most)
-        if size < _doubled(most):  # else it was not memory or speed that ended the search
-            with suppress(OSError):  # a cache that may only be read
-                write_atomically(memo, str(size).encode())
-        return size
 
     def close(self) -> None:
         """Ends the decoders."""
         self._decoders.close()
 
-    def died(self, problem: Exception) -> ClipevalError | None:
-        """What to say where `problem` came of a decoder process that died; None where all of them live."""
-        return self._decoders.died(problem)
+    def __enter__(self) -> ImageStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        died = self._decoders.died(problem) if isinstance(problem, Exception) else None
+        self.close()
+        if died is not None:
+            raise died from None
 
 
 class _Batches:
     """Fills batches, sends them to the encoder, and hands back rows once they are on the CPU."""
 
     def __init__(
-        self, encoder: Encoder, size: int, device: torch.device, decoders: Decoders, note: Callable[[int], None]
+        self,
+        encoder: Encoder | EncoderGroup,
+        size: int,
+        device: torch.device,
+        decoders: Decoders,
+        note: Callable[[int], None],
     ) -> None:
         self.encoder, self.size, self.device, self.decoders, self.note = encoder, size, device, decoders, note
         note(size)
@@ -182,11 +175,11 @@ class _Batches:
         self._sent: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         self._flying: deque[_Flying] = deque()
 
-    def add(self, job: int, positions: np.ndarray, pixels: torch.Tensor, how: tuple[bool, str]) -> Iterator[Embedded]:
+    def add(self, job: int, indices: np.ndarray, pixels: torch.Tensor, how: tuple[bool, str]) -> Iterator[Embedded]:
         """Takes images in; their memory may be used for others afterwards."""
         self._how = how
         if self.device.type == "cpu" and not self._count and len(pixels) == self.size:  # a batch as it is
-            self._spans = [(job, positions)]
+            self._spans = [(job, indices)]
             yield from self._send(pixels)
             return
         start = 0
@@ -195,7 +188,7 @@ class _Batches:
             if self._buffer is None:
                 self._buffer = self._next_buffer(pixels)
             self._buffer[self._count : self._count + use] = pixels[start : start + use]
-            self._spans.append((job, positions[start : start + use]))
+            self._spans.append((job, indices[start : start + use]))
             self._count, start = self._count + use, start + use
             if self._count == self.size:
                 yield from self.drain()
@@ -274,9 +267,9 @@ class _Batches:
             done.event.synchronize()
         rows = done.rows.cpu()
         start = 0
-        for job, positions in done.spans:
-            yield Embedded(job, positions, rows[start : start + len(positions)])
-            start += len(positions)
+        for job, indices in done.spans:
+            yield Embedded(job, indices, rows[start : start + len(indices)])
+            start += len(indices)
 
 
 class _Flying(NamedTuple):
@@ -285,55 +278,3 @@ class _Flying(NamedTuple):
     spans: list[tuple[int, np.ndarray]]
     rows: torch.Tensor
     event: torch.cuda.Event | None
-
-
-def default_batch(
-    encoder: Encoder, device: torch.device, like: torch.Tensor | None = None, most: int = MOST_IN_BATCH
-) -> int:
-    """The batch size to use where none is given: on a GPU the smallest that gives 97% of the best rate, on a CPU 32.
-
-    Found by running the model on blank images of doubling number until the rate stops growing or memory ends.
-
-    Args:
-        encoder: the model.
-        device: where it is.
-        like: [1, 3, h, w], an image as the stream gives it; None: as the model's preprocessing says.
-        most: how many images there are; no batch is tried that is twice as large.
-    """
-    if device.type != "cuda":
-        return 32
-    if like is None:
-        like = torch.empty((1, *encoder.preprocess.shape), dtype=encoder.preprocess.dtype)  # type: ignore[misc]
-    rates: dict[int, float] = {}
-    size = 32
-    while size <= min(MOST_IN_BATCH, _doubled(most)):
-        try:
-            rates[size] = _rate(encoder, torch.zeros(size, *like.shape[1:], dtype=like.dtype, device=device))
-        except torch.OutOfMemoryError:
-            break
-        if rates[size] < 1.02 * rates.get(size // 2, 0.0):
-            break
-        size *= 2
-    with current(device):
-        torch.cuda.empty_cache()  # what larger batches reserved
-    if not rates:
-        return 1
-    best = max(rates.values())
-    return min(s for s, rate in rates.items() if rate >= 0.97 * best)
-
-
-def _doubled(images: int) -> int:
-    """The least of 32, 64, 128, … that holds this many images."""
-    return max(32, 1 << (images - 1).bit_length())
-
-
-def _rate(encoder: Encoder, batch: torch.Tensor) -> float:
-    """Images a second, the first pass left out."""
-    with encoder.uncompiled():
-        encoder.encode_images(batch)
-        torch.cuda.synchronize(batch.device)
-        started = time.monotonic()
-        for _ in range(3):
-            encoder.encode_images(batch)
-        torch.cuda.synchronize(batch.device)
-    return 3 * len(batch) / (time.monotonic() - started)

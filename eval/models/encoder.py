@@ -15,7 +15,6 @@ from torch.nn import functional
 from clipeval.captioning.generate import write_captions
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.bpe import quicken
-from clipeval.models.memory import keep_freed_memory
 from clipeval.models.precision import (
     check_precision,
     current,
@@ -26,6 +25,7 @@ from clipeval.models.precision import (
     pick_device,
     text_precision,
 )
+from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.models.texts import TextEncoder, Tokenizer
 from clipeval.preprocess.transforms import Transform
 from clipeval.results.cores import usable_cores

@@ -38,7 +38,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError:
-        raise ClipevalError(f"runtime.device={device} is no device; use auto, cpu, cuda or cuda:0") from None
+        raise ClipevalError(f"runtime.device={device} is no device; expected auto, cpu, cuda or cuda:N") from None
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ClipevalError(

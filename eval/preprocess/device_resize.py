@@ -118,7 +118,11 @@ def _probe(preprocess: Preprocess) -> tuple[torch.Tensor, np.ndarray, torch.Tens
     """A block of small pictures, its descriptors, and Pillow's pixels: larger and smaller, wide, tall and very tall, grey."""
     height, width = preprocess.size
     rng = np.random.default_rng(0)
-    shapes = [(height + 30, 2 * width, 3), (3 * height, width + 5, 3), (height // 2 + 1, width // 3 + 1, 3)]
+    shapes: list[tuple[int, ...]] = [
+        (height + 30, 2 * width, 3),
+        (3 * height, width + 5, 3),
+        (height // 2 + 1, width // 3 + 1, 3),
+    ]
     shapes += [(height + 9, width + 3), (40, 8, 3), (height, width, 3)]
     data = []
     for shape in shapes:

@@ -50,7 +50,7 @@ def _tiles(first: int, second: int) -> int:
     return -(-first // TILE_FIRST) * -(-second // TILE_SECOND)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _kernel(block, words, out, plane, fill, tile_first: tl.constexpr, tile_second: tl.constexpr):  # type: ignore[no-untyped-def]
     about = words + tl.program_id(0) * _ROW
     channel = tl.program_id(2)

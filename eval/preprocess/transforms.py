@@ -380,8 +380,8 @@ def _decode(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         if isinstance(error, Image.DecompressionBombError):
-            found = re.search(r"\d+", reason)
-            reason = f"it has {int(found[0] if found else 0):,} pixels; data.max_pixels=N allows up to N"
+            number = re.search(r"\d+", reason)
+            reason = f"it has {int(number[0] if number else 0):,} pixels; data.max_pixels=N allows up to N"
         elif "MAX_TEXT_CHUNK" in reason or "text memory" in reason.lower() or "text chunk" in reason.lower():
             reason = "its text chunks are longer than Pillow reads; data.max_text_chunk=BYTES allows more"
         raise ValueError(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from clipeval.cli.main import main
 from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
 from clipeval.preprocess.transforms import Preprocess
+from clipeval.results.heartbeats import heartbeats
 from tests.cluster.conftest import LARGE, SMALL, words
 from tests.eval.tiny_model import write_tiny_model
 
@@ -66,14 +67,19 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
     monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
     caches = [f"cache.root={training / name}" for name in ("cache-1", "cache-2")]
     inside = "runtime.workers=0"
-    # A checkpoint that diverged fails alone.
-    bad = load_file(training / "m1" / "open_clip_model.safetensors")
-    bad["positional_embedding"][0, 0] = float("nan")
-    torch.save({"state_dict": bad}, training / "checkpoints" / "epoch_99.pt")
+    # A checkpoint that diverged fails alone: at its first text, or at its first image.
+    for number, name in ((98, "visual.positional_embedding"), (99, "positional_embedding")):
+        bad = load_file(training / "m1" / "open_clip_model.safetensors")
+        bad[name][0, 0] = float("nan")
+        torch.save({"state_dict": bad}, training / "checkpoints" / f"epoch_{number}.pt")
     assert main(["run", *command(training, data, "glob(checkpoints/*.pt)", caches[0], inside)]) == 1
     error = capsys.readouterr().err
-    assert "1 of 4 checkpoints failed" in error
-    assert "NaN" in error
+    assert "2 of 5 checkpoints failed" in error
+    assert error.count("the embedding of the text") == 1 and error.count("is NaN") == 2
+    beats = [
+        (p.name.split("__")[1].split("-")[0], b.state) for p in (training / "runs").iterdir() for b in heartbeats(p)
+    ]
+    assert sorted(beats) == [("epoch_98", "failed"), ("epoch_99", "failed")]
     assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints"
     folders = {
         p.name.split("__")[1].split("-")[0]: p for p in (training / "runs").iterdir() if (p / "records").is_dir()

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.share import config_loads, parse_share
+from clipeval.cluster.shares import TaskCost, TaskShard, config_costs, missing_costs, parse_share, partition
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.shards import ChunkRange, TaskCost, TaskShard, missing_costs, partition
-from clipeval.engine.store import CHUNK
-from clipeval.results.heartbeats import markers, working
+from clipeval.engine.features import FeatureSpec, FeatureStores
+from clipeval.engine.store import CHUNK, ChunkRange
+from clipeval.results.heartbeats import heartbeat, heartbeats
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(
@@ -65,20 +65,20 @@ def test_parts_tile_whatever_the_real_count(images: int, of: int, data: st.DataO
 
 
 def planned(name: str, *stores: str, images: int = 50_000) -> Any:
-    needs = {store: SimpleNamespace(parts={"data": store}, images=range(images)) for store in stores}
-    return SimpleNamespace(id=name, needs=needs, part=None, texts=[f"{name} {i}" for i in range(100)])
+    specs = {store: FeatureSpec({"data": store}, range(images), "rgb_first", False, "embeddings") for store in stores}  # type: ignore[arg-type]
+    return SimpleNamespace(id=name, features=specs, part=None, texts=[f"{name} {i}" for i in range(100)])
 
 
 def embedded(tasks: list[Any], shares: list[list[TaskShard]]) -> tuple[list[int], int]:
     """How many images each share embeds, and how many there are."""
     by = {task.id: task for task in tasks}
-    counts, everything = [], {need.parts["data"]: len(need.images) for task in tasks for need in task.needs.values()}
+    counts, everything = [], {spec.parts["data"]: len(spec.images) for task in tasks for spec in task.features.values()}
     for share in shares:
         chunks: set[tuple[str, int]] = set()
         for unit in share:
-            for store, need in by[unit.task].needs.items():
-                count = -(-len(need.images) // CHUNK)
-                span = unit.part.chunks(len(need.images)) if unit.part else range(count)
+            for store, spec in by[unit.task].features.items():
+                count = -(-len(spec.images) // CHUNK)
+                span = unit.part.chunks(len(spec.images)) if unit.part else range(count)
                 chunks |= {(store, number) for number in span}
         counts.append(sum(min(CHUNK, everything[store] - number * CHUNK) for store, number in chunks))
     return counts, sum(everything.values())
@@ -95,7 +95,7 @@ def embedded(tasks: list[Any], shares: list[list[TaskShard]]) -> tuple[list[int]
 )
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_no_image_is_embedded_twice(tasks: list[Any], count: int, tmp_path: Path) -> None:
-    shares = partition(missing_costs(tasks, tmp_path), count)
+    shares = partition(missing_costs(tasks, FeatureStores(tmp_path)), count)
     counts, distinct = embedded(tasks, shares)
     assert sum(counts) == distinct
     assert max(counts) <= distinct / count + 4 * CHUNK
@@ -104,10 +104,10 @@ def test_no_image_is_embedded_twice(tasks: list[Any], count: int, tmp_path: Path
 
 def test_shares_of_a_config_keep_tasks_on_the_same_images_together() -> None:
     config = compose(["suite=none", "+task@tasks.a=mnist", "+task@tasks.b=mnist", "+task@tasks.c=gtsrb"])
-    loads = config_loads(config)
-    assert [(load.task, load.others) for load in loads] == [("a", ("b",)), ("c", ())]
-    units = [str(unit) for share in partition(loads, 3) for unit in share]
-    assert sorted(units) == sorted({*units}) and {unit.split("[")[0] for unit in units} == {"a", "b", "c"}
+    costs = config_costs(config)
+    assert [(cost.task, cost.others) for cost in costs] == [("a", ("b",)), ("c", ())]
+    units = [str(unit) for share in partition(costs, 3) for unit in share]
+    assert len(units) == len({*units}) and {unit.split("[")[0] for unit in units} == {"a", "b", "c"}
 
 
 def test_which_share() -> None:
@@ -173,18 +173,18 @@ def test_predictions_do_not_depend_on_workers_or_batches(data: Path, models: lis
         pd.testing.assert_frame_equal(one, other, atol=1e-3)
 
 
-def test_markers_say_how_it_went(tmp_path: Path) -> None:
-    with working(tmp_path, ["mnist", "fmow[0-1/3]"]):
-        (found,) = markers(tmp_path)
+def test_heartbeats_say_how_it_went(tmp_path: Path) -> None:
+    with heartbeat(tmp_path, ["mnist", "fmow[0-1/3]"]):
+        (found,) = heartbeats(tmp_path)
         assert (found.state, found.units) == ("running", ("mnist", "fmow[0-1/3]"))
-    assert markers(tmp_path) == []
-    with pytest.raises(ValueError, match="no good"), working(tmp_path, ["mnist"]):
+    assert heartbeats(tmp_path) == []
+    with pytest.raises(ValueError, match="no good"), heartbeat(tmp_path, ["mnist"]):
         raise ValueError("several lines\nno good")
-    assert [(m.state, m.error) for m in markers(tmp_path)] == [("failed", "no good")]
-    with pytest.raises(KeyboardInterrupt), working(tmp_path, ["mnist"]):
-        assert [m.state for m in markers(tmp_path)] == ["running"], "what is taken up again is forgotten"
+    assert [(m.state, m.error) for m in heartbeats(tmp_path)] == [("failed", "no good")]
+    with pytest.raises(KeyboardInterrupt), heartbeat(tmp_path, ["mnist"]):
+        assert [m.state for m in heartbeats(tmp_path)] == ["running"], "what is taken up again is forgotten"
         raise KeyboardInterrupt
-    assert [m.state for m in markers(tmp_path)] == ["stopped"]
+    assert [m.state for m in heartbeats(tmp_path)] == ["stopped"]
 
 
 def test_status_of_a_killed_and_of_a_failed_run(

@@ -17,7 +17,8 @@ from clip_benchmark.datasets.builder import dataset_collection, get_dataset_defa
 
 from clipeval.configs.compose import compose, task_ids
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.plan import data_config, make_task
+from clipeval.data.split import data_config
+from clipeval.engine.task_config import make_task
 
 FACTS = Path(__file__).with_name("clip_benchmark_tasks.csv")
 COLLECTIONS = {

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.engine.store import CHUNK, ImageStore, TextStore, list_entries, prune
+from clipeval.cli.cache import list_entries, prune
+from clipeval.engine.features import FeatureSpec, FeatureStores
+from clipeval.engine.store import CHUNK, ImageStore, TextStore
+from clipeval.results.files import sha256_of
 
 PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
 
@@ -63,17 +66,48 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_skipped_images_are_tried_again(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, PARTS, 4)
-    store.skip(np.array([2]))
+    store.skip([(2, "no image")])
     store.put(np.array([0, 1, 3]), rows(4)[[0, 1, 3]])
     assert store.complete
     assert torch.isnan(store.finish()[2]).all()
     assert ImageStore(tmp_path, PARTS, 4).missing.tolist() == [2]
 
 
+def test_a_chunk_is_hashed_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, hashed = 3 * CHUNK, []
+    monkeypatch.setattr("clipeval.engine.store.sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    spec = FeatureSpec(PARTS, range(count), "rgb_first", False, "embeddings")  # type: ignore[arg-type]
+    fill(ImageStore(tmp_path, PARTS, count), 0, CHUNK)
+    stores = FeatureStores(tmp_path)
+    assert len(stores.of(spec).missing) == 2 * CHUNK
+    fill(ImageStore(tmp_path, PARTS, count), CHUNK, 2 * CHUNK)  # another process
+    hashed.clear()
+    stores.refresh()
+    stores.refresh()
+    assert stores.of(spec).missing.tolist() == list(range(2 * CHUNK, count))
+    assert len(hashed) == 1
+    fill(stores.of(spec), 2 * CHUNK, count)
+    assert stores.of(spec).complete
+    stores.of(spec).release()
+    assert torch.equal(stores.of(spec).finish(), rows(count)), "what was written is read again"
+
+
+def test_flushed_chunks_are_completed_later(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, PARTS, 10)
+    fill(store, 0, 4)
+    store.flush()
+    assert ImageStore(tmp_path, PARTS, 10).missing.tolist() == list(range(4, 10))
+    fill(store, 4, 10)
+    again = ImageStore(tmp_path, PARTS, 10)
+    assert again.complete and torch.equal(again.finish(), rows(10))
+
+
 def test_memory_only(tmp_path: Path) -> None:
     store = ImageStore(None, PARTS, 3)
     fill(store, 0, 3)
     assert torch.equal(store.finish(), rows(3))
+    store.release()
+    assert store.missing.tolist() == [0, 1, 2]
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,8 @@ import torch
 
 from clipeval.cli.cache import parse_size
 from clipeval.cli.main import main
-from clipeval.engine.store import ImageStore, TextStore, human_size
+from clipeval.engine.store import ImageStore, TextStore
+from clipeval.results.files import human_size
 
 IMAGES = {"image": "abc", "precision": "fp32"}
 

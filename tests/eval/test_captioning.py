@@ -23,7 +23,7 @@ from clipeval.captioning.scorer import CocoScorer
 from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.plan import make_task
+from clipeval.engine.task_config import make_task
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import report, write_report
 from clipeval.tasks import Captioning

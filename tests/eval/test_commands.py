@@ -19,7 +19,7 @@ from PIL import Image
 from clipeval.cli import classify
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.verify import pictures
+from clipeval.replay.pictures import pictures
 
 TASKS = [
     "quickstart_digits",

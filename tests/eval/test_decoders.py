@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from clipeval.engine import decode
-from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers, shares_cores
+from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers
+from clipeval.models.small_cpu import shares_cores
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 from tests.eval.test_stream import Squares
 
@@ -54,15 +55,14 @@ def test_every_image_arrives_in_order_whole_and_once(transform: Transform, worke
     failed: list[list[int]] = [[], []]
     try:
         for decoded in decoders:
-            positions = jobs[decoded.job].positions
-            assert decoded.pixels.shape[0] == len(decoded.places)
-            assert (decoded.pixels.numpy() == (positions[decoded.places] % 256).reshape(-1, 1, 1, 1)).all()
-            found[decoded.job] += positions[decoded.places].tolist()
-            failed[decoded.job] += [int(positions[place]) for place, _ in decoded.failures]
+            assert decoded.pixels.shape[0] == len(decoded.indices)
+            assert (decoded.pixels.numpy() == (decoded.indices % 256).reshape(-1, 1, 1, 1)).all()
+            found[decoded.job] += decoded.indices.tolist()
+            failed[decoded.job] += [index for index, _ in decoded.failures]
     finally:
         decoders.close()
-    assert found == [[p for p in job.positions.tolist() if p % 7 != 3] for job in jobs]
-    assert failed == [[p for p in job.positions.tolist() if p % 7 == 3] for job in jobs]
+    assert found == [[p for p in job.indices.tolist() if p % 7 != 3] for job in jobs]
+    assert failed == [[p for p in job.indices.tolist() if p % 7 == 3] for job in jobs]
 
 
 def test_a_transform_that_cannot_be_sent_to_other_processes_runs_in_this_one(
@@ -72,7 +72,7 @@ def test_a_transform_that_cannot_be_sent_to_other_processes_runs_in_this_one(
     monkeypatch.setattr(decode, "sys", SimpleNamespace(platform="darwin"))
     transform = CustomTransform(lambda image: plain(image), "plain", "a function")
     jobs = [DecodeJob("a", Squares(0, 40), np.arange(40), "rgb_first", False)]
-    found = [int(d.pixels[i, 0, 0, 0]) for d in Decoders(jobs, transform, False, 2, CPU) for i in range(len(d.places))]
+    found = [int(d.pixels[i, 0, 0, 0]) for d in Decoders(jobs, transform, False, 2, CPU) for i in range(len(d.indices))]
     assert found == list(range(40))
     assert caplog.text.count("decoded in this process") == 1 and "lambda" in caplog.text
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.cluster.many import _Models
-from clipeval.engine import runner
-from clipeval.engine import stream as stream_module
 from clipeval.engine.decode import DecodeJob
-from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
-from clipeval.models import resolve
+from clipeval.engine.features import FeatureStores
+from clipeval.engine.scoring import ScoringQueue
+from clipeval.engine.stream import ImageStream, StreamOptions
+from clipeval.models import batch_size, resolve
+from clipeval.models.batch_size import default_batch
+from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import indexed
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
 from tests.eval.tiny_model import write_tiny_model
@@ -137,7 +138,7 @@ def test_the_stream_waits_for_the_encoders_device_whichever_is_current(
     cuda.current = 1 - now if device == "cuda" else now  # `cuda` is the one that was current when the stream was made
     got = np.full(COUNT, -1.0)
     for piece in stream.embed(GreyEncoder(cuda)):  # type: ignore[arg-type]
-        got[piece.positions] = piece.rows[:, 0].numpy()
+        got[piece.indices] = piece.rows[:, 0].numpy()
     assert (got == np.arange(COUNT)).sum() == COUNT
     assert cuda.pinned == {cuda_index}
 
@@ -166,7 +167,7 @@ def test_the_batch_size_is_searched_on_the_encoders_device_for_one_model_and_for
         patch.setattr(torch.cuda, "synchronize", waited.append)
         patch.setattr(torch.cuda, "device", lambda device: nullcontext(given_back.append(device)))
         patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append("emptied"))
-        size = default_batch(_Models([encoder, encoder]) if many else encoder, torch.device("cuda:1"))  # type: ignore[arg-type]
+        size = default_batch(EncoderGroup([encoder, encoder]) if many else encoder, torch.device("cuda:1"))  # type: ignore[arg-type]
     assert size >= 32 and set(asked) - {None} == {torch.device("cuda:1")}
     assert waited and None not in waited
     assert given_back[-2:] == [torch.device("cuda:1"), "emptied"]
@@ -199,7 +200,7 @@ def test_the_search_sees_images_as_they_come_and_ends_with_them(
     cuda, zeros, noted = FakeCuda(monkeypatch), torch.zeros, list[int]()
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(stream_module, "_rate", lambda encoder, batch: encoder.encode_images(batch).shape[0] ** 2)
+    monkeypatch.setattr(batch_size, "_rate", lambda encoder, batch: encoder.encode_images(batch).shape[0] ** 2)
     options = StreamOptions(0, None, batch_memo=tmp_path / "memo", note_batch=noted.append)
     for again in range(2):
         encoder = Sizes()
@@ -220,7 +221,7 @@ def test_many_models_are_uncompiled_together_and_compiled_again(tmp_path: Path) 
     encoders = [resolve({"name": write_tiny_model(tmp_path / "m")}, tmp_path / "cache").load() for _ in range(2)]
     for encoder in encoders:
         encoder._compiled = True
-    with _Models(encoders).uncompiled():
+    with EncoderGroup(encoders).uncompiled():
         assert not any(encoder._compiled for encoder in encoders)
     assert all(encoder._compiled for encoder in encoders)
 
@@ -231,14 +232,12 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     task = SimpleNamespace(
         on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
     )
-    planned = SimpleNamespace(id="a", samples={}, needs={}, texts=[], task=task)
-    queue: Any = SimpleNamespace(
-        device=torch.device("cuda:1"),
-        texts={"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))},
-        file=lambda *given: None,
-        failures={},
-    )
-    runner.ScoringQueue._score(queue, planned, {}, 0.0)  # type: ignore[arg-type]
+    planned = SimpleNamespace(id="a", samples={}, features={}, texts=[], task=task)
+    texts: Any = {"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))}
+    unused: Any = None
+    device = torch.device("cuda:1")
+    queue = ScoringQueue([], FeatureStores(None), texts, lambda scored: unused, unused, unused, device)
+    queue._score(planned, 0.0)  # type: ignore[arg-type]
     assert seen == [1] and cuda.current == 0
 
 
@@ -270,8 +269,8 @@ def test_a_compiled_tower_that_runs_out_of_memory_goes_on_with_smaller_batches(
     job = DecodeJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
     stream = ImageStream([job], plain.preprocess, StreamOptions(0, 64), torch.device("cpu"))
     rows = torch.zeros(COUNT, plain.embed_dim)
-    for piece in stream.embed(_Models(encoders) if many else encoders[0]):  # type: ignore[arg-type]
-        rows[piece.positions] = piece.rows[:, -plain.embed_dim :]
+    for piece in stream.embed(EncoderGroup(encoders) if many else encoders[0]):  # type: ignore[arg-type]
+        rows[piece.indices] = piece.rows[:, -plain.embed_dim :]
     pixels = torch.stack([plain.preprocess.pixels(Squares().read(place)) for place in range(COUNT)])
     torch.testing.assert_close(rows, plain.encode_images(pixels), rtol=0, atol=1e-6)
     fits = {1: 1, 11: 8, 40: 32}[most]

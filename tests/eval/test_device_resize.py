@@ -137,7 +137,7 @@ def embed(options: StreamOptions, preprocess: Preprocess) -> tuple[dict[tuple[in
         for piece in stream.embed(Pixels(preprocess)):  # type: ignore[arg-type]
             failures += [reason for _, reason in piece.failures]
             if len(piece.rows):
-                places = [(piece.job, int(position)) for position in piece.positions]
+                places = [(piece.job, int(index)) for index in piece.indices]
                 rows.update(zip(places, piece.rows, strict=True))
     finally:
         stream.close()

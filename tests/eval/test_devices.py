@@ -16,10 +16,10 @@ import torch
 
 from clipeval.api import _device_of
 from clipeval.cli.main import main
+from clipeval.cluster.local import _work, device_names
 from clipeval.cluster.submit import _for_jobs
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.devices import _work, device_names
 from clipeval.engine.evaluation import Evaluation
 from scripts.make_miniature import facts, write_set
 from tests.eval.tiny_model import write_tiny_model

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.head_files import load_heads
 from clipeval.models import from_memory, resolve
 from clipeval.models.cuts import Cuts
+from clipeval.models.head_files import load_heads
 from clipeval.models.positions import interpolated, shapes
 from clipeval.models.texts import tokenise
-from clipeval.tasks import Samples
+from clipeval.tasks import Samples, zero_shot
 from scripts.make_miniature import facts, write_set
 from tests.data_faults.colours import ColourModel
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
@@ -102,8 +102,13 @@ def run(root: Path, model: str, *more: str) -> dict[str, Any]:
     return found
 
 
-def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Path, tmp_path: Path, capsys: Any) -> None:
+def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(
+    exported: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
+
+    made, make = [], zero_shot.zero_shot_classifier
+    monkeypatch.setattr(zero_shot, "zero_shot_classifier", lambda *given: made.append(given) or make(*given))
 
     fact = next(f for f in facts() if f.key == "mnist" or f.key.endswith("/mnist"))
     write_set(tmp_path / "data" / fact.folder, fact, 12, 20, 1, np.random.default_rng(0))
@@ -111,6 +116,7 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Pat
     prompts = ["tasks.mnist.prompts={name: long, path: %s}" % (tmp_path / "long.txt")]
     model, heads = f"local-dir:{exported}", tmp_path / "heads"
     first = run(tmp_path, model, *prompts, f"head.save={heads}")
+    assert len(made) == 2, "once while planning, on embeddings of no meaning, and once for scores and file"
     flagged = [flag for flag in first["flags"] if "texts are cut" in flag]
     assert len(flagged) == 1
     assert "10 of 20" in flagged[0]
@@ -134,7 +140,7 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(exported: Pat
 def test_a_head_with_an_unsound_class_vector_is_refused(
     vector: tuple[float, float], message: str, exported: Path, tmp_path: Path
 ) -> None:
-    from clipeval.engine.head_files import save_head
+    from clipeval.models.head_files import save_head
 
     save_head(tmp_path / "mine.safetensors", torch.tensor([[1.0, 0], vector]), ["cat", "dog"], {})
     samples = {"test": Samples(keys=["a"], classnames=["cat", "dog"], metadata=pd.DataFrame())}

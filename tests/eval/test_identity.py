@@ -255,7 +255,7 @@ import own_rule
 @dataclass(frozen=True)
 class Mine(Task):
     protocol = "mine"
-    def texts(self, samples):
+    def prompts(self, samples):
         return [f"a photo of a {c}" for c in samples["test"].classnames]
     def predict(self, images, texts, samples):
         scores = images["test"].cpu() @ texts.cpu().T

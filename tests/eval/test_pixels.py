@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from clipeval.cli.cache import list_entries, prune
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine import pixels
 from clipeval.engine.decode import DecodeJob, Decoders
+from clipeval.engine.features import FeatureSpec, FeatureStores
 from clipeval.engine.pixels import CHUNK, PixelStore, growth, pixel_store
 from clipeval.engine.runner import RunOptions
-from clipeval.engine.store import list_entries, prune
 from clipeval.engine.stream import StreamOptions
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
 from scripts.make_miniature import facts, write_set
@@ -44,7 +45,7 @@ class Good(Pictures):
 
 
 def options(root: Path | None, fast: bool = False) -> RunOptions:
-    return RunOptions(CPU, "fp32", False, StreamOptions(0, None, fast=fast), None, root)
+    return RunOptions(CPU, "fp32", False, StreamOptions(0, None, fast=fast), root)
 
 
 def store_of(root: Path, images: Any, preprocess: Any = PREPROCESS, fast: bool = False, **more: Any) -> PixelStore:
@@ -61,14 +62,14 @@ def decode(
     positions = np.arange(len(images)) if positions is None else positions
     store = None if root is None else store_of(root, images)
     decoders = Decoders(
-        [DecodeJob("some", images, positions, "rgb_first", False, pixels=store)], PREPROCESS, False, workers, CPU
+        [DecodeJob("some", images, positions, "rgb_first", False, kept=store)], PREPROCESS, False, workers, CPU
     )
     found: dict[int, torch.Tensor] = {}
     failures = []
     try:
         for decoded in decoders:
-            assert len(decoded.places) == len(decoded.pixels)
-            found.update(zip(positions[decoded.places].tolist(), decoded.pixels.clone(), strict=True))
+            assert len(decoded.indices) == len(decoded.pixels)
+            found.update(zip(decoded.indices.tolist(), decoded.pixels.clone(), strict=True))
             failures += [reason for _, reason in decoded.failures]
     finally:
         decoders.close()
@@ -89,9 +90,16 @@ def test_what_was_decoded_once_is_not_decoded_again(tmp_path: Path, workers: int
     second, _ = decode(tmp_path, images, workers=workers)
     assert images.reads.value == len(images)
     assert same(first, wanted) and same(second, wanted)
-    sparse = np.array([3, 4, 40, 41, 99])
-    some, _ = decode(tmp_path, images, sparse, workers)
-    assert images.reads.value == len(images) and same(some, {int(p): wanted[int(p)] for p in sparse})
+    for order in (np.array([3, 4, 40, 41, 99]), np.arange(99, -1, -1), np.arange(CHUNK)[::-1]):
+        some, _ = decode(tmp_path, images, order, workers)
+        assert images.reads.value == len(images) and same(some, {int(i): wanted[int(i)] for i in order})
+
+
+def test_another_order_is_not_kept(tmp_path: Path) -> None:
+    images = Good()
+    found, _ = decode(tmp_path, images, np.arange(99, -1, -1))
+    assert store_of(tmp_path, images).files() == {}
+    assert {int(i): found[i].sum() for i in found} == {i: row.sum() for i, row in decode(None, images)[0].items()}
 
 
 def test_a_part_of_a_file_is_decoded_and_not_kept(tmp_path: Path) -> None:
@@ -159,10 +167,10 @@ def test_a_store_that_is_pruned_meanwhile_is_decoded(tmp_path: Path) -> None:
     wanted, _ = decode(tmp_path, images)
     store = store_of(tmp_path, images)
     decoders = Decoders(
-        [DecodeJob("some", images, np.arange(100), "rgb_first", False, pixels=store)], PREPROCESS, False, 0, CPU
+        [DecodeJob("some", images, np.arange(100), "rgb_first", False, kept=store)], PREPROCESS, False, 0, CPU
     )
     assert len(prune(tmp_path, 0)) == 1
-    found = {int(p): row.clone() for d in decoders for p, row in zip(d.places, d.pixels, strict=True)}
+    found = {int(p): row.clone() for d in decoders for p, row in zip(d.indices, d.pixels, strict=True)}
     assert same(found, wanted)
 
 
@@ -219,24 +227,24 @@ def test_models_share_what_their_pixels_have_in_common(tmp_path: Path, monkeypat
     folders.add(store_of(tmp_path, images).folder)
     assert len({plain, *folders}) == 8
     custom = CustomTransform(lambda image: None, "digest", "a function")
-    need: Any = SimpleNamespace(images=images, convert="rgb_first", parts={"a": 1})
+    need = FeatureSpec({"a": 1}, images, "rgb_first", False, "embeddings")
     assert pixel_store(options(tmp_path), custom, need, "some") is None
-    planned: Any = SimpleNamespace(needs={"test": need}, task=SimpleNamespace(name="some"))
-    assert growth([planned], custom, options(tmp_path)) == 0
+    planned: Any = SimpleNamespace(features={"test": need}, task=SimpleNamespace(name="some"))
+    assert growth([planned], custom, options(tmp_path), FeatureStores(None)) == 0
 
 
 def test_the_growth_is_what_the_files_then_take(tmp_path: Path) -> None:
     images = Good()
-    need: Any = SimpleNamespace(images=images, convert="rgb_first", parts={"a": 1})
-    planned: Any = SimpleNamespace(needs={"test": need, "again": need}, task=SimpleNamespace(name="some"))
-    assert growth([planned], PREPROCESS, options(tmp_path)) == 100 * 3 * 24 * 16
+    need = FeatureSpec({"a": 1}, images, "rgb_first", False, "embeddings")
+    planned: Any = SimpleNamespace(features={"test": need, "again": need}, task=SimpleNamespace(name="some"))
+    assert growth([planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == 100 * 3 * 24 * 16
     decode(tmp_path, images, np.arange(CHUNK))
-    assert growth([planned, planned], PREPROCESS, options(tmp_path)) == (100 - CHUNK) * 3 * 24 * 16
+    assert growth([planned, planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == (100 - CHUNK) * 3 * 24 * 16
     decode(tmp_path, images)
-    assert growth([planned], PREPROCESS, options(tmp_path)) == 0
+    assert growth([planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == 0
     size = sum(path.stat().st_size for path in store_of(tmp_path, images).folder.glob("*.npy"))
     assert 100 * 3 * 24 * 16 <= size <= 100 * 3 * 24 * 16 + 4 * 200
-    assert growth([planned], PREPROCESS, options(None)) == 0
+    assert growth([planned], PREPROCESS, options(None), FeatureStores(None)) == 0
 
 
 COUNT = 70

@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.head_files import _read as read_head
-from clipeval.engine.verify import StoredRun, pictures
 from clipeval.models import resolve
+from clipeval.models.head_files import _read as read_head
+from clipeval.replay.pictures import pictures
+from clipeval.replay.verify import StoredRun
 from clipeval.results.json_io import digest, pretty
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_tasks, trust

@@ -13,8 +13,8 @@ import pytest
 from clipeval.api import evaluate
 from clipeval.cli.main import main
 from clipeval.cluster.job import Job
-from clipeval.engine.shards import TaskShard
-from clipeval.engine.verify import StoredRun
+from clipeval.cluster.shares import TaskShard
+from clipeval.replay.verify import StoredRun
 from clipeval.results.compare import compare
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.tables import FORMATS

@@ -61,7 +61,7 @@ def embed(encoder: Any, workers: int = 0, size: int = 40) -> list[list[float]]:
     found: list[dict[int, float]] = [{}, {}]
     try:
         for piece in stream.embed(encoder):
-            found[piece.job].update(zip(piece.positions.tolist(), piece.rows[:, 0].tolist(), strict=True))
+            found[piece.job].update(zip(piece.indices.tolist(), piece.rows[:, 0].tolist(), strict=True))
     finally:
         stream.close()
     return [[rows[position] for position in sorted(rows)] for rows in found]

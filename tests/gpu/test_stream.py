@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from clipeval.engine.decode import DecodeJob
-from clipeval.engine.stream import ImageStream, StreamOptions, default_batch
+from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import resolve
+from clipeval.models.batch_size import default_batch
 from clipeval.preprocess.transforms import Preprocess
 from tests.gpu.towers import SIZE, write_tower
 
@@ -71,7 +72,7 @@ def through(encoder: Any, device: torch.device, workers: int, size: int | None =
     rows: dict[int, torch.Tensor] = {}
     try:
         for piece in stream.embed(encoder):
-            rows.update(zip(piece.positions.tolist(), piece.rows, strict=True))
+            rows.update(zip(piece.indices.tolist(), piece.rows, strict=True))
     finally:
         stream.close()
     assert len(rows) == COUNT

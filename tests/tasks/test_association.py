@@ -65,7 +65,7 @@ def test_by_hand():
     instance = {"id": "x", "cue": "Owl", "candidates": ["a", "b", "c", "d", "e"], "associations": ["a", "b"]}
     samples = {"test": Samples(keys=["a", "b", "c", "d", "e"], instances=[instance])}
     images = torch.tensor([[0.9, 0], [0.1, 0], [0.8, 0], [0.2, 0], [0.3, 0]])
-    assert task().texts(samples) == ["An owl"]
+    assert task().prompts(samples) == ["An owl"]
     scores = task().score({"test": images}, torch.tensor([[1.0, 0]]), samples)
     row = scores.predictions.iloc[0]
     assert (row["key"], row["chosen"], row["correct"], row["associations"]) == ("x", "a c", 1, 2)
@@ -110,13 +110,13 @@ def test_all_of_winogavil_is_fast():
 def test_bad_instances(change, message):
     instance = {"id": "x", "cue": "owl", "candidates": ["a", "b"], "associations": ["a"], **change}
     with pytest.raises(ValueError, match=message):
-        task().texts({"test": Samples(keys=["a", "b"], instances=[instance])})
+        task().prompts({"test": Samples(keys=["a", "b"], instances=[instance])})
 
 
 def test_missing_parts():
     with pytest.raises(ValueError, match="no instances"):
-        task().texts({"test": Samples(keys=["a"])})
+        task().prompts({"test": Samples(keys=["a"])})
     with pytest.raises(ValueError, match="instance 0 has no 'id'"):
-        task().texts({"test": Samples(keys=["a"], instances=[{"cue": "owl"}])})
+        task().prompts({"test": Samples(keys=["a"], instances=[{"cue": "owl"}])})
     with pytest.raises(ValueError, match="5 cues, but 4"):
         task().predict({"test": unit(60, 8)}, unit(4, 8), {"test": build(5, [5])})

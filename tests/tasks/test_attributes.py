@@ -88,7 +88,7 @@ def expected_predictions(samples, fake, images):
 
 
 def score(own, samples, images):
-    texts = own.texts({"test": samples})
+    texts = own.prompts({"test": samples})
     fake = model(texts, 16)
     return own.score({"test": images}, fake.texts(texts), {"test": samples}), fake
 
@@ -175,7 +175,7 @@ def test_a_colon_in_a_class_name():
         keys=["a"], classnames=["x:one: two", "x:"], templates=["x:{c}!"], metadata=pd.DataFrame({"x": [0]})
     )
     own = task(attributes=[Attribute("x", "x", ["x"])])
-    assert own.texts({"test": samples}) == ["one: two!", "!"]
+    assert own.prompts({"test": samples}) == ["one: two!", "!"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_bad_tables(change, message):
     samples = Samples(**{**vars(faces()), **change})
     own = task()
     with pytest.raises(ValueError, match=message):
-        own.predict({"test": unit(400, 16)}, unit(62, 16), {"test": samples}) if "metadata" in change else own.texts(
+        own.predict({"test": unit(400, 16)}, unit(62, 16), {"test": samples}) if "metadata" in change else own.prompts(
             {"test": samples}
         )
 

@@ -64,7 +64,7 @@ def test_intervals_hold_the_value_and_narrow_with_images():
         assert (low, high) == statistic.interval()
         spread = 1.96 * statistic.values.std() / math.sqrt(statistic.units)
         assert high - low == pytest.approx(2 * spread, rel=0.1)
-    assert many.contributions().mean() == pytest.approx(many.value)
+    assert many.per_unit_scores().mean() == pytest.approx(many.value)
 
 
 class Fake:
@@ -87,7 +87,7 @@ def task(**fields):
 
 def test_a_task_scores_what_was_written():
     samples = {"test": Samples(keys=["x", "y"], captions=[["a cat"], ["two dogs", "dogs"]])}
-    assert task().texts(samples) == []
+    assert task().prompts(samples) == []
     scores = task().score({"test": to_rows(["a", "dogs there"])}, torch.zeros(0, 1), samples)
     assert list(scores.predictions["caption"]) == ["a", "dogs there"]
     assert list(scores.predictions["key"]) == ["x", "y"]
@@ -100,8 +100,8 @@ def test_a_task_scores_what_was_written():
 def test_planning_asks_for_what_is_missing_and_starts_nothing():
     samples = {"test": Samples(keys=["x"], captions=[["a cat"]])}
     with pytest.raises(ValueError, match="there is no Java"):
-        task().rehearse(samples)
+        task().dry_run(samples)
     with pytest.raises(ValueError, match="needs a scorer"):
-        task(scorer=None).rehearse(samples)
+        task(scorer=None).dry_run(samples)
     with pytest.raises(ValueError, match="captions are the `txt` members"):
-        task().texts({"test": Samples(keys=["x"])})
+        task().prompts({"test": Samples(keys=["x"])})

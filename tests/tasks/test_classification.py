@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from clipeval.tasks import Classification, GroupMetrics, Samples
-from clipeval.tasks.classification import rank
+from clipeval.tasks.classification import top_k
 from tests.tasks.fakes import Loader, allow_numpy_2_4, model, unit
 
 TEMPLATES = ["a photo of a {c}.", "the {c}"]
@@ -36,7 +36,7 @@ def evaluate(names, labels, images, templates=TEMPLATES, dim=16, **more):
     """Our metrics, and clip_benchmark's of the same images and the same table of text vectors."""
     table = {"test": samples(labels, names, templates=templates)}
     own = task(**more)
-    texts = own.texts(table)
+    texts = own.prompts(table)
     fake = model(texts, dim)
     scores = own.score({"test": images}, fake.texts(texts), table)
     loader = Loader([(images, torch.as_tensor(labels))], names)
@@ -87,7 +87,7 @@ def test_ties_are_resolved_as_by_the_reference(classes, n, seed):
     )
     vectors[rng.integers(classes)] = vectors[0]
     labels = torch.tensor(rng.integers(0, classes, n))
-    found = pd.DataFrame({"label": labels, **rank(images, vectors)})
+    found = pd.DataFrame({"label": labels, **top_k(images, vectors)})
     metrics = task().statistics(found)
     topk = (1, 5) if classes >= 5 else (1,)
     with pytest.MonkeyPatch.context() as patch:
@@ -110,9 +110,9 @@ def test_duplicate_names_share_their_prompts():
 
 def test_chunks_change_nothing():
     images, classes = unit(100, 16), unit(9, 16, 2)
-    whole = rank(images, classes)
+    whole = top_k(images, classes)
     for rows in (1, 7, 99):
-        found = rank(images, classes, rows)
+        found = top_k(images, classes, rows)
         for name, values in whole.items():
             np.testing.assert_allclose(found[name], values, atol=1e-5)
 
@@ -148,7 +148,7 @@ def grouped():
 
 
 def score(own, table, images):
-    texts = own.texts({"test": table})
+    texts = own.prompts({"test": table})
     return own.score({"test": images}, model(texts, 16).texts(texts), {"test": table})
 
 

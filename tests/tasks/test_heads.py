@@ -6,7 +6,7 @@ from clip_benchmark.metrics import zeroshot_classification as zsc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipeval.tasks.zero_shot import head, prompt_counts, prompts
+from clipeval.tasks.zero_shot import prompt_counts, prompts, zero_shot_classifier
 from tests.tasks.fakes import model
 
 NAMES = ["tench", "", "crane", "crane", "a {brace}"]
@@ -37,7 +37,7 @@ def test_head_agrees_with_clip_benchmark(templates):
     texts = prompts(NAMES, templates)
     fake = model(texts, 16)
     expected = zsc.zero_shot_classifier(fake, fake.tokenizer, NAMES, templates_as_given(templates), "cpu", amp=False)
-    found = head(fake.texts(texts), prompt_counts(NAMES, templates))
+    found = zero_shot_classifier(fake.texts(texts), prompt_counts(NAMES, templates))
     torch.testing.assert_close(found, expected.T, rtol=0, atol=1e-6)
 
 
@@ -48,7 +48,7 @@ def templates_as_given(templates):
 def test_head_by_hand():
     texts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
     half = 0.5**0.5
-    torch.testing.assert_close(head(texts, [2, 1]), torch.tensor([[half, half], [0.6, 0.8]]))
+    torch.testing.assert_close(zero_shot_classifier(texts, [2, 1]), torch.tensor([[half, half], [0.6, 0.8]]))
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_bad_prompts(names, templates, message):
 
 def test_wrong_number_of_embeddings():
     with pytest.raises(ValueError, match="4 prompts were asked for, but there are 3"):
-        head(torch.ones(3, 2), [2, 2])
+        zero_shot_classifier(torch.ones(3, 2), [2, 2])

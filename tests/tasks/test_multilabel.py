@@ -31,7 +31,7 @@ def test_agrees_with_clip_benchmark(n, classes, seed):
     labels = (np.random.default_rng(seed).random((n, classes)) < 0.2).astype(np.int64)
     samples = {"test": build(labels)}
     images = unit(n, 8, seed)
-    texts = task().texts(samples)
+    texts = task().prompts(samples)
     fake = model(texts, 8, seed)
     scores = task().score({"test": images}, fake.texts(texts), samples)
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from clipeval.tasks import LinearProbe, Samples
 from clipeval.tasks.neighbours import mean_cosines, votes
 from clipeval.tasks.seeds import SeedMean
-from clipeval.tasks.solvers import adamw, bracket, few, lbfgs
+from clipeval.tasks.solvers import adamw, lbfgs, sample_few_shot, search_log_grid
 from clipeval.tasks.statistics import Proportion
 
 DIM, CLASSES = 24, 7
@@ -126,7 +126,7 @@ def test_the_search_looks_where_clip_benchmark_looks(monkeypatch: pytest.MonkeyP
         asked.extend(strengths)
         return [height(s) for s in strengths]
 
-    found = bracket(scores, -6, 2)
+    found = search_log_grid(scores, -6, 2)
     tried: list[float] = []
     monkeypatch.setattr(theirs, "train", lambda loader, i, o, wd, *rest: tried.append(wd) or wd)
     monkeypatch.setattr(theirs, "infer", lambda model, *rest: (torch.tensor([model]), torch.tensor([0.0])))
@@ -144,12 +144,12 @@ def test_the_search_looks_where_clip_benchmark_looks(monkeypatch: pytest.MonkeyP
 
 def test_few_shots_are_distinct_and_balanced_and_differ_by_seed() -> None:
     y = np.repeat(np.arange(5), 12)
-    chosen = few(y, 3, 0)
+    chosen = sample_few_shot(y, 3, 0)
     assert len(set(chosen.tolist())) == 15
     assert np.bincount(y[chosen]).tolist() == [3] * 5
-    assert set(chosen.tolist()) != set(few(y, 3, 1).tolist())
+    assert set(chosen.tolist()) != set(sample_few_shot(y, 3, 1).tolist())
     with pytest.raises(ValueError, match="13 shots were asked for, and class 0 has 12"):
-        few(y, 13, 0)
+        sample_few_shot(y, 13, 0)
 
 
 def nearest_mean(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> torch.Tensor:
@@ -231,4 +231,4 @@ def test_what_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None
 def test_too_few_shots_are_known_before_anything_is_embedded() -> None:
     _, y = embeddings(21, 0)
     with pytest.raises(ValueError, match="set: 4 shots were asked for, and class"):
-        make(shots=4).texts({"train": samples(y), "test": samples(y)})
+        make(shots=4).prompts({"train": samples(y), "test": samples(y)})

@@ -28,7 +28,7 @@ def table(captions):
 @settings(max_examples=30, deadline=None)
 def test_agrees_with_clip_benchmark(counts, seed):
     captions = [[f"caption {i} {j}" for j in range(count)] for i, count in enumerate(counts)]
-    texts = task().texts(table(captions))
+    texts = task().prompts(table(captions))
     fake = model(texts, 8, seed)
     images = unit(len(counts), 8, seed + 1)
     scores = task().score({"test": images}, fake.texts(texts), table(captions))
@@ -123,7 +123,7 @@ def test_statistics_need_only_the_predictions(tmp_path):
 def test_bad_captions(captions, message):
     samples = {"test": Samples(keys=["image0", "image1"], captions=captions)}
     with pytest.raises(ValueError, match=message):
-        task().texts(samples)
+        task().prompts(samples)
 
 
 def test_other_bad_input():

@@ -30,7 +30,7 @@ def build(n, images, captions):
 def test_agrees_with_clip_benchmark(images, captions):
     samples = build(100, images, captions)
     vectors = unit(100 * images, 6)
-    texts = task().texts({"test": samples})
+    texts = task().prompts({"test": samples})
     fake = model(texts, 6)
     found = task().score({"test": vectors}, fake.texts(texts), {"test": samples})
     batch = vectors.view(100, images, 1, 1, 6)
@@ -58,7 +58,7 @@ def test_by_hand():
         ["b", "of b", "of b"],
         ["a", "of a", "of a, nearly"],
     ]
-    assert task().texts({"test": samples}) == ["of b", "of a", "of a", "of a, nearly"]
+    assert task().prompts({"test": samples}) == ["of b", "of a", "of a", "of a, nearly"]
 
 
 def test_statistics_need_only_the_predictions(tmp_path):
@@ -80,11 +80,11 @@ def test_statistics_need_only_the_predictions(tmp_path):
 def test_bad_instances(change, message):
     instance = {"id": "x", "images": ["a"], "captions": ["of a", "of b"], **change}
     with pytest.raises(ValueError, match=message):
-        task().texts({"test": Samples(keys=["a"], instances=[instance])})
+        task().prompts({"test": Samples(keys=["a"], instances=[instance])})
 
 
 def test_missing_parts():
     with pytest.raises(ValueError, match="no instances"):
-        task().texts({"test": Samples(keys=["a"])})
+        task().prompts({"test": Samples(keys=["a"])})
     with pytest.raises(ValueError, match="4 captions, but 3"):
         task().predict({"test": unit(2, 4)}, unit(3, 4), {"test": build(2, 1, 2)})

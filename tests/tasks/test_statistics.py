@@ -86,7 +86,7 @@ def test_interval_holds_the_value_and_repeats(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_average_to_the_value(kind):
     s = KINDS[kind](np.arange(40))
-    found = s.contributions()
+    found = s.per_unit_scores()
     if kind in ("worst group", "macro F1", "average precision"):
         assert found is None
     else:

@@ -22,7 +22,7 @@ from clipeval.tasks import (
     Samples,
     Selection,
 )
-from clipeval.tasks.classification import rank
+from clipeval.tasks.classification import top_k
 from clipeval.tasks.ties import Ties, first_of_equal, flags, same_vectors
 
 OWN = {"key": "own/task", "name": "Own", "metric": None}
@@ -84,7 +84,7 @@ def test_first_orders_all_five_and_vectors_that_are_equal_score_alike():
     head = torch.nn.functional.normalize(torch.randn(701, 96, generator=torch.Generator().manual_seed(0)), dim=1)
     head[700], head[350] = head[3], head[3]
     images = torch.nn.functional.normalize(head[rng.integers(0, 5, 64)] + 0.1 * head[8:72], dim=1)
-    found = rank(images, head, rule="first")
+    found = top_k(images, head, rule="first")
     own = found["prediction"] == 3
     assert own.any()
     assert (found["pred_2"][own] == 350).all()

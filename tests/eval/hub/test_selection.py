@@ -18,9 +18,9 @@ from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import open_split
 from clipeval.data.lock import NAME
+from clipeval.data.split import data_config
 from clipeval.download import read_lock, verify
 from clipeval.download.selection import convert_sugar_crepe, convert_winoground
-from clipeval.engine.plan import data_config
 
 RNG = np.random.default_rng(0)
 PARTS = ["add_att", "swap_obj"]

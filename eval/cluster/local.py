@@ -1,17 +1,17 @@
 """`runtime.devices=N`: one run over several GPUs of a machine, a process each.
 
-The open tasks are cut into N shares of about equal cost, as an array of jobs is (`clipeval.engine.shards`); each process embeds
-its share into the same stores, and files the records that it finds whole. What is left after that, the first process does
+The open tasks are cut into N shares of about equal cost, as an array of jobs is (`clipeval.cluster.shares`); each process embeds
+its share into the same stores, and writes the records that it finds whole. What is left after that, the first process does
 as a run on one device would. So the records are those of one device. On CPUs (`runtime.device=cpu`) the cores are divided.
 """
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from pickle import PicklingError
 from types import FrameType
 from typing import Any
@@ -20,12 +20,43 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from clipeval.cluster.shares import TaskShard, missing_costs, partition
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
+from clipeval.engine.evaluation import Evaluation, run_planned
+from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask
-from clipeval.engine.shards import ChunkRange, TaskShard, missing_costs, partition
+from clipeval.engine.runner import RunSummary, run_tasks
+from clipeval.engine.store import ChunkRange
 from clipeval.models import ModelHandle
 from clipeval.results.cores import usable_cores
+from clipeval.results.heartbeats import heartbeat
+
+
+def run(evaluation: Evaluation) -> RunSummary:
+    """Runs an evaluation on the devices that its config names.
+
+    Raises:
+        ClipevalError: as `Evaluation.run`; or a process failed.
+    """
+    count = int(evaluation.config.runtime.devices)
+    plan, started = evaluation.prepare(), time.monotonic()
+    evaluation.say_pixels(plan)
+    shares = partition_tasks(plan.open, evaluation.stores, count) if count > 1 else []
+    images = texts = 0
+    done: list[Any] = []
+    if len(shares) > 1:
+        todo = [planned.id for planned in plan.open]
+        evaluation.announce()
+        with heartbeat(evaluation.folder.path, [planned.unit for planned in plan.open]):
+            images, texts = run_shares(evaluation.config, evaluation.handle, shares)
+        evaluation.stores.refresh()
+        plan = evaluation.plan()
+        done = [c.record for c in plan.tasks if c.record and c.state == "done" and c.id in todo]
+    (model,) = run_planned([(evaluation, plan)])
+    left = model.summary
+    seconds = time.monotonic() - started
+    return RunSummary([*done, *left.records], images + left.images, texts + left.texts, seconds, left.pending)
 
 
 def device_names(device: str, count: int) -> list[str]:
@@ -47,11 +78,11 @@ def device_names(device: str, count: int) -> list[str]:
     return [f"cuda:{number}" for number in range(count)]
 
 
-def partition_tasks(planned_tasks: Sequence[PlannedTask], store: Path | None, count: int) -> list[list[TaskShard]]:
+def partition_tasks(planned_tasks: Sequence[PlannedTask], stores: FeatureStores, count: int) -> list[list[TaskShard]]:
     """Cuts tasks into at most `count` shares by what is missing of them; a task that is itself a part is cut within it."""
-    loads = missing_costs(planned_tasks, store)
+    costs = missing_costs(planned_tasks, stores)
     parts = {planned.id: planned.part for planned in planned_tasks}
-    shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(loads, count)]
+    shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(costs, count)]
     return [share for share in shares if share]
 
 
@@ -125,8 +156,6 @@ def _work(
     plain: dict[str, Any], handle: ModelHandle, units: list[TaskShard], device: str, count: int, end: Connection
 ) -> None:
     """One process: its share of the run on its device."""
-    from clipeval.engine.evaluation import Evaluation
-
     signal.signal(signal.SIGTERM, _stop)
     config = OmegaConf.create(plain)
     kind = torch.device(device)
@@ -140,12 +169,14 @@ def _work(
     )
     config.runtime.device, config.runtime.devices = device, 1
     try:
-        session = Evaluation.open(config, Console(stderr=True, force_terminal=False), handle)
-        session.units = units
-        plan = session.plan()
+        evaluation = Evaluation.open(config, Console(stderr=True, force_terminal=False), handle)
+        evaluation.parts = {unit.task: unit.part for unit in units}
+        plan = evaluation.plan()
         plan.raise_problems()
-        outcome = session.compute(plan)
-        end.send((None, (outcome.images, outcome.texts)))
+        model = evaluation.model_run(plan)
+        if plan.open:
+            run_tasks([model], evaluation.options())
+        end.send((None, (model.summary.images, model.summary.texts)))
     except ClipevalError as problem:
         end.send((str(problem), (0, 0)))
     except KeyboardInterrupt:

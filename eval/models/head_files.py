@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.unsound import first_unsound
 from clipeval.models import ModelHandle
+from clipeval.models.unsound import first_unsound
 from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 from clipeval.tasks.base import Samples

@@ -1,0 +1,178 @@
+"""Each task is scored as soon as its embeddings are there, on a thread of its own, and its record is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.split import take
+from clipeval.engine.features import FeatureStores
+from clipeval.engine.plan import PlannedTask
+from clipeval.engine.progress import Progress
+from clipeval.engine.store import TextStore
+from clipeval.models.precision import current, full_float32
+from clipeval.models.unsound import first_unsound
+from clipeval.results.records import Record
+from clipeval.tasks import text_rows
+from clipeval.tasks.base import Samples, Scores
+from clipeval.tasks.zero_shot import classifier_weights
+
+SHOWN = 20
+"""Images left out that a flag names."""
+
+
+class ScoredTask(NamedTuple):
+    """A task that has its scores.
+
+    Attributes:
+        planned: the task.
+        samples: what was scored, without images that could not be read; with its class vectors where those are kept.
+        scores: what the task made of it.
+        flags: what a reader of the scores must know of this run.
+        timings: seconds, `embed_s` and `score_s`.
+    """
+
+    planned: PlannedTask
+    samples: Mapping[str, Samples]
+    scores: Scores
+    flags: Sequence[str]
+    timings: Mapping[str, float]
+
+
+WriteRecord = Callable[[ScoredTask], Record]
+
+
+@dataclass
+class ScoringQueue:
+    """The tasks of a model that wait for their embeddings.
+
+    Attributes:
+        waiting: whole tasks.
+        stores: their images' embeddings.
+        texts: the store of each task's texts, by the task's id.
+        write_record: called on the scorer's thread.
+        progress: told of each record.
+        scorer: one thread, so that a task is scored while the next one's images are embedded.
+        device: where tasks compute that ask for an accelerator.
+        keep_heads: whether a task's class vectors are wanted with its scores.
+        records: those written so far.
+    """
+
+    waiting: list[PlannedTask]
+    stores: FeatureStores
+    texts: Mapping[str, TextStore]
+    write_record: WriteRecord
+    progress: Progress
+    scorer: ThreadPoolExecutor
+    device: torch.device
+    keep_heads: bool = False
+    records: list[Record] = field(default_factory=list)
+    _scoring: list[tuple[PlannedTask, Future[Record]]] = field(default_factory=list)
+    _clock: float = field(default_factory=time.monotonic)
+
+    def submit_ready(self) -> None:
+        """Hands every task that is complete to the scorer, and raises what scoring raised."""
+        for planned in list(self.waiting):
+            if all(self.stores.of(spec).complete for spec in planned.features.values()):
+                self.waiting.remove(planned)
+                elapsed, self._clock = time.monotonic() - self._clock, time.monotonic()
+                self._scoring.append((planned, self.scorer.submit(self._score, planned, elapsed)))
+        self._collect([pair for pair in self._scoring if pair[1].done()])
+
+    def close(self) -> None:
+        """Waits for the last score."""
+        self.submit_ready()
+        while self._scoring:
+            self._collect(self._scoring[:1])
+        assert not self.waiting
+
+    def _collect(self, finished: Sequence[tuple[PlannedTask, Future[Record]]]) -> None:
+        """Notes records, and frees the embeddings that no other task needs: memory does not grow with the suite."""
+        for pair in finished:
+            self._scoring.remove(pair)
+            record = pair[1].result()
+            self.records.append(record)
+            self.progress.done(record)
+            others = [*self.waiting, *(planned for planned, _ in self._scoring)]
+            needed = {spec.key for planned in others for spec in planned.features.values()}
+            for spec in pair[0].features.values():
+                if spec.key not in needed:
+                    self.stores.of(spec).release()
+
+    def _score(self, planned: PlannedTask, elapsed: float) -> Record:
+        started = time.monotonic()
+        samples, images, flags = self._embedded(planned)
+        texts = planned.task.prompts(samples) if flags else planned.texts  # flagged by now is what was left out
+        rows = self.texts[planned.id].rows(texts)
+        self._check(planned, samples, images, texts, rows)
+        if planned.task.on_device:
+            images = {split: embedded.to(self.device) for split, embedded in images.items()}
+        if planned.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
+            flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
+        if self.keep_heads and planned.task.one_head:
+            samples["test"] = replace(samples["test"], head=classifier_weights(rows, samples["test"]))
+        with current(self.device), full_float32():  # a thread begins on the first GPU
+            scores = planned.task.score(images, rows, samples)
+        timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
+        return self.write_record(ScoredTask(planned, samples, scores, flags, timings))
+
+    def _embedded(self, planned: PlannedTask) -> tuple[dict[str, Samples], dict[str, torch.Tensor], list[str]]:
+        """The samples of each split that are embedded, their embeddings, and a flag for those that are left out."""
+        samples, images, flags = dict(planned.samples), {}, []
+        for split, spec in planned.features.items():
+            store, table = self.stores.of(spec), samples[split]
+            rows = store.finish()
+            indices = np.arange(store.count) if table.positions is None else table.positions
+            rows = rows if table.positions is None else rows[torch.from_numpy(indices)]
+            kept = ~torch.isnan(rows[:, 0]).numpy()
+            if not kept.all():
+                samples[split] = take(table, np.flatnonzero(kept))
+                lost = [store.failures[int(i)] for i in indices[~kept] if int(i) in store.failures][:SHOWN]
+                flags.append(f"{int((~kept).sum())} of {len(kept):,} images left out, unreadable: {'; '.join(lost)}")
+                rows = rows[torch.from_numpy(kept)]
+            images[split] = rows
+        return samples, images, flags
+
+    def _check(
+        self,
+        planned: PlannedTask,
+        samples: Mapping[str, Samples],
+        images: Mapping[str, torch.Tensor],
+        texts: Sequence[str],
+        rows: torch.Tensor,
+    ) -> None:
+        """What this run embedded has been looked at; what lay in the cache has not.
+
+        Raises:
+            ClipevalError: an embedding is NaN, infinite or zero, or images and texts have different widths.
+        """
+        if planned.task.output != "embeddings":
+            return
+        store = self.texts[planned.id]
+        who = f"{store.parts['label']}, {planned.task.name}"
+        for split, embedded in images.items():
+            if unsound := first_unsound(embedded):
+                key, folder = samples[split].keys[unsound[0]], self.stores.of(planned.features[split]).folder
+                raise ClipevalError(
+                    f"{who}: the embedding of the sample {key!r} in the cache is {unsound[1]}. Remove {folder}, "
+                    "and the images are embedded again."
+                )
+            widths = {embedded.shape[1], *(t.shape[1] for t in [rows] if len(t))}
+            widths |= {table.head.shape[1] for table in samples.values() if table.head is not None}
+            if len(widths) > 1:
+                raise ClipevalError(
+                    f"{who}: images have embeddings of {embedded.shape[1]} numbers, and texts of "
+                    f"{', '.join(str(w) for w in sorted(widths - {embedded.shape[1]}))}: they cannot be compared."
+                )
+        if len(rows) and (unsound := first_unsound(rows)):
+            raise ClipevalError(
+                f"{who}: the embedding of the text {texts[unsound[0]]!r} in the cache is {unsound[1]}. Remove "
+                f"{store.folder}, and the texts are embedded again."
+            )

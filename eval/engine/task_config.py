@@ -1,0 +1,70 @@
+"""From a config's node to a Task, and what stands for its code and settings in a fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import uuid
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from clipeval.configs.errors import ClipevalError
+from clipeval.data.prompts import prompts_digest
+from clipeval.models.identity import code_digest
+from clipeval.models.own_code import OwnCode, import_fresh, is_own, own_code
+from clipeval.models.state import Walk, modules_of
+from clipeval.results.trust import NOT_TASK
+from clipeval.tasks.base import Task
+
+
+def make_task(name: str, node: DictConfig) -> Task:
+    """The Task that a config node declares.
+
+    Raises:
+        ClipevalError: an argument is missing, unknown or impossible.
+    """
+    arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
+    _import_own(str(arguments.get("_target_")))
+    try:
+        task = instantiate(arguments, _convert_="all")
+    except Exception as problem:
+        reason = problem.__cause__ or problem
+        raise ClipevalError(f"the config of the task {name!r} does not make a task: {reason}") from problem
+    if not isinstance(task, Task):
+        raise ClipevalError(f"the config of the task {name!r} names {arguments.get('_target_')}, which is not a Task.")
+    return task
+
+
+def _import_own(target: str) -> None:
+    """Has a class of the user's own be what its source now says; Hydra says what is wrong with a name."""
+    if is_own(target.rpartition(".")[0]):
+        with contextlib.suppress(ImportError, ValueError):
+            import_fresh(target)
+
+
+def task_code(task: Task) -> OwnCode | None:
+    """The code of a task's class, and of its settings' classes, where one of them is the user's own."""
+    walk = Walk()
+    walk.add([getattr(task, field.name) for field in dataclasses.fields(task)])
+    modules = list(dict.fromkeys([*modules_of(type(task)), *walk.modules]))
+    return own_code(modules) if modules else None
+
+
+def protocol_digest(task: Task, code: OwnCode | None = None, cache: Path | None = None) -> str:
+    """The protocol, its version and every setting that can change a metric; what only labels the record is left out.
+
+    Args:
+        task: the task.
+        code: as `task_code` gives it; of clipeval's own tasks the version stands for the code.
+        cache: where digests of files are remembered.
+    """
+    labels = {"key", "name", "metric", "chance", "group", "meanings"}
+    if task.ties == "reference":  # as before there was a choice
+        labels.add("ties")
+    settings = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in labels}
+    known = f"{task.protocol}/{task.version}/{prompts_digest([repr(sorted(settings.items()))])[:16]}"
+    if code is None:
+        return known
+    return f"{known}/{uuid.uuid4().hex[:16] if code.problem else code_digest(code, cache)}"
