@@ -89,7 +89,7 @@ CONFIG: dict[str, dict[str, Value]] = {
         "source": TEXT_OR_NULL,
         "sources": Value(object, hint="sources, each with folder and hub"),
     },
-    "cache": {"root": TEXT, "features": SWITCH},
+    "cache": {"root": TEXT, "features": SWITCH, "pixels": SWITCH},
     "head": {"save": TEXT_OR_NULL, "load": Value(list)},
     "probe": {
         "shots": Value(object, null=True, hint="a whole number of at least 1, or a list of such"),
@@ -110,6 +110,7 @@ CONFIG: dict[str, dict[str, Value]] = {
         "batch_size": Value(int, null=True, least=1),
         "workers": Value(int, null=True, least=0),
         "preprocess": Value(str, choices=("exact", "fast")),
+        "resize": Value(str, choices=("auto", "workers", "device")),
         "compile": SWITCH,
         "deterministic": SWITCH,
     },

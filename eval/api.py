@@ -59,7 +59,7 @@ def evaluate(
     words = [f"suite={suite}", *overrides]
     if data_root is not None:
         words.append(override("data.root", str(data_root)))
-    words.append(override("runtime.device", str(next(model.parameters()).device)))
+    words.append(override("runtime.device", _device_of(model)))
     devices = list(range(torch.cuda.device_count()))
     with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, torch.random.fork_rng(devices=devices):
         words.append(override("out", str(out if out is not None else scratch)))
@@ -71,6 +71,12 @@ def evaluate(
         names = [name for name in evaluation.config.tasks if name not in evaluation.skipped]
         frame = records_frame([r for r in map(evaluation.folder.record, names) if r is not None])
         return pd.concat([frame, _skipped(evaluation)], ignore_index=True) if evaluation.skipped else frame
+
+
+def _device_of(model: torch.nn.Module) -> str:
+    """Where a model is, as `runtime.device` names it: Apple's one GPU has no number."""
+    device = next(model.parameters()).device
+    return "mps" if device.type == "mps" else str(device)
 
 
 def _skipped(evaluation: Evaluation) -> pd.DataFrame:

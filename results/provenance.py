@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipeval.results.cores import usable_cores
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -94,7 +96,7 @@ def hardware() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": _memory(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,

@@ -34,6 +34,7 @@ if __name__ == "__main__":
 from clipeval.results.provenance import provenance  # noqa: E402
 from scripts import benchmark_rows as rows  # noqa: E402
 from scripts.benchmark_gpu import gpu  # noqa: E402
+from scripts.benchmark_pixels import pixels  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402
 from scripts.benchmark_rows import Bench, Result, Size  # noqa: E402
 from scripts.benchmark_startup import startup  # noqa: E402
@@ -42,6 +43,7 @@ from scripts.benchmark_worker import Side, WorkerDied  # noqa: E402
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "heads": rows.heads,
     "decode": rows.decode,
+    "pixels": pixels,
     "miniature": rows.miniature,
     "end_to_end": rows.end_to_end,
     "rescore": rows.rescore,

@@ -6,7 +6,6 @@ the very code of a run: the stream without a model, the model without a stream.
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from clipeval.models.batch_size import default_batch
 from clipeval.models.precision import current
 from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.preprocess.transforms import Preprocess
+from clipeval.results.cores import usable_cores
 from clipeval.tasks.solvers import adamw, lbfgs
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 
@@ -46,7 +46,7 @@ def machine(device: str) -> dict[str, Any]:
         "driver": _driver() if cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import shutil
 import tempfile
 import time
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,15 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
-from clipeval.engine.decode import DecodeJob, default_workers
+from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders, default_workers
 from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.pixels import pixel_store
+from clipeval.engine.runner import RunOptions
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.memory import keep_freed_memory
+from clipeval.preprocess.packed import descriptors, resize
 from clipeval.tasks import Retrieval, Samples
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 from scripts import benchmark_data
@@ -81,6 +87,35 @@ def pixels(model: str, root: str, out: str, fast: bool = False) -> dict[str, Any
     count = sum(len(piece.indices) for piece in _stream(transform, root, sink, options))
     np.save(out, torch.cat(kept).numpy())
     return {"images": count}
+
+
+def feed(model: str, root: str, scratch: str, how: str, times: int = 1, digest: bool = False) -> dict[str, Any]:
+    """One shard up to the encoder's side, by a decoder on each core: `resized`, `decoded` (in blocks) or from the `store`.
+
+    The digest is of the pixels; blocks are resized for it.
+    """
+    transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
+    split = open_split(DataConfig(folder="photos"), root, "test", None)
+    options = RunOptions(torch.device("cpu"), "fp32", False, StreamOptions(0, None), Path(scratch))
+    spec: Any = SimpleNamespace(images=split.images, convert="rgb_first")
+    store = pixel_store(options, transform, spec, "photos") if how == "store" else None
+    indices = np.tile(np.arange(len(split.images)), times)
+    job = DecodeJob("photos", split.images, indices, "rgb_first", False, kept=store)
+    gpu, workers = torch.device("cuda"), default_workers(torch.device("cuda"))  # nothing of it is used
+    state, batch = hashlib.sha256(), torch.empty(PACKED_BYTES, dtype=torch.uint8)
+    started, count = time.perf_counter(), 0
+    decoders = Decoders([job], transform, False, workers, gpu, packed=how == "decoded")
+    try:
+        for decoded in decoders:
+            flat = decoded.pixels.reshape(-1)
+            batch[: len(flat)] = flat
+            count += len(decoded.indices)
+            if digest:
+                about = descriptors(decoded.pixels, len(decoded.indices)) if how == "decoded" else None
+                state.update((flat if about is None else resize(flat, about, transform)).numpy().tobytes())  # type: ignore[arg-type]
+    finally:
+        decoders.close()
+    return {"seconds": time.perf_counter() - started, "images": count, "digest": state.hexdigest()}
 
 
 def bare(model: str, images: int, precision: str = "fp32", device: str = "cpu") -> dict[str, Any]:

@@ -149,17 +149,22 @@ def lbfgs(
         weight, bias = both[:size].view(shape).requires_grad_(), both[size:].requires_grad_()
         loss = F.cross_entropy(F.linear(x, weight, bias), y)
         gradients = torch.autograd.grad(loss, (weight, bias))
-        slope = np.concatenate([part.double().cpu().numpy().ravel() for part in gradients])
+        slope = np.concatenate([_float64(part) for part in gradients])
         slope[:size] += scale * flat[:size]
         return loss.item() + 0.5 * scale * float(flat[:size] @ flat[:size]), slope
 
     first = np.zeros(size + classes)
     if start is not None:
-        first = np.concatenate([part.double().cpu().numpy().ravel() for part in (start.weight, start.bias)])
+        first = np.concatenate([_float64(part) for part in (start.weight, start.bias)])
     options = {"maxiter": most, "ftol": 64 * np.finfo(np.float64).eps, "gtol": 1e-5}
     solution = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
     solution = solution.to(x.device, torch.float32)
     return LinearClassifier(solution[:size].view(shape), solution[size:])
+
+
+def _float64(part: torch.Tensor) -> np.ndarray:
+    """A float32 tensor of any device as float64 [n]; made on the CPU, since Apple's GPUs have no float64."""
+    return np.asarray(part.detach().cpu().numpy().astype(np.float64).ravel())
 
 
 def sample_few_shot(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:

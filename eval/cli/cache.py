@@ -1,4 +1,4 @@
-"""`clipeval cache`: what embeddings are kept, how much room they take, and how to make some."""
+"""`clipeval cache`: what embeddings and pixels are kept, how much room they take, and how to make some."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def add_cache(commands: Any) -> None:
     """Adds the subcommand to the command line."""
-    text = "list the embeddings that are kept, or remove those that were longest not used"
+    text = "list the embeddings and pixels that are kept, or remove those that were longest not used"
     sub = commands.add_parser("cache", help=text, description=text)
     sub.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (the default) or prune")
     sub.add_argument("--keep", metavar="SIZE", help="with prune: how much may stay, such as 10GB; 0 removes everything")
@@ -80,7 +80,7 @@ class CacheEntry:
 def list_entries(root: Path) -> list[CacheEntry]:
     """Every store under `root`, the least recently used first."""
     found = []
-    for kind in ("images", "texts"):
+    for kind in ("images", "texts", "pixels"):
         for folder in sorted((root / kind).glob("*")):
             files = [f for f in folder.iterdir() if f.is_file()]
             if not files:

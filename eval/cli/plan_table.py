@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.features import FeatureStores
+from clipeval.engine.pixels import free_bytes, growth
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
 from clipeval.engine.store import TextStore
@@ -49,6 +51,15 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
     console.print(table)
     prompts = len(texts.missing(text for planned in plan.open for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(evaluation, plan)), highlight=False)
+    if options.pixels is not None:
+        needed = growth(plan.open, evaluation.handle.preprocess, options, evaluation.stores)
+        console.print(
+            f"cache.pixels: {decimal(needed)} of resized pixels to keep; the disk of {options.pixels} has room for "
+            f"{decimal(free_bytes(options.pixels))}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if plan.skipped:
         count = len(plan.tasks) + len(plan.problems) + len(plan.skipped)
         console.print(

@@ -67,6 +67,7 @@ def run_checkpoints(
     opened = first.plan()
     plans = [opened, *(_plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
     runs = [(evaluation, evaluation.prepare(plan)) for evaluation, plan in zip(evaluations, plans, strict=True)]
+    first.say_pixels(runs[0][1])
     for evaluation in evaluations:
         evaluation.announce()
     failed: list[str] = []

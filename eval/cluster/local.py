@@ -7,7 +7,6 @@ as a run on one device would. So the records are those of one device. On CPUs (`
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from clipeval.cluster.shares import TaskShard, missing_cost, partition
+from clipeval.cluster.shares import TaskShard, missing_costs, partition
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
@@ -30,6 +29,7 @@ from clipeval.engine.plan import PlannedTask
 from clipeval.engine.runner import RunSummary, run_tasks
 from clipeval.engine.store import ChunkRange
 from clipeval.models import ModelHandle
+from clipeval.results.cores import usable_cores
 from clipeval.results.heartbeats import heartbeat
 
 
@@ -41,6 +41,7 @@ def run(evaluation: Evaluation) -> RunSummary:
     """
     count = int(evaluation.config.runtime.devices)
     plan, started = evaluation.prepare(), time.monotonic()
+    evaluation.say_pixels(plan)
     shares = partition_tasks(plan.open, evaluation.stores, count) if count > 1 else []
     images = texts = 0
     done: list[Any] = []
@@ -79,7 +80,7 @@ def device_names(device: str, count: int) -> list[str]:
 
 def partition_tasks(planned_tasks: Sequence[PlannedTask], stores: FeatureStores, count: int) -> list[list[TaskShard]]:
     """Cuts tasks into at most `count` shares by what is missing of them; a task that is itself a part is cut within it."""
-    costs = [missing_cost(planned, stores) for planned in planned_tasks]
+    costs = missing_costs(planned_tasks, stores)
     parts = {planned.id: planned.part for planned in planned_tasks}
     shares = [[_within(unit, parts.get(unit.task)) for unit in share] for share in partition(costs, count)]
     return [share for share in shares if share]
@@ -159,7 +160,7 @@ def _work(
     config = OmegaConf.create(plain)
     kind = torch.device(device)
     if kind.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+        torch.set_num_threads(max(1, usable_cores() // count))
     elif kind.type == "cuda":
         torch.cuda.set_device(kind)
     workers = config.runtime.workers
@@ -180,6 +181,18 @@ def _work(
         end.send((str(problem), (0, 0)))
     except KeyboardInterrupt:
         return  # the first process says so
+    except torch.OutOfMemoryError as problem:
+        end.send((f"{device} has no memory left ({_first_line(problem)}); set runtime.batch_size lower", (0, 0)))
+        raise
+    except (
+        BaseException
+    ) as problem:  # what nobody foresaw: said by its name, with the traceback in this process's output
+        end.send((f"{type(problem).__name__}: {_first_line(problem)}", (0, 0)))
+        raise
+
+
+def _first_line(problem: BaseException) -> str:
+    return next(iter(str(problem).strip().splitlines()), "")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

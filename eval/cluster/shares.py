@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -55,30 +55,59 @@ class TaskCost:
         run, task: as in `TaskShard`.
         cost: in images of a ViT-B-32.
         chunks: in how many pieces it may be cut; 1 where it may not.
+        others: tasks that need images of the same stores. They are cut as it is, so that no two processes embed the same image.
     """
 
     run: int
     task: str
     cost: float
     chunks: int
+    others: tuple[str, ...] = ()
 
 
-def missing_cost(planned: PlannedTask, stores: FeatureStores, run: int = 0, factor: float = 1.0) -> TaskCost:
-    """What is missing of a planned task, or of its part.
+def missing_costs(
+    planned_tasks: Sequence[PlannedTask], stores: FeatureStores, run: int = 0, factor: float = 1.0
+) -> list[TaskCost]:
+    """What is missing of planned tasks, or of their parts; those that share images are one.
 
     Args:
-        planned: the task.
-        stores: what is embedded already; a task whose embeddings are kept nowhere cannot be cut.
+        planned_tasks: the tasks.
+        stores: what is embedded already; tasks whose embeddings are kept nowhere cannot be cut.
         run: as in `TaskShard`.
         factor: what an image and a prompt cost by the model, in those of a ViT-B-32.
     """
-    missing = sum(len(stores.of(feature).missing) for feature in planned.features.values())
-    chunks = max(-(-len(feature.images) // CHUNK) for feature in planned.features.values())
-    if planned.part is not None:
-        chunks = planned.part.last - planned.part.first
-        missing = missing * chunks // planned.part.of
-    cost = factor * (missing + len(set(planned.texts)) / PROMPTS_PER_IMAGE) + TASK_COST
-    return TaskCost(run, planned.id, cost, 1 if stores.root is None else max(1, chunks))
+    return [_missing_cost(tasks, stores, run, factor) for tasks in _sharing_images(planned_tasks)]
+
+
+def _sharing_images(planned_tasks: Sequence[PlannedTask]) -> list[list[PlannedTask]]:
+    """Tasks in groups: two that need images of one store are in the same, directly or by way of others."""
+    groups: list[tuple[set[str], list[PlannedTask]]] = []
+    for planned in planned_tasks:
+        # Parts are kept apart, unless they are the same part.
+        keys = {f"{spec.key} {planned.part}" for spec in planned.features.values()}
+        sharing = [group for group in groups if group[0] & keys]
+        if not sharing:
+            groups.append((keys, [planned]))
+            continue
+        first, *rest = sharing
+        first[0].update(keys, *(other[0] for other in rest))
+        first[1].extend([*(task for other in rest for task in other[1]), planned])
+        groups = [group for group in groups if all(group is not other for other in rest)]
+    return [tasks for _, tasks in groups]
+
+
+def _missing_cost(tasks: Sequence[PlannedTask], stores: FeatureStores, run: int, factor: float) -> TaskCost:
+    specs = {spec.key: spec for planned in tasks for spec in planned.features.values()}.values()
+    missing = sum(len(stores.of(spec).missing) for spec in specs)
+    chunks = max(-(-len(spec.images) // CHUNK) for spec in specs)
+    part = tasks[0].part
+    if part is not None:
+        chunks = part.last - part.first
+        missing = missing * chunks // part.of
+    prompts = len({text for planned in tasks for text in planned.texts})
+    cost = factor * (missing + prompts / PROMPTS_PER_IMAGE) + TASK_COST * len(tasks)
+    others = tuple(planned.id for planned in tasks[1:])
+    return TaskCost(run, tasks[0].id, cost, 1 if stores.root is None else max(1, chunks), others)
 
 
 def partition(costs: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:
@@ -99,9 +128,8 @@ def partition(costs: Sequence[TaskCost], count: int) -> list[list[TaskShard]]:
     for task in costs:
         for number, first, last in _pieces(task, edge, size, count):
             whole = last - first == task.chunks
-            shares[number].append(
-                TaskShard(task.run, task.task, None if whole else ChunkRange(first, last, task.chunks))
-            )
+            part = None if whole else ChunkRange(first, last, task.chunks)
+            shares[number] += [TaskShard(task.run, name, part) for name in (task.task, *task.others)]
         edge += task.cost
     return shares
 
@@ -163,14 +191,21 @@ def config_costs(config: DictConfig, run: int = 0) -> list[TaskCost]:
     It must not depend on what is done already: each process of a share works it out for itself, at its own time.
     """
     splittable = bool(config.cache.features)
-    costs = []
+    costs: dict[str, TaskCost] = {}
     for name, node in config.tasks.items():
         samples = node.data.get("samples") or _estimated_images(config, node)
         classes = node.data.get("classes") or 0
         splits = len(node.get("splits") or ["test"])
         chunks = max(1, -(-samples // CHUNK)) if splittable else 1
-        costs.append(TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks))
-    return costs
+        where = str(node.data.get("path") or (node.data.get("root"), node.data.get("folder") or name))
+        before = costs.get(where)
+        if before is None:
+            costs[where] = TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks)
+        else:  # the same images: languages, shots, prompts
+            cost = max(before.cost, samples * splits) + classes + TASK_COST
+            chunks = max(before.chunks, chunks)
+            costs[where] = replace(before, cost=cost, chunks=chunks, others=(*before.others, str(name)))
+    return list(costs.values())
 
 
 def _estimated_images(config: DictConfig, node: DictConfig) -> int:

@@ -53,12 +53,14 @@ def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -
     from clipeval.cluster.job import Job
     from clipeval.cluster.shares import partition
 
-    runs = [Run((*one.overrides, override("out", one.config.out)), _open(one.config, console)) for one in combinations]
+    runs = [Run((*one.overrides, *_for_jobs(one.config)), _open(one.config, console)) for one in combinations]
     costs = [cost for number, run in enumerate(runs) for cost in _costs(number, run, console)]
     if not costs:
         console.print("nothing is missing: every task is recorded, or in a job that waits or runs", highlight=False)
         return 0
     config = runs[0].evaluation.config
+    if int(config.slurm.gpus) > 1:
+        console.print(f"each job uses {config.runtime.devices} of its {config.slurm.gpus} GPUs", highlight=False)
     shares = [units for units in partition(costs, int(config.slurm.array)) if units]
     for run in runs:
         run.evaluation.announce()
@@ -74,6 +76,17 @@ def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -
     return 0
 
 
+def _for_jobs(config: DictConfig) -> list[str]:
+    """What the jobs are told beside the user's words: where to write, and to use the GPUs that are asked for, or to fail."""
+    overrides = [override("out", config.out)]
+    gpus = int(config.slurm.gpus)
+    if gpus and config.runtime.device == "auto":  # on a node whose driver does not start, auto would be the CPU
+        overrides.append("runtime.device=cuda")
+    if gpus > 1 and int(config.runtime.devices) == 1 and config.runtime.device in ("auto", "cuda"):
+        overrides.append(f"runtime.devices={gpus}")
+    return overrides
+
+
 def _open(config: DictConfig, console: Console) -> Evaluation:
     """The evaluation as its jobs will see it: on a GPU that this machine need not have."""
     from clipeval.engine.evaluation import Evaluation
@@ -85,6 +98,8 @@ def _open(config: DictConfig, console: Console) -> Evaluation:
     evaluation = Evaluation.open(config, console)
     if gpu:
         evaluation.config.runtime.device = "cuda"
+        if int(config.slurm.gpus) > 1 and int(config.runtime.devices) == 1:
+            evaluation.config.runtime.devices = int(config.slurm.gpus)
     return evaluation
 
 
@@ -129,19 +144,17 @@ def _parameters(options: DictConfig) -> dict[str, Any]:
 
 def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     """What is missing of a run, and in no job that still waits or runs."""
-    from clipeval.cluster.shares import missing_cost
+    from clipeval.cluster.shares import missing_costs
 
     evaluation = run.evaluation
     plan = evaluation.prepare()
     queued = queued_units(evaluation.folder.path)
     factor = model_cost(evaluation.handle.architecture)
-    costs = []
     for planned in plan.open:
         if planned.id in queued:
             console.print(f"{evaluation.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
-            continue
-        costs.append(missing_cost(planned, evaluation.stores, number, factor))
-    return costs
+    left = [planned for planned in plan.open if planned.id not in queued]
+    return missing_costs(left, evaluation.stores, number, factor)
 
 
 def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> None:

@@ -6,15 +6,18 @@ time of `preprocess=fast`.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import multiprocessing
-import os
+import pickle
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +26,23 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
+from clipeval.engine.pixels import CHUNK as KEPT
+from clipeval.engine.pixels import PixelStore, read_ahead
 from clipeval.models.small_cpu import Gate, shares_cores, yield_to_encoder
-from clipeval.preprocess.transforms import Convert, Transform, decode_limits
+from clipeval.preprocess.packed import Packer, least_bytes
+from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
+from clipeval.results.cores import usable_cores
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
+PACKED_CHUNK = 16
+"""The same, where images are handed over as they were decoded."""
+PACKED_BYTES = 64 << 20
+"""Memory of a worker for images as they were decoded: for each of the runs it is ahead, and the one in use, 16 of 500 x 375 fit."""
 AHEAD = {"cpu": 2, "cuda": 4}
 """Runs of samples that each worker may be ahead of the encoder."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class DecodeJob:
         mixed: whether the model runs under automatic mixed precision when precision is `datacomp`.
         output: what the encoder makes of them (`Encoder.encode`).
         max_pixels, max_text_chunk: as `clipeval.preprocess.transforms.decode_limits` takes them.
+        kept: where resized pixels are kept; None: nowhere.
     """
 
     name: str
@@ -54,6 +68,7 @@ class DecodeJob:
     output: str = "embeddings"
     max_pixels: int | None = None
     max_text_chunk: int | None = None
+    kept: PixelStore | None = None
 
 
 class Decoded(NamedTuple):
@@ -62,7 +77,8 @@ class Decoded(NamedTuple):
     Attributes:
         job: its number.
         indices: int64 [n], which images of the split.
-        pixels: [n, 3, h, w], valid until the next one is asked for.
+        pixels: [n, 3, h, w]; or uint8 [bytes], a block of n images (`clipeval.preprocess.packed`). Valid until the next one is
+            asked for.
         failures: indices of images that could not be read, and why.
     """
 
@@ -74,12 +90,25 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker sends: of run `number`, how many images lie in its slot; or the images, where there is no slot."""
+    """What a worker sends: how many images, or bytes of a block, lie in its slot; or the images, where there is no slot."""
 
-    number: int
-    images: int
+    size: int
     pixels: torch.Tensor | None
     failures: list[tuple[int, str]]
+    unkept: str = ""
+    """Why its pixels could not be kept."""
+
+
+class _Run(NamedTuple):
+    """Some samples that are decoded in one go."""
+
+    job: int
+    first: int
+    last: int
+    chunk: int
+    """The file of the pixel store that they belong to; -1: there is no store."""
+    whole: bool
+    """Whether they are all images of that file."""
 
 
 class _Decoder(Dataset[_Answer]):
@@ -88,35 +117,66 @@ class _Decoder(Dataset[_Answer]):
     def __init__(
         self,
         jobs: Sequence[DecodeJob],
-        runs: Sequence[tuple[int, int, int]],
+        runs: Sequence[_Run],
         transform: Transform,
         fast: bool,
+        capacity: int,
         slots: torch.Tensor | None,
         gate: Gate | None,
     ) -> None:
         self.jobs, self.runs, self.transform, self.fast = jobs, runs, transform, fast
-        self.slots, self.gate = slots, gate
+        self.capacity, self.slots, self.gate = capacity, slots, gate
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def __getitem__(self, number: int) -> _Answer:
-        job, first, last = self.jobs[self.runs[number][0]], *self.runs[number][1:]
         # In turn: by the time that a slot comes round again, what lay there has been used (see `Decoders`).
         slot = None if self.slots is None else self.slots[number % len(self.slots)]
+        return self.decode(self.runs[number], slot)
+
+    def decode(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
+        """Decodes a run, into `slot` where there is one."""
+        if self.capacity:
+            return self._pack(run, slot)
         decoded: list[torch.Tensor] = []
+
+        def one(data: bytes, convert: Convert) -> None:
+            out = None if slot is None else slot[len(decoded)]
+            decoded.append(self.transform.pixels(data, convert, self.fast, out))
+
+        failures = self._each(run, one)
+        alone = default_collate(decoded) if slot is None and decoded else None  # in a worker, into shared memory
+        store, unkept = self.jobs[run.job].kept, ""
+        if store is not None and run.whole and not failures:
+            pixels = alone if slot is None else slot[: len(decoded)]
+            assert pixels is not None
+            try:
+                store.save(run.chunk, pixels.numpy())
+            except OSError as problem:
+                unkept = f"{problem.filename or store.folder}: {problem.strerror}"
+        return _Answer(len(decoded), alone, failures, unkept)
+
+    def _pack(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
+        assert isinstance(self.transform, Preprocess)
+        block = torch.empty(self.capacity, dtype=torch.uint8) if slot is None else slot
+        packer = Packer(self.transform, block.numpy(), run.last - run.first)
+        failures = self._each(run, packer.add)
+        return _Answer(packer.used, block[: packer.used].clone() if slot is None else None, failures)
+
+    def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> list[tuple[int, str]]:
+        """Gives every image of a run to `take`; the indices of those that could not be read, and why."""
+        job = self.jobs[run.job]
         failures: list[tuple[int, str]] = []
         with decode_limits(job.max_pixels, job.max_text_chunk):
-            for index in job.indices[first:last].tolist():
+            for index in job.indices[run.first : run.last].tolist():
                 if self.gate is not None:
                     self.gate.wait()
-                out = None if slot is None else slot[len(decoded)]
                 try:
-                    decoded.append(self.transform.pixels(job.images.read(index), job.convert, self.fast, out))
+                    take(job.images.read(index), job.convert)
                 except (ValueError, OSError) as problem:
                     failures.append((index, f"{job.images.where(index)}: {problem}"))
-        alone = default_collate(decoded) if slot is None and decoded else None  # in a worker, into shared memory
-        return _Answer(number, len(decoded), alone, failures)
+        return failures
 
 
 class Decoders:
@@ -128,29 +188,50 @@ class Decoders:
         fast: `runtime.preprocess=fast`.
         workers: processes; 0 decodes in this one.
         device: where the encoder is.
+        packed: whether images are handed over as they were decoded, in blocks, for the encoder's side to resize. Needs a
+            `Preprocess`, exact, and no pixel store.
     """
 
     def __init__(
-        self, jobs: Sequence[DecodeJob], transform: Transform, fast: bool, workers: int, device: torch.device
+        self,
+        jobs: Sequence[DecodeJob],
+        transform: Transform,
+        fast: bool,
+        workers: int,
+        device: torch.device,
+        packed: bool = False,
     ) -> None:
-        self._jobs = jobs
-        self._runs = [
-            (number, first, min(first + CHUNK, len(job.indices)))
-            for number, job in enumerate(jobs)
-            for first in range(0, len(job.indices), CHUNK)
-        ]
-        workers = min(workers, len(self._runs))
+        chunk = PACKED_CHUNK if packed else CHUNK
+        self._jobs, self._runs = jobs, [run for number, job in enumerate(jobs) for run in _runs(number, job, chunk)]
+        there = [{} if job.kept is None else job.kept.files() for job in jobs]
+        self._kept = [there[run.job].get(run.chunk) for run in self._runs]
+        for job, files in zip(jobs, there, strict=True):
+            if files and job.kept is not None:
+                job.kept.touch()
+        todo = [run for run, kept in zip(self._runs, self._kept, strict=True) if kept is None]
+        workers = min(workers, len(todo))
         transform.prepare(fast)
         ahead = AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
+        if workers and not forks and (why := _unpicklable([jobs, transform])):
+            log.warning(
+                "images are decoded in this process, for they cannot be sent to others on %s: %s", sys.platform, why
+            )
+            workers = 0
+        capacity = 0
+        if packed:
+            assert isinstance(transform, Preprocess)
+            capacity = max(PACKED_BYTES // (ahead + 1) // 4096 * 4096, least_bytes(transform, chunk))
         self._slots: torch.Tensor | None = None
         if workers and forks and transform.shape is not None:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
-            self._slots = _shared(((ahead + 1) * workers, CHUNK, *transform.shape), transform.dtype)
+            slot = (capacity,) if packed else (CHUNK, *transform.shape)
+            self._slots = _shared(((ahead + 1) * workers, *slot), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
         self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
+        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._slots, self._gate)
         self._loader = DataLoader(
-            _Decoder(jobs, self._runs, transform, fast, self._slots, self._gate),
+            self._decoder,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=ahead if workers else None,
@@ -160,15 +241,36 @@ class Decoders:
         self._iterator = iter(self._loader)
 
     def __iter__(self) -> Iterator[Decoded]:
-        for answer in self._iterator:
-            job, first, last = self._runs[answer.number]
-            indices = self._jobs[job].indices[first:last]
-            if answer.failures:
-                indices = indices[~np.isin(indices, [index for index, _ in answer.failures])]
-            pixels = answer.pixels
-            if pixels is None and self._slots is not None:
-                pixels = self._slots[answer.number % len(self._slots)][: answer.images]
-            yield Decoded(job, indices, torch.empty(0) if pixels is None else pixels, answer.failures)
+        runs = list(zip(self._runs, self._kept, strict=True))
+        read = read_ahead((self._store(run), run.chunk, path) for run, path in runs if path is not None)
+        number, warned = 0, False
+        for run, path in runs:
+            job = self._jobs[run.job]
+            answer, pixels = None, None
+            if path is not None:
+                pixels = _chosen(next(read), job.indices[run.first : run.last])
+                if pixels is None:  # damaged or gone: here, for the decoders have not been told of it
+                    answer = self._decoder.decode(run, None)
+            else:
+                answer = next(self._iterator)
+                if answer.pixels is None and self._slots is not None:
+                    pixels = self._slots[number % len(self._slots)][: answer.size]
+                number += 1
+            failures = [] if answer is None else answer.failures
+            if answer is not None and answer.unkept and not warned:
+                warned = True
+                log.warning("not all pixels are kept (cache.pixels): %s", answer.unkept)
+            if pixels is None:
+                pixels = torch.empty(0) if answer is None or answer.pixels is None else answer.pixels
+            indices = job.indices[run.first : run.last]
+            if failures:
+                indices = indices[~np.isin(indices, [index for index, _ in failures])]
+            yield Decoded(run.job, indices, pixels, failures)
+
+    def _store(self, run: _Run) -> PixelStore:
+        store = self._jobs[run.job].kept
+        assert store is not None
+        return store
 
     def paused(self) -> AbstractContextManager[None]:
         """Holds the decoders for a block, where they run on the encoder's cores."""
@@ -196,9 +298,43 @@ class Decoders:
         )
 
 
+def _runs(number: int, job: DecodeJob, chunk: int) -> Iterator[_Run]:
+    """A job's samples in runs of `chunk`; with a pixel store, those of each of its files."""
+    if job.kept is None:
+        for first in range(0, len(job.indices), chunk):
+            yield _Run(number, first, min(first + chunk, len(job.indices)), -1, False)
+        return
+    files = job.indices // KEPT
+    borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)] if len(files) else [0]
+    for first, last in pairwise(borders):
+        file = int(files[first])
+        every = np.arange(file * KEPT, min((file + 1) * KEPT, job.kept.count))
+        yield _Run(number, first, last, file, np.array_equal(job.indices[first:last], every))
+
+
+def _chosen(kept: np.ndarray | None, indices: np.ndarray) -> torch.Tensor | None:
+    """Of a file's pixels those of some images of its split, in memory that is not to be written to."""
+    if kept is None:
+        return None
+    inside = indices % KEPT
+    some = kept if np.array_equal(inside, np.arange(len(kept))) else kept[inside]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of memory that cannot be written to: nobody does
+        return torch.from_numpy(some)
+
+
+def _unpicklable(things: object) -> str:
+    """Why something cannot be sent to a process that is started anew; empty where it can."""
+    try:
+        pickle.dumps(things)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        return str(problem)
+    return ""
+
+
 def default_workers(device: torch.device) -> int:
     """Decoder processes where none are asked for: every core of this job; less one that an encoder on a CPU needs meanwhile."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return cores if device.type == "cuda" or shares_cores(device) else max(1, cores - 1)
 
 

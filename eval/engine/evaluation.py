@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
+from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
+from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import Plan, PlannedTask, make_plan
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
 from clipeval.engine.scoring import ScoredTask
-from clipeval.engine.store import ChunkRange
+from clipeval.engine.store import ChunkRange, key_of
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import Encoder, ModelHandle, pick_device, resolve
 from clipeval.models.check import Report, check_once, remembered
@@ -48,6 +50,8 @@ class Evaluation:
     """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
     _opened: Sequence[str] = ()
     _doubts: list[str] = field(default_factory=list)
+    _batch_size: int | None = None
+    """What the stream used last."""
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
@@ -157,8 +161,39 @@ class Evaluation:
             fast=runtime.preprocess == "fast",
             aligned=steady,
             on_error=self.config.data.on_error,
+            batch_memo=self._batch_memo(device),
+            note_batch=self._note_batch,
+            device_resize=runtime.resize == "device" or (runtime.resize == "auto" and device.type == "cuda"),
         )
-        return RunOptions(device, runtime.precision, bool(runtime.compile), stream)
+        pixels = Path(self.config.cache.root).expanduser() if self.config.cache.pixels else None
+        return RunOptions(device, runtime.precision, bool(runtime.compile), stream, pixels)
+
+    def _batch_memo(self, device: torch.device) -> Path | None:
+        """Where the batch size is remembered that a GPU like this one was found to run this model with."""
+        if device.type != "cuda" or not torch.cuda.is_available() or self.handle.unidentified is not None:
+            return None
+        runtime, gpu = self.config.runtime, torch.cuda.get_device_properties(device)
+        about = [self.handle.image_digest, runtime.precision, bool(runtime.compile), torch.__version__]
+        name = key_of({"of": [*about, gpu.name, gpu.total_memory]})
+        return Path(self.config.cache.root).expanduser() / "batches" / name
+
+    def _note_batch(self, size: int) -> None:
+        self._batch_size = size
+
+    def say_pixels(self, plan: Plan) -> None:
+        """Says how much room the pixels will take that `cache.pixels=true` keeps of this run.
+
+        Raises:
+            ClipevalError: the disk has not that much.
+        """
+        options = self.options()
+        if options.pixels is None:
+            return
+        if not self.handle.preprocess.exact:
+            self.say(f"cache.pixels: nothing is kept of {self.handle.preprocess.describe()}")
+        elif needed := growth(plan.open, self.handle.preprocess, options, self.stores):
+            check_room(options.pixels, needed)
+            self.say(f"cache.pixels: {decimal(needed)} of resized pixels will be kept in {options.pixels / 'pixels'}")
 
     def write_record(self, scored: ScoredTask) -> Record:
         """Writes a task's record and predictions, and its head where `head.save` wants it."""
@@ -189,7 +224,7 @@ class Evaluation:
             options={
                 "device": str(options.device),
                 "workers": options.stream.workers,
-                "batch_size": options.stream.batch_size,
+                "batch_size": self._batch_size or options.stream.batch_size,
                 "compile": options.compile,
                 "deterministic": options.stream.aligned,
             },

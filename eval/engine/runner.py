@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.features import FeatureSpec, FeatureStores
+from clipeval.engine.pixels import pixel_store
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.scoring import ScoringQueue, WriteRecord
@@ -47,12 +49,14 @@ class RunOptions:
         precision: fp32 | bf16 | fp16 | datacomp.
         compile: whether the image tower is compiled.
         stream: decoders and batches.
+        pixels: `cache.root` for resized pixels (`cache.pixels`); None keeps none.
     """
 
     device: torch.device
     precision: str
     compile: bool
     stream: StreamOptions
+    pixels: Path | None = None
 
 
 @dataclass
@@ -160,7 +164,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         ClipevalError: an image cannot be read, a worker died, the only model fails. Records written before it stay.
     """
     started = time.monotonic()
-    jobs = _decode_jobs(models)
+    jobs = _decode_jobs(models, options)
     sighted = {model for _, stores in jobs for model in stores}
     with flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
         for model in models:
@@ -197,7 +201,7 @@ def _failing_alone(model: ModelRun, models: Sequence[ModelRun]) -> Iterator[None
         model.stores.flush()
 
 
-def _decode_jobs(models: Sequence[ModelRun]) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
+def _decode_jobs(models: Sequence[ModelRun], options: RunOptions) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
     """What is missing of each split, decoded once for all models; and the stores that take it.
 
     Of a task that is done in parts, this process embeds the chunks of its part.
@@ -218,7 +222,8 @@ def _decode_jobs(models: Sequence[ModelRun]) -> list[tuple[DecodeJob, dict[Model
         if missing[key].any():
             limits = spec.max_pixels, spec.max_text_chunk
             indices = np.flatnonzero(missing[key])
-            job = DecodeJob(name, spec.images, indices, spec.convert, spec.mixed, spec.output, *limits)
+            kept = pixel_store(options, models[0].handle.preprocess, spec, name)
+            job = DecodeJob(name, spec.images, indices, spec.convert, spec.mixed, spec.output, *limits, kept)
             jobs.append((job, stores[key]))
     return jobs
 
@@ -228,7 +233,7 @@ def flush_on_interrupt(models: Sequence[ModelRun]) -> Iterator[None]:
     """Keeps what is embedded of a chunk when the run has to stop inside it."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, ClipevalError):
+    except BaseException:  # an error that nobody foresaw as well
         for model in models:
             model.stores.flush()
         raise

@@ -17,7 +17,7 @@ from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
-from clipeval.models.precision import current
+from clipeval.models.precision import current, full_float32
 from clipeval.models.unsound import first_unsound
 from clipeval.results.records import Record
 from clipeval.tasks import text_rows
@@ -118,7 +118,7 @@ class ScoringQueue:
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         if self.keep_heads and planned.task.one_head:
             samples["test"] = replace(samples["test"], head=classifier_weights(rows, samples["test"]))
-        with current(self.device):  # a thread begins on the first GPU
+        with current(self.device), full_float32():  # a thread begins on the first GPU
             scores = planned.task.score(images, rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
         return self.write_record(ScoredTask(planned, samples, scores, flags, timings))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 import torch
 
 from clipeval.configs.errors import ClipevalError
@@ -23,7 +25,8 @@ from clipeval.models.batch_size import default_batch
 from clipeval.models.encoder import Encoder
 from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import current, indexed
-from clipeval.preprocess.transforms import Transform
+from clipeval.preprocess.device_resize import DeviceResize, is_exact
+from clipeval.preprocess.transforms import Preprocess, Transform
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ class StreamOptions:
         aligned: batches begin anew with each chunk of a split, so that it gives the same bits wherever a run was cut
             (`runtime.deterministic`).
         on_error: fail or skip.
+        device_resize: decoders hand over what they decoded, and the encoder's device resizes it, with the same pixels. Only an
+            exact `Preprocess` without a pixel store is resized there (`runtime.resize`).
+        batch_memo: a file that remembers the batch size that was found; None: it is found anew.
+        note_batch: told the batch size, once it is known and when memory makes it smaller.
     """
 
     workers: int
@@ -46,6 +53,9 @@ class StreamOptions:
     fast: bool = False
     aligned: bool = False
     on_error: str = "fail"
+    device_resize: bool = False
+    batch_memo: Path | None = None
+    note_batch: Callable[[int], None] = lambda size: None
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,16 @@ class ImageStream:
         self, jobs: Sequence[DecodeJob], transform: Transform, options: StreamOptions, device: torch.device
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, indexed(device)
-        self._decoders = Decoders(jobs, transform, options.fast, options.workers, self.device)
+        packed = options.device_resize and not options.fast and bool(jobs) and all(job.kept is None for job in jobs)
+        self._resize: DeviceResize | None = None
+        if packed and isinstance(transform, Preprocess):
+            if is_exact(transform):
+                self._resize = DeviceResize(transform, self.device)
+            else:
+                log.warning("Pillow %s resizes with an arithmetic of its own: the decoders do it", PIL.__version__)
+        self._decoders = Decoders(
+            jobs, transform, options.fast, options.workers, self.device, packed=self._resize is not None
+        )
 
     def embed(self, encoder: Encoder | EncoderGroup) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
@@ -87,9 +106,8 @@ class ImageStream:
         Raises:
             ClipevalError: an image cannot be read (with on_error=fail), or a worker was killed.
         """
-        size = self.options.batch_size or default_batch(encoder, self.device)
-        batches = _Batches(encoder, size, self.device, self._decoders)
-        current: tuple[bool, str] | tuple[int, int] | None = None
+        batches: _Batches | None = None
+        before: tuple[bool, str] | tuple[int, int] | None = None
         for number, indices, pixels, failures in self._decoders:
             job = self.jobs[number]
             if failures and self.options.on_error == "fail":
@@ -105,12 +123,21 @@ class ImageStream:
             how = (job.mixed, job.output)
             # A batch is of one kind; aligned: of one stored chunk of one split.
             kind = (number, int(indices[0]) // STORED) if self.options.aligned else how
-            if current is not None and kind != current:
+            if self._resize is not None:
+                with current(self.device):
+                    pixels = self._resize(pixels, len(indices))
+            if batches is None:
+                images = sum(len(job.indices) for job in self.jobs)
+                memo, size = self.options.batch_memo, self.options.batch_size
+                size = size or default_batch(encoder, self.device, pixels, images, memo)
+                batches = _Batches(encoder, size, self.device, self._decoders, self.options.note_batch)
+            if before is not None and kind != before:
                 yield from batches.drain()
-            current = kind
+            before = kind
             yield from batches.add(number, indices, pixels, how)
-        yield from batches.drain()
-        yield from batches.finish()
+        if batches is not None:
+            yield from batches.drain()
+            yield from batches.finish()
 
     def close(self) -> None:
         """Ends the decoders."""
@@ -131,8 +158,16 @@ class ImageStream:
 class _Batches:
     """Fills batches, sends them to the encoder, and hands back rows once they are on the CPU."""
 
-    def __init__(self, encoder: Encoder | EncoderGroup, size: int, device: torch.device, decoders: Decoders) -> None:
-        self.encoder, self.size, self.device, self.decoders = encoder, size, device, decoders
+    def __init__(
+        self,
+        encoder: Encoder | EncoderGroup,
+        size: int,
+        device: torch.device,
+        decoders: Decoders,
+        note: Callable[[int], None],
+    ) -> None:
+        self.encoder, self.size, self.device, self.decoders, self.note = encoder, size, device, decoders, note
+        note(size)
         self._spans: list[tuple[int, np.ndarray]] = []
         self._count = 0
         self._how = (False, "embeddings")
@@ -170,6 +205,8 @@ class _Batches:
 
     def _next_buffer(self, pixels: torch.Tensor) -> torch.Tensor:
         """Memory for a batch: on a GPU two take turns, so that one is filled while the other waits to be copied."""
+        if pixels.device.type != "cpu":  # on the device already, where everything happens in order
+            return torch.empty((self.size, *pixels.shape[1:]), dtype=pixels.dtype, device=pixels.device)
         pinned = self.device.type == "cuda"
         if len(self._sent) < (2 if pinned else 1):
             with current(self.device):
@@ -185,7 +222,7 @@ class _Batches:
         if self.device.type == "cpu" and batch.dtype == torch.uint8:  # one thread's work, beside the decoders
             batch = self.encoder.preprocess.normalise(batch)
         images = batch.to(self.device, non_blocking=self.device.type == "cuda")
-        if buffer is not None:
+        if buffer is not None and buffer.device.type == "cpu":
             self._sent.append((buffer, self._event()))
         with self.decoders.paused():
             rows = self._encode(images)
@@ -218,6 +255,7 @@ class _Batches:
                     "the device's memory does not hold one image and the model; use another device."
                 ) from None
             self.size = max(1, len(batch) // 2)
+            self.note(self.size)
             with current(self.device):
                 torch.cuda.empty_cache()
             log.warning("out of device memory: going on with batches of %d", self.size)

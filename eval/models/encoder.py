@@ -28,6 +28,7 @@ from clipeval.models.precision import (
 from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.models.texts import TextEncoder, Tokenizer
 from clipeval.preprocess.transforms import Transform
+from clipeval.results.cores import usable_cores
 from clipeval.tasks.text_rows import to_rows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,6 +72,8 @@ class Encoder:
         self.device = indexed(pick_device(device))
         if owned and self.device.type == "cpu":
             keep_freed_memory()
+            if torch.get_num_threads() > usable_cores():  # torch does not know of a container's quota
+                torch.set_num_threads(usable_cores())
         self._dtype = torch.float32
         self._autocast: torch.dtype | None = None
         module = model if isinstance(model, nn.Module) else None
@@ -233,7 +236,7 @@ class Encoder:
         with ExitStack() as stack:
             stack.enter_context(current(self.device))
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(full_float32(self.device))
+            stack.enter_context(full_float32())
             # Off as well as on: a caller's own autocast must not reach in here.
             stack.enter_context(
                 torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None)

@@ -22,6 +22,8 @@ from multiprocessing.context import BaseContext
 
 import torch
 
+from clipeval.results.cores import usable_cores
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
@@ -42,7 +44,7 @@ def keep_freed_memory() -> None:
 
 def shares_cores(device: torch.device) -> bool:
     """Whether the encoder takes every core of this job, so that decoders can only run in its place."""
-    return device.type == "cpu" and torch.get_num_threads() >= len(os.sched_getaffinity(0))
+    return device.type == "cpu" and torch.get_num_threads() >= usable_cores()
 
 
 def yield_to_encoder() -> None:

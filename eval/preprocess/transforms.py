@@ -31,7 +31,7 @@ Convert = Literal["rgb_first", "as_decoded"]
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _CACHED_PIXELS = 2**16
-_MAX_RESIZED_PIXELS = 2**28
+MAX_RESIZED_PIXELS = 2**28
 """An image of 1 x 60,000 pixels would be resized to 224 x 13,440,000."""
 
 
@@ -105,12 +105,19 @@ class Preprocess:
         out = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
         if fast and (plain := _decode_plain_jpeg(data)) is not None:
             return out.copy_(self._resize_fast(plain))
-        image = _decode(data)
-        if image.mode not in ("L", "RGB") and convert == "rgb_first":
-            image = _convert_rgb(image)
+        image = self.decode(data, convert)
         if fast and image.mode in ("L", "RGB"):
             hwc = np.array(image)
             return out.copy_(self._resize_fast(torch.from_numpy(hwc.reshape(*hwc.shape[:2], -1)).permute(2, 0, 1)))
+        return self.resize(image, out)
+
+    def decode(self, data: bytes, convert: Convert = "rgb_first") -> Image.Image:
+        """The first half of `pixels`: the image as it is resized, in mode L or RGB or, as decoded, any other."""
+        image = _decode(data)
+        return image if image.mode in ("L", "RGB") or convert != "rgb_first" else _convert_rgb(image)
+
+    def resize(self, image: Image.Image, out: torch.Tensor) -> torch.Tensor:
+        """The second half: resized and cropped by Pillow, into `out`, uint8 [3, height, width]."""
         image = self._resize(image)
         # A plane at a time: straight copies. A grey image has one for all three.
         bands = (image if image.mode in ("L", "RGB") else _convert_rgb(image)).split()
@@ -147,7 +154,7 @@ class Preprocess:
         scale, mean, std = _constants(self.mean, self.std, batch.device).view(3, 3, 1, 1)
         return batch.to(torch.float32).div_(scale).sub_(mean).div_(std)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the resize and before the crop, as open_clip and torchvision round them."""
         if self.resize_mode == "squash":
             return self.size
@@ -161,8 +168,8 @@ class Preprocess:
 
     def _resize(self, image: Image.Image) -> Image.Image:
         """Resize and crop with Pillow, in the image's own mode."""
-        height, width = self._resized(image.height, image.width)
-        if min(height, width) < 1 or height * width > _MAX_RESIZED_PIXELS:
+        height, width = self.resized(image.height, image.width)
+        if min(height, width) < 1 or height * width > MAX_RESIZED_PIXELS:
             raise ValueError(f"an image of {image.width}x{image.height} pixels cannot be resized to {width}x{height}")
         if self.resize_mode == "longest":
             return cast(Image.Image, _open_clip_steps(self)(image))
@@ -185,8 +192,8 @@ class Preprocess:
 
     def _resize_fast(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 [1 or 3, H, W] to uint8 [3, h, w] with torch's antialiased resize."""
-        height, width = self._resized(*image.shape[1:])
-        if min(height, width) < 1 or height * width > _MAX_RESIZED_PIXELS:
+        height, width = self.resized(*image.shape[1:])
+        if min(height, width) < 1 or height * width > MAX_RESIZED_PIXELS:
             raise ValueError(
                 f"an image of {image.shape[2]}x{image.shape[1]} pixels cannot be resized to {width}x{height}"
             )

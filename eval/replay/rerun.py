@@ -40,6 +40,9 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
     config = _repeatable(stored.config, recorded, out)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
+    batches = {r.options.get("batch_size") for r in old.records() if r.task in recorded}
+    if config.runtime.batch_size is None and len(batches) == 1:  # as it was found then; another moves the last bits
+        config.runtime.batch_size = batches.pop()
     handle = resolve(config.model, Path(config.cache.root), offline=True)
     evaluation = Evaluation.open(config, console, handle)
     local.run(evaluation)
@@ -65,7 +68,7 @@ def _repeatable(stored: DictConfig, recorded: Collection[str], out: Path) -> Dic
         elif key != "slurm":
             config[key] = value
     config.out, config.head.save = str(out), None
-    config.cache = {"root": user_cache(), "features": False}
+    config.cache = {"root": user_cache(), "features": False, "pixels": False}
     config.tasks = {name: node for name, node in config.tasks.items() if name in recorded}
     check(config)
     OmegaConf.set_struct(config, True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from clipeval.cli.main import main
 from clipeval.cluster.combinations import combinations
 from clipeval.cluster.cost import model_cost
-from clipeval.cluster.shares import TaskCost, parse_share, partition
+from clipeval.cluster.shares import TaskCost, TaskShard, config_costs, missing_costs, parse_share, partition
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.features import FeatureSpec, FeatureStores
 from clipeval.engine.store import CHUNK, ChunkRange
 from clipeval.models.open_clip import OpenClip
 from clipeval.results.heartbeats import heartbeat, heartbeats
@@ -59,6 +63,52 @@ def test_parts_tile_whatever_the_real_count(images: int, of: int, data: st.DataO
     cuts = sorted({0, of, *data.draw(st.lists(st.integers(0, of), max_size=6))})
     chunks = [c for first, last in itertools.pairwise(cuts) for c in ChunkRange(first, last, of).chunks(images)]
     assert chunks == list(range(-(-images // CHUNK)))
+
+
+def planned(name: str, *stores: str, images: int = 50_000) -> Any:
+    specs = {store: FeatureSpec({"data": store}, range(images), "rgb_first", False, "embeddings") for store in stores}  # type: ignore[arg-type]
+    return SimpleNamespace(id=name, features=specs, part=None, texts=[f"{name} {i}" for i in range(100)])
+
+
+def embedded(tasks: list[Any], shares: list[list[TaskShard]]) -> tuple[list[int], int]:
+    """How many images each share embeds, and how many there are."""
+    by = {task.id: task for task in tasks}
+    counts, everything = [], {spec.parts["data"]: len(spec.images) for task in tasks for spec in task.features.values()}
+    for share in shares:
+        chunks: set[tuple[str, int]] = set()
+        for unit in share:
+            for store, spec in by[unit.task].features.items():
+                count = -(-len(spec.images) // CHUNK)
+                span = unit.part.chunks(len(spec.images)) if unit.part else range(count)
+                chunks |= {(store, number) for number in span}
+        counts.append(sum(min(CHUNK, everything[store] - number * CHUNK) for store, number in chunks))
+    return counts, sum(everything.values())
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [planned(f"xtd10_{language}", "photos") for language in "abcd"],
+        [planned("probe", "train", "test"), planned("zero-shot", "test"), planned("other", "more")],
+        [planned("a", "x"), planned("b", "y"), planned("both", "y", "x"), planned("c", "z", images=100)],
+        [planned(f"set{i}", f"data{i}") for i in range(4)],
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_no_image_is_embedded_twice(tasks: list[Any], count: int, tmp_path: Path) -> None:
+    shares = partition(missing_costs(tasks, FeatureStores(tmp_path)), count)
+    counts, distinct = embedded(tasks, shares)
+    assert sum(counts) == distinct
+    assert max(counts) <= distinct / count + 4 * CHUNK
+    assert {unit.task for share in shares for unit in share} == {task.id for task in tasks}
+
+
+def test_shares_of_a_config_keep_tasks_on_the_same_images_together() -> None:
+    config = compose(["suite=none", "+task@tasks.a=mnist", "+task@tasks.b=mnist", "+task@tasks.c=gtsrb"])
+    costs = config_costs(config)
+    assert [(cost.task, cost.others) for cost in costs] == [("a", ("b",)), ("c", ())]
+    units = [str(unit) for share in partition(costs, 3) for unit in share]
+    assert len(units) == len({*units}) and {unit.split("[")[0] for unit in units} == {"a", "b", "c"}
 
 
 def test_which_share() -> None:

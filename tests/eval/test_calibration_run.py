@@ -17,7 +17,7 @@ from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 INSIDE, OUTSIDE, OTHER = "own_inside", "own_outside", "own_other"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipeval.engine import decode
 from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers
 from clipeval.models.small_cpu import shares_cores
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
@@ -61,6 +63,18 @@ def test_every_image_arrives_in_order_whole_and_once(transform: Transform, worke
         decoders.close()
     assert found == [[p for p in job.indices.tolist() if p % 7 != 3] for job in jobs]
     assert failed == [[p for p in job.indices.tolist() if p % 7 == 3] for job in jobs]
+
+
+def test_a_transform_that_cannot_be_sent_to_other_processes_runs_in_this_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where processes are started anew, as on macOS."""
+    monkeypatch.setattr(decode, "sys", SimpleNamespace(platform="darwin"))
+    transform = CustomTransform(lambda image: plain(image), "plain", "a function")
+    jobs = [DecodeJob("a", Squares(0, 40), np.arange(40), "rgb_first", False)]
+    found = [int(d.pixels[i, 0, 0, 0]) for d in Decoders(jobs, transform, False, 2, CPU) for i in range(len(d.indices))]
+    assert found == list(range(40))
+    assert caplog.text.count("decoded in this process") == 1 and "lambda" in caplog.text
 
 
 def test_decoders_stand_still_while_an_encoder_runs_on_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +19,11 @@ from clipeval.engine.decode import DecodeJob
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.scoring import ScoringQueue
 from clipeval.engine.stream import ImageStream, StreamOptions
-from clipeval.models import resolve
+from clipeval.models import batch_size, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import indexed
-from clipeval.preprocess.transforms import Preprocess
+from clipeval.preprocess.transforms import CustomTransform, Preprocess
 from scripts.tiny_model import write_tiny_model
 
 COUNT = 250
@@ -156,7 +156,7 @@ def test_the_batch_size_is_searched_on_the_encoders_device_for_one_model_and_for
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, many: bool
 ) -> None:
     encoder = resolve({"name": write_tiny_model(tmp_path / "model")}, tmp_path / "cache").load()
-    zeros, asked, waited = torch.zeros, [], []
+    zeros, asked, waited, given_back = torch.zeros, [], [], []
 
     def fake_zeros(*size: Any, device: Any = None, **more: Any) -> torch.Tensor:
         asked.append(device)
@@ -165,9 +165,56 @@ def test_the_batch_size_is_searched_on_the_encoders_device_for_one_model_and_for
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", fake_zeros)
         patch.setattr(torch.cuda, "synchronize", waited.append)
+        patch.setattr(torch.cuda, "device", lambda device: nullcontext(given_back.append(device)))
+        patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append("emptied"))
         size = default_batch(EncoderGroup([encoder, encoder]) if many else encoder, torch.device("cuda:1"))  # type: ignore[arg-type]
     assert size >= 32 and set(asked) - {None} == {torch.device("cuda:1")}
     assert waited and None not in waited
+    assert given_back[-2:] == [torch.device("cuda:1"), "emptied"]
+
+
+class Sizes:
+    """An encoder that notes how large the batches were; of a transform of the user's own, which gives 336 pixels."""
+
+    preprocess = CustomTransform(lambda image: torch.zeros(3, 336, 336), "own", "a function")
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        yield
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tuple(batch.shape))
+        return torch.zeros(len(batch), 4)
+
+    def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        return torch.zeros(len(batch), 4)
+
+
+@pytest.mark.parametrize(("images", "most"), [(20, 32), (33, 64), (COUNT, 256)])
+def test_the_search_sees_images_as_they_come_and_ends_with_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: int, most: int
+) -> None:
+    cuda, zeros, noted = FakeCuda(monkeypatch), torch.zeros, list[int]()
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch_size, "_rate", lambda encoder, batch: encoder.encode_images(batch).shape[0] ** 2)
+    options = StreamOptions(0, None, batch_memo=tmp_path / "memo", note_batch=noted.append)
+    for again in range(2):
+        encoder = Sizes()
+        job = DecodeJob("a", Squares(), np.arange(images), "rgb_first", False)
+        stream = ImageStream([job], encoder.preprocess, options, torch.device("cuda:1"))
+        list(stream.embed(encoder))  # type: ignore[arg-type]
+        assert noted == [most] * (again + 1)
+        assert {shape[1:] for shape in encoder.seen} == {(3, 336, 336)}
+        assert max(shape[0] for shape in encoder.seen) == most
+    assert not list(tmp_path.iterdir()), "what ended with the images says nothing of the device"
+    (tmp_path / "memo-1").write_text("48")
+    encoder = Sizes()
+    list(ImageStream([job], encoder.preprocess, options, torch.device("cuda:1")).embed(encoder))  # type: ignore[arg-type]
+    assert not encoder.seen and noted[-1] == min(48, most) and cuda.current == 0
 
 
 def test_many_models_are_uncompiled_together_and_compiled_again(tmp_path: Path) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from clipeval.api import _device_of
 from clipeval.cli.main import main
-from clipeval.cluster.local import device_names
+from clipeval.cluster.local import _work, device_names
+from clipeval.cluster.submit import _for_jobs
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
+from clipeval.engine.evaluation import Evaluation
 from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import write_tiny_model
 
@@ -78,6 +87,61 @@ def test_a_process_that_fails_says_why(
     said = capfd.readouterr().err
     assert "clipeval: process" in said and "of 2" in said and weights.name in said
     assert not list((tmp_path / "run" / "records").glob("*.json"))
+
+
+class End:
+    """The child's end of the pipe."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, tuple[int, int]]] = []
+
+    def send(self, what: tuple[str, tuple[int, int]]) -> None:
+        self.sent.append(what)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (ValueError("shapes differ\nby much"), "ValueError: shapes differ"),
+        (torch.OutOfMemoryError("CUDA: Tried"), "cpu has no memory left (CUDA: Tried); set runtime.batch_size"),
+        (MemoryError(), "MemoryError: "),
+        (ClipevalError("as it is"), "as it is"),
+    ],
+)
+def test_a_process_says_what_it_died_of(monkeypatch: pytest.MonkeyPatch, problem: Exception, said: str) -> None:
+    """And not that it was killed for want of memory, whatever it was."""
+
+    def fail(*given: object) -> None:
+        raise problem
+
+    before = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    monkeypatch.setattr(Evaluation, "open", fail)
+    config: Any = {"runtime": {"workers": 0, "device": "cpu", "devices": 2}}
+    end: Any = End()
+    try:
+        with nullcontext() if isinstance(problem, ClipevalError) else pytest.raises(type(problem)):
+            _work(config, None, [], "cpu", 2, end)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        torch.set_num_threads(before[1])
+    assert len(end.sent) == 1 and end.sent[0][0].startswith(said)
+
+
+def test_the_gpu_of_a_mac_has_no_number() -> None:
+    model: Any = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("mps:0"))]))
+    assert _device_of(model) == "mps"
+    assert _device_of(torch.nn.Linear(1, 1)) == "cpu"
+
+
+@pytest.mark.parametrize("given", [[], ["runtime.devices=2"], ["runtime.device=cpu"], ["runtime.device=cuda:1"]])
+def test_a_job_uses_the_gpus_that_it_asks_for(given: list[str]) -> None:
+    words_of_jobs = _for_jobs(compose(["suite=none", "slurm.gpus=4", *given]))[1:]
+    expected = {
+        (): ["runtime.device=cuda", "runtime.devices=4"],
+        ("runtime.devices=2",): ["runtime.device=cuda"],
+    }
+    assert words_of_jobs == expected.get(tuple(given), [])
+    assert _for_jobs(compose(["suite=none", *given]))[1:] == []
 
 
 def test_devices_are_named() -> None:

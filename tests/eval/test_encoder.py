@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
+from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, precision, resolve, text_precision
 from clipeval.models.bpe import CachedBpeTokenizer, quicken
 from clipeval.models.precision import full_float32, pick_device
 from clipeval.preprocess.transforms import Preprocess
@@ -162,11 +164,81 @@ def test_precision_settings_come_back() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        with full_float32(torch.device("cpu")):
+        with full_float32():
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_settings_of_the_newer_interface_come_back() -> None:
+    """Which the former one neither shows nor, mixed with it, always answers for."""
+    parts = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+    before, legacy = [part.fp32_precision for part in parts], torch.get_float32_matmul_precision()
+    try:
+        for part, setting in zip(parts, ("tf32", "tf32", "bf16"), strict=True):
+            part.fp32_precision = setting
+        with full_float32():
+            assert [part.fp32_precision for part in parts] == ["ieee"] * 3
+        assert [part.fp32_precision for part in parts] == ["tf32", "tf32", "bf16"]
+    finally:
+        torch.set_float32_matmul_precision(legacy)
+        for part, setting in zip(parts, before, strict=True):
+            part.fp32_precision = setting
+
+
+def test_overlapping_blocks_never_show_the_callers_setting() -> None:
+    """As a scorer's thread beside the stream: from its first block to its last it sees full float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    inside, outside, seen = threading.Event(), threading.Event(), list[str]()
+
+    def score() -> None:
+        with full_float32():
+            inside.set()
+            while not outside.is_set():
+                seen.append(torch.get_float32_matmul_precision())
+
+    try:
+        with full_float32():
+            scorer = threading.Thread(target=score)
+            scorer.start()
+            inside.wait()
+        for _ in range(200):
+            with full_float32():
+                pass
+        outside.set()
+        scorer.join()
+        assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "high"
+    finally:
+        outside.set()
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_precision_may_be_another_machines() -> None:
+    """`clipeval submit` plans for a GPU where there is none."""
+    assert (
+        text_precision("datacomp", "cuda") == "amp-fp16" and image_precision("datacomp", True, "cuda:3") == "amp-fp16"
+    )
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(precision, "_GPU_FILES", (tmp_path / "nvidia0",))
+    assert pick_device("auto").type == "cpu" and not caplog.text
+    (tmp_path / "nvidia0").touch()
+    assert pick_device("auto").type == "cpu" and "nvidia0" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert pick_device("auto").type == "cpu" and not caplog.text
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert pick_device("auto").type == "cpu" and "CUDA_VISIBLE_DEVICES=2" in caplog.text
 
 
 def test_precision_names() -> None:

@@ -18,7 +18,7 @@ from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.split import DataConfig, open_split
 from clipeval.models.cuts import Cuts
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 LONG = "A wide street runs between two rows of houses. 2.5 metres of it are wet</s>Three people walk there. " * 3
 Sets = dict[str, list[tuple[bytes, str]]]

@@ -30,7 +30,7 @@ from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.lock import Lock, write_lock
 from clipeval.data.split import DataConfig, open_split
-from tests.eval.tiny_model import write_tiny_model
+from scripts.tiny_model import write_tiny_model
 
 SYMMETRIC = OmegaConf.load(CONFIG_DIR / "task" / "_aro_symmetric.yaml").without
 
