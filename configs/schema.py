@@ -274,7 +274,7 @@ def pixels(value: object, where: str = "model.preprocess") -> dict[str, Any]:
 
 
 def _size(where: str, value: object) -> None:
-    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
     if not all(Value(int)._is_kind(side) and 1 <= side <= MOST_PIXELS for side in sides):
         raise ClipevalError(
             f"{where}={_shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."

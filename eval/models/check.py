@@ -221,7 +221,7 @@ def _embeddings(encoder: Encoder) -> Iterator[Doubt | str]:
 
     def embed() -> tuple[torch.Tensor, torch.Tensor]:
         with encoder.uncompiled():
-            images = torch.cat([encoder.encode_images(batch).cpu() for batch in pixels.split(16)])
+            images = torch.cat([encoder.encode_images(batch).cpu() for batch in torch.split(pixels, 16)])
         return images, encoder.encode_texts(captions)
 
     images, texts = embed()

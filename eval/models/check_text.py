@@ -58,7 +58,7 @@ def _end_token(model: Any, tokens: torch.Tensor) -> Iterator[Doubt]:
     tower = model if hasattr(model, "text_pool_type") else getattr(model, "text", None)
     pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
     end = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
-    config = getattr(getattr(getattr(model, "model", None), "config", None), "text_config", None)
+    config: Any = getattr(getattr(getattr(model, "model", None), "config", None), "text_config", None)
     if getattr(config, "model_type", None) in ("clip_text_model", "clipseg_text_model"):
         end = config.eos_token_id
         pool = "argmax" if end == 2 else "eos"  # transformers reads 2 as "the highest"
@@ -128,7 +128,7 @@ def _positions(model: Any) -> int | None:
     table = getattr(tower, "positional_embedding", None)
     if isinstance(table, torch.Tensor) and table.ndim == 2:
         return len(table) - int(getattr(tower, "cls_emb", None) is not None)
-    config = getattr(getattr(getattr(model, "model", None), "config", None), "text_config", None)
+    config: Any = getattr(getattr(getattr(model, "model", None), "config", None), "text_config", None)
     if getattr(config, "model_type", None) in ("clip_text_model", "siglip_text_model", "metaclip_2_text_model"):
         return int(config.max_position_embeddings)
     return None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -167,6 +167,8 @@ class OpenClip(ModelHandle):
         if strict:
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
         self._flags.append(message)
+
+    text_clean: str
 
     def _override(self, asked: Overrides) -> None:
         """Put what is asked for in the place of the model's own; flag it, and what open_clip would assume without a word."""
@@ -397,7 +399,9 @@ class OpenClip(ModelHandle):
             self._of_checkpoint = load_into(model, path, ema=self._ema, name=self._state_dict)
             self._remember()
         if self._asked.image_size is not None and hasattr(model.visual, "set_input_size"):
-            model.visual.set_input_size(self._asked.image_size)  # of a tower of timm's, once its weights are there
+            cast(Any, model.visual).set_input_size(
+                self._asked.image_size
+            )  # of a tower of timm's, once its weights are there
         if images and "size" in self._asked.preprocess:
             self._try_size(model)
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)

@@ -62,7 +62,7 @@ class Overrides:
             ("text_clean", self.text_clean or clean, clean),
             ("context_length", self.context_length or context, context),
         ]
-        asked += [("image_size", *(_sides(value) for value in (self.image_size or size, size)))]
+        asked += [("image_size", _sides(self.image_size or size), _sides(size))]
         return [
             f"model.{key}={_shown(given)} is asked for, in place of the model's own {_shown(its)}: it was not trained so; leave "
             "it out for the model's own number"

@@ -251,7 +251,7 @@ class HuggingFace(ModelHandle):
         self._require()
         try:
             context = self._asked.context_length or self._context()
-            return HubTokenizer(self._folder, context, self.text_clean, self._at_end)
+            return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end)
         except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             raise ClipevalError(f"the tokenizer in {self._folder} cannot be read: {error}") from error
 
