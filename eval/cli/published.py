@@ -1,4 +1,4 @@
-"""Published scores for `clipeval show`: the one place of the command line that knows where they are kept."""
+"""Published scores for `clipeval show`, from the registry of `clipeval.results.published`."""
 
 from __future__ import annotations
 
@@ -7,44 +7,59 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def of_task(key: str) -> Row | None:
-    """What was published of a task: `{"metric", "models", "best", "median", "least", "source"}`; None where nothing was."""
+def of_task(key: str) -> list[Row]:
+    """What was published of a task by each source and metric, in the registry's order; empty where nothing was.
+
+    Returns:
+        `{"source", "metric", "models", "best": {"model", "pretrained", "value"}, "median"}` each.
+    """
     from clipeval.results import published
 
-    if key not in published.COLUMNS:
-        return None
-    column, metric = published.COLUMNS[key]
-    rows = published.table().sort_values(column, ascending=False)
-    best = rows.iloc[0]
-    return {
-        "metric": metric,
-        "models": len(rows),
-        "best": {"model": best["name"], "pretrained": best["pretrained"], "value": float(best[column])},
-        "median": round(float(rows[column].median()), 4),
-        "least": float(rows[column].iloc[-1]),
-        "source": SOURCE,
-    }
+    table = published.rows_of_task(key)
+    found = []
+    for (name, metric), rows in table.groupby(["source", "metric"], sort=False):
+        best = rows.loc[rows["value"].idxmax()]
+        found.append(
+            {
+                "source": published.source(name).title,
+                "metric": metric,
+                "models": len(rows),
+                "best": {name: best[name] for name in ("model", "pretrained", "value")},
+                "median": round(float(rows["value"].median()), 4),
+            }
+        )
+    return found
 
 
 def of_model(name: str | None, pretrained: str | None) -> Row | None:
-    """What was published of a model, by open_clip's names: its figures and `{"scores": {task's key: score}}`; None: nothing."""
+    """What was published of a model, by any of its names; None: nothing.
+
+    Returns:
+        `average`, `rank` and `models` of open_clip's table of the 38 sets, where it is in it; `params (M)` and `FLOPs (B)`;
+        `sources`: `{"source", "values", "remark", "scores": {task's key: {metric: value}}}` each.
+    """
     from clipeval.results import published
 
-    row = published.find(name, pretrained)
-    if row is None:
+    table = published.rows_of_model(name, pretrained)
+    if table.empty:
         return None
-    averages = published.average(list(published.COLUMNS))
-    rows = published.table()
-    average = float(averages[(rows["name"] == name) & (rows["pretrained"] == pretrained)].iloc[0])
-    return {
-        "params (M)": float(row["params (M)"]),
-        "FLOPs (B)": float(row["FLOPs (B)"]),
-        "average": average,
-        "rank": int((averages > average).sum()) + 1,
-        "models": len(averages),
-        "scores": {key: published.value(row, key) for key in published.COLUMNS},
-        "source": SOURCE,
-    }
+    found: Row = {"sources": []}
+    for source, rows in table.groupby("source", sort=False):
+        scores: dict[str, dict[str, float]] = {}
+        for row in rows.itertuples():
+            scores.setdefault(str(row.key), {})[str(row.metric)] = float(row.value)
+        remark = str(rows["remark"].iloc[0])
+        found["sources"].append(
+            {"source": published.source(source).title, "values": len(rows), "remark": remark, "scores": scores}
+        )
+    first = table.iloc[0]
+    row = published.find(first["model"], first["pretrained"])
+    if row is not None:
+        averages = published.average(list(published.COLUMNS))
+        average = float(averages[row.name])
+        found |= {"average": average, "rank": int((averages > average).sum()) + 1, "models": len(averages)}
+        found |= {size: float(row[size]) for size in ("params (M)", "FLOPs (B)")}
+    return found
 
 
 def profile(name: str) -> Row:
@@ -56,6 +71,3 @@ def profile(name: str) -> Row:
     if found.empty:  # the activation changes no size
         found = rows[rows["model"] == name.removesuffix("-quickgelu")]
     return {} if found.empty else {str(key): value for key, value in found.iloc[0].to_dict().items()}
-
-
-SOURCE = "open_clip's table of 121 models (docs/openclip_results.csv)"

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 Line = tuple[str, str]
 
 
+SHOWN = ("imagenet1k", "imagenetv2", "imagenet-a", "imagenet-r")
+"""Keys of the tasks whose published scores are printed; `--format json` has all."""
+
+
 def print_facts(group: str, found: Mapping[str, Any], root: str | None, console: Console) -> None:
     """Prints facts of `clipeval.cli.facts`. Addresses and paths stay whole, however narrow the terminal is."""
     from rich.text import Text
@@ -53,13 +57,12 @@ def _task(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
         yield "licence", str(found["licence"])
     for note in found["notes"]:
         yield "note", str(note)
-    published = found["published"]
-    if published is None:
+    if not found["published"]:
         yield "published", "no score that clipeval knows"
-        return
-    best = published["best"]
-    yield "published", f"{published['metric']} of {published['models']} models: {published['source']}"
-    yield "", f"best {best['value']:.4f} ({best['model']} {best['pretrained']}), median {published['median']:.4f}"
+    for each in found["published"]:
+        best = each["best"]
+        yield "published", f"{each['source']}: {each['metric']} of {each['models']} models"
+        yield "", f"best {best['value']:.4f} ({best['model']} {best['pretrained']}), median {each['median']:.4f}"
 
 
 def _place(copy: Mapping[str, Any], root: str | None) -> str:
@@ -89,8 +92,17 @@ def _model(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
     if published is None:
         yield "published", "no score that clipeval knows"
         return
-    yield "published", f"average {published['average']:.4f}, place {published['rank']} of {published['models']}"
-    yield "", str(published["source"])
+    if "average" in published:
+        average, place = published["average"], f"{published['rank']} of {published['models']}"
+        yield "published", f"average over DataComp's 38 sets {average:.4f}, place {place} in open_clip's table"
+    for each in published["sources"]:
+        shown = [f"{key} {value:.4f}" for key in SHOWN for value in list(each["scores"].get(key, {}).values())[:1]]
+        yield (
+            "published",
+            ": ".join([f"{each['source']}, {each['values']} values", *([", ".join(shown)] if shown else [])]),
+        )
+        if each["remark"]:
+            yield "", each["remark"]
     yield "", "each task beside a run of yours: clipeval report RUN --against published"
 
 
