@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from clipeval.engine.store import ImageStore, TextStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, ModelHandle, text_precision
 from clipeval.models.encoder_group import EncoderGroup, share_tokenizer
+from clipeval.models.precision import deterministic_algorithms
 from clipeval.models.texts import disable_tokenizer_threads
 from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.results.records import Record
@@ -166,7 +167,8 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
     started = time.monotonic()
     jobs = _decode_jobs(models, options)
     sighted = {model for _, stores in jobs for model in stores}
-    with flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
+    steady = deterministic_algorithms(options.device) if options.stream.aligned else nullcontext()
+    with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
         for model in models:
             model.start(options, scorer)
         # Decoders start before the models are loaded, and work while texts are embedded.

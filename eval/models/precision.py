@@ -100,6 +100,29 @@ def _amp_name(device: str | torch.device) -> str:
 
 
 @contextmanager
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """On CUDA, algorithms that give the same bits each time; a warning where an operation has none. Then as before.
+
+    cuDNN then does not try which of its algorithms is the fastest, and cuBLAS works in memory of one fixed size, which torch asks
+    for by `CUBLAS_WORKSPACE_CONFIG`: what that costs was not measured.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, deterministic = cudnn.benchmark, cudnn.deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
+
+
+@contextmanager
 def full_float32() -> Iterator[None]:
     """float32 products in float32, whatever TF32 or bfloat16 short cuts the process has switched on; then as before.
 

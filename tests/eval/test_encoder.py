@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn import functional
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, precision, resolve, text_precision
 from clipeval.models.bpe import CachedBpeTokenizer, quicken
-from clipeval.models.precision import full_float32, pick_device
+from clipeval.models.precision import deterministic_algorithms, full_float32, pick_device
 from clipeval.preprocess.transforms import Preprocess
 from scripts.tiny_model import write_tiny_model
 
@@ -214,6 +215,21 @@ def test_overlapping_blocks_never_show_the_callers_setting() -> None:
     finally:
         outside.set()
         torch.set_float32_matmul_precision(before)
+
+
+def test_deterministic_algorithms_are_cudas_and_go_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    assert not before[0]
+    with deterministic_algorithms(torch.device("cpu")):
+        assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with deterministic_algorithms(torch.device("cuda:1")):
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert before == (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
 def test_a_precision_may_be_another_machines() -> None:
