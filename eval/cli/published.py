@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 Row = dict[str, Any]
 
@@ -17,11 +17,12 @@ def of_task(key: str) -> list[Row]:
 
     table = published.rows_of_task(key)
     found = []
-    for (name, metric), rows in table.groupby(["source", "metric"], sort=False):
-        best = rows.loc[rows["value"].idxmax()]
+    for group, rows in table.groupby(["source", "metric"], sort=False):
+        source, metric = cast(tuple[str, str], group)
+        best = rows.sort_values("value", ascending=False, kind="stable").iloc[0]
         found.append(
             {
-                "source": published.source(name).title,
+                "source": published.source(source).title,
                 "metric": metric,
                 "models": len(rows),
                 "best": {name: best[name] for name in ("model", "pretrained", "value")},
@@ -46,17 +47,17 @@ def of_model(name: str | None, pretrained: str | None) -> Row | None:
     found: Row = {"sources": []}
     for source, rows in table.groupby("source", sort=False):
         scores: dict[str, dict[str, float]] = {}
-        for row in rows.itertuples():
-            scores.setdefault(str(row.key), {})[str(row.metric)] = float(row.value)
+        for key, metric, value in zip(rows["key"], rows["metric"], rows["value"], strict=True):
+            scores.setdefault(key, {})[metric] = float(value)
         remark = str(rows["remark"].iloc[0])
         found["sources"].append(
-            {"source": published.source(source).title, "values": len(rows), "remark": remark, "scores": scores}
+            {"source": published.source(str(source)).title, "values": len(rows), "remark": remark, "scores": scores}
         )
     first = table.iloc[0]
     row = published.find(first["model"], first["pretrained"])
     if row is not None:
         averages = published.average(list(published.COLUMNS))
-        average = float(averages[row.name])
+        average = float(averages.loc[cast(int, row.name)])
         found |= {"average": average, "rank": int((averages > average).sum()) + 1, "models": len(averages)}
         found |= {size: float(row[size]) for size in ("params (M)", "FLOPs (B)")}
     return found
