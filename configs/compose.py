@@ -121,9 +121,9 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
 
 
-def _hydra(words: Sequence[str]) -> DictConfig:
+def _hydra(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE):
-        return hydra_compose(CONFIG_NAME, list(words), return_hydra_config=True)
+        return hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
 
 
 def _searchpath(config_dir: str | Path | None) -> list[str]:
@@ -170,11 +170,13 @@ def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
     """Puts prompt sets in the place of their names: `tasks.mnist.prompts=simple`."""
     tasks = config.tasks if isinstance(config.get("tasks"), DictConfig) else {}
     nodes = [("", config), *((f"tasks.{name!s}.", task) for name, task in tasks.items())]
-    nodes += [(f"{where}inside.", node.inside) for where, node in nodes if isinstance(node.get("inside"), DictConfig)]
-    for where, node in nodes:
+    nodes += [
+        (f"{location}inside.", node.inside) for location, node in nodes if isinstance(node.get("inside"), DictConfig)
+    ]
+    for location, node in nodes:
         name = node.get("prompts") if isinstance(node, DictConfig) else None
         if isinstance(name, str):
-            node.prompts = _prompts(name, f"{where}prompts", config_dir)
+            node.prompts = _prompts(name, f"{location}prompts", config_dir)
 
 
 def _prompts(name: str, key: str, config_dir: str | Path | None) -> dict[str, Any]:

@@ -44,14 +44,14 @@ def choose_copies(config: DictConfig, origin: Mapping[str, str] | None = None) -
             continue
         copies = OmegaConf.to_container(data, resolve=True)["copies"] or {}  # type: ignore[index, call-overload]
         del data["copies"]
-        where = f"tasks.{name}.{part}.copies"
+        location = f"tasks.{name}.{part}.copies"
         if not isinstance(copies, dict):
-            raise ClipevalError(f"{where}={copies!r}: a source's name and the set's name there were expected.")
+            raise ClipevalError(f"{location}={copies!r}: a source's name and the set's name there were expected.")
         for unknown in (key for key in copies if key not in sources):
-            raise ClipevalError(f"{where}: {nearest('source', unknown, sources)}")
+            raise ClipevalError(f"{location}: {nearest('source', unknown, sources)}")
         chosen = _first(copies, sources, node.get("splits") or ()) if source is None else source
         if chosen is not None and chosen in copies:
-            _fill(data, _copy(copies[chosen], sources[chosen], f"{where}.{chosen}"))
+            _fill(data, _copy(copies[chosen], sources[chosen], f"{location}.{chosen}"))
             wanted = node.get("splits") or ()
             if not _has(copies, sources, chosen, wanted) and data.get("elsewhere") is None:
                 data["task"] = (origin or {}).get(str(name), str(name))
@@ -96,15 +96,15 @@ def _is_source(value: Any) -> bool:
     return texts and isinstance(value.get("splits"), (list, type(None)))
 
 
-def _copy(value: Any, source: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _copy(value: Any, source: Mapping[str, Any], location: str) -> dict[str, Any]:
     """The keys of `data` that a copy stands for."""
     own = {"name": value} if isinstance(value, str) else value
     if not isinstance(own, dict) or not isinstance(own.get("name"), str):
-        raise ClipevalError(f"{where}={value!r}: the set's name there was expected, or keys with `name` among them.")
+        raise ClipevalError(f"{location}={value!r}: the set's name there was expected, or keys with `name` among them.")
     for key in own:
         if key not in ("name", "splits", *DATA):
-            known = [f"{where}.{known}" for known in ("name", "splits", *DATA)]
-            raise ClipevalError(nearest("key", f"{where}.{key}", known))
+            known = [f"{location}.{known}" for known in ("name", "splits", *DATA)]
+            raise ClipevalError(nearest("key", f"{location}.{key}", known))
     folder = own.get("folder") or _insert(source["folder"], name=own["name"].replace("/", "-"))
     hub = source["hub"] and _insert(source["hub"], name=own["name"].replace("/", "-"), folder=folder)
     return {"folder": folder, "hub": hub, **{key: item for key, item in own.items() if key not in ("name", "splits")}}

@@ -60,11 +60,11 @@ def _missing(problem: MissingConfigException, files: Callable[[str], Sequence[st
     options = files(group)
     parent = re.match(r"In '([^']+)'", str(problem))
     inherits = parent is not None and parent[1] != "config" and not parent[1].startswith("suite/")
-    where = f"{parent[1]}.yaml: " if inherits and parent else ""
+    location = f"{parent[1]}.yaml: " if inherits and parent else ""
     if not group:
-        return f"{where}Unknown config group or file {name!r}."
-    text = where + nearest(group, name, options if inherits else [o for o in options if not o.startswith("_")])
-    return text if where else f"{text}. Your own: --config-dir=DIR with DIR/{group}/{name}.yaml"
+        return f"{location}Unknown config group or file {name!r}."
+    text = location + nearest(group, name, options if inherits else [o for o in options if not o.startswith("_")])
+    return text if location else f"{text}. Your own: --config-dir=DIR with DIR/{group}/{name}.yaml"
 
 
 def _no_default(key: str) -> str:

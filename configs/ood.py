@@ -17,14 +17,14 @@ from clipeval.configs.errors import ClipevalError
 INSIDE, OUTSIDE = "ood.inside=", "ood.outside="
 
 
-def spell(words: Sequence[str]) -> list[str]:
+def spell(overrides: Sequence[str]) -> list[str]:
     """The words of a command line with the short ones written out.
 
     Raises:
         ClipevalError: one of them says nothing.
     """
     found = []
-    for word in words:
+    for word in overrides:
         for start in (INSIDE, OUTSIDE):
             names = [name.strip() for name in word.removeprefix(start).strip("[]").split(",")]
             if word.startswith(start) and not all(names):

@@ -251,33 +251,33 @@ _OWN_ARGUMENTS = ("path", "config_dir", "text_clean", "context_length", "image_s
 """Of a class of the user's own, these are its arguments, which only the class knows."""
 
 
-def pixels(value: object, where: str = "model.preprocess") -> dict[str, Any]:
+def pixels(value: object, location: str = "model.preprocess") -> dict[str, Any]:
     """What a `model.preprocess` says of images, its nulls left out.
 
     Raises:
         ClipevalError: a key that is none, with the nearest; a value that its key cannot hold.
     """
-    given = {key: item for key, item in _mapping(where, value).items() if key not in PIXELS or item is not None}
-    _keys(f"{where}.", given, PIXELS)
+    given = {key: item for key, item in _mapping(location, value).items() if key not in PIXELS or item is not None}
+    _keys(f"{location}.", given, PIXELS)
     for key, item in given.items():
         rule = PIXELS[key]
         if key == "size":
-            _size(f"{where}.size", item)
+            _size(f"{location}.size", item)
         elif key in ("mean", "std"):
             channels = item if isinstance(item, list | tuple) and len(item) == 3 else [item]
             low = 0 if key == "std" else -math.inf
             if not all(Value(float)._is_kind(v) and math.isfinite(v) and v > low for v in channels):
-                raise ClipevalError(f"{where}.{key}={_shown(item)}: {rule.expected} was expected.")
+                raise ClipevalError(f"{location}.{key}={_shown(item)}: {rule.expected} was expected.")
         else:
-            rule.check(f"{where}.{key}", item)
+            rule.check(f"{location}.{key}", item)
     return given
 
 
-def _size(where: str, value: object) -> None:
+def _size(location: str, value: object) -> None:
     sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
     if not all(Value(int)._is_kind(side) and 1 <= side <= MOST_PIXELS for side in sides):
         raise ClipevalError(
-            f"{where}={_shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."
+            f"{location}={_shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."
         )
 
 
@@ -299,33 +299,33 @@ def _model(value: object) -> None:
         )
 
 
-def _task(where: str, value: object) -> None:
+def _task(location: str, value: object) -> None:
     if value is None:
-        raise ClipevalError(f"{where}=null: to leave a task out, write ~{where}.")
-    task = _mapping(where, value)
+        raise ClipevalError(f"{location}=null: to leave a task out, write ~{location}.")
+    task = _mapping(location, value)
     if "_target_" not in task:
         raise ClipevalError(
-            f"{where} has no _target_, the class of its protocol. Inherit one: `defaults: [_classification]`."
+            f"{location} has no _target_, the class of its protocol. Inherit one: `defaults: [_classification]`."
         )
     for key, rule in TASK.items():
         if key in task or key in ("key", "name"):
-            rule.check(f"{where}.{key}", task.get(key))
-    _section(f"{where}.data", task.get("data"), DATA)
+            rule.check(f"{location}.{key}", task.get(key))
+    _section(f"{location}.data", task.get("data"), DATA)
     if task.get("outside") is not None:
-        _section(f"{where}.outside", task["outside"], DATA)
+        _section(f"{location}.outside", task["outside"], DATA)
     names = task["data"].get("classnames")
     named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
     if not (names is None or isinstance(names, str) or named or Value(list)._is_kind(names)):
-        raise ClipevalError(f"{where}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
-    _pairs(f"{where}.data", task["data"])
+        raise ClipevalError(f"{location}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
+    _pairs(f"{location}.data", task["data"])
     if not (task["data"].get("folder") or task["data"].get("path") or task["data"].get("hub")):
         raise ClipevalError(
-            f"{where}.data names no images: set task.data.path=PATH ({where}.data.path=PATH in a suite)."
+            f"{location}.data names no images: set task.data.path=PATH ({location}.data.path=PATH in a suite)."
         )
-    _prompts(f"{where}.prompts", task.get("prompts"))
+    _prompts(f"{location}.prompts", task.get("prompts"))
 
 
-def _pairs(where: str, data: Mapping[str, Any]) -> None:
+def _pairs(location: str, data: Mapping[str, Any]) -> None:
     """What `clipeval.data.pairs` reads of `data`."""
     captions, correct = data.get("captions"), data.get("correct")
     numbers = correct if isinstance(correct, list) else [correct]
@@ -339,7 +339,7 @@ def _pairs(where: str, data: Mapping[str, Any]) -> None:
     hints = {"box": "four columns, left, top, width and height, were"}
     for key in (key for key, is_wrong in wrong.items() if is_wrong):
         raise ClipevalError(
-            f"{where}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
+            f"{location}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
         )
 
 
@@ -347,47 +347,47 @@ def _is_mapping_of(value: object, kind: type) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()))
 
 
-def task_fields(where: str, target: object) -> list[str]:
+def task_fields(location: str, target: object) -> list[str]:
     """The fields of a task's class, besides those that every task has."""
-    TEXT.check(f"{where}._target_", target)
+    TEXT.check(f"{location}._target_", target)
     module, _, name = str(target).rpartition(".")
     try:
         there = vars(import_module(module))
     except (ImportError, ValueError) as problem:
         raise ClipevalError(
-            f"{where}._target_={target}: {module!r} cannot be imported ({problem}){advice(problem)}."
+            f"{location}._target_={target}: {module!r} cannot be imported ({problem}){advice(problem)}."
         ) from None
     if name not in there:
         classes = [n for n, v in there.items() if isinstance(v, type)]
-        raise ClipevalError(f"{where}._target_: {nearest(f'class of {module}', name, classes)}")
+        raise ClipevalError(f"{location}._target_: {nearest(f'class of {module}', name, classes)}")
     found = there[name]
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ClipevalError(
-            f"{where}._target_={target}: a task's class was expected, a subclass of clipeval.tasks.Task."
+            f"{location}._target_={target}: a task's class was expected, a subclass of clipeval.tasks.Task."
         )
     return [field.name for field in dataclasses.fields(found)]
 
 
-def _prompts(where: str, value: object) -> None:
+def _prompts(location: str, value: object) -> None:
     if value is None:
         return
-    prompts = _mapping(where, value)
-    _keys(f"{where}.", prompts, PROMPTS)
-    TEXT.check(f"{where}.name", prompts.get("name"))
+    prompts = _mapping(location, value)
+    _keys(f"{location}.", prompts, PROMPTS)
+    TEXT.check(f"{location}.name", prompts.get("name"))
     for key, item in prompts.items():
         if item is not None:
-            PROMPTS[key].check(f"{where}.{key}", item)
+            PROMPTS[key].check(f"{location}.{key}", item)
     given = [key for key in ("templates", "path", "source") if prompts.get(key)]
     if len(given) > 1:
-        raise ClipevalError(f"{where} has both {given[0]} and {given[1]}; give one.")
+        raise ClipevalError(f"{location} has both {given[0]} and {given[1]}; give one.")
 
 
-def _section(where: str, value: object, known: Mapping[str, Value]) -> None:
-    section = _mapping(where, value)
-    _keys(f"{where}.", section, known)
+def _section(location: str, value: object, known: Mapping[str, Value]) -> None:
+    section = _mapping(location, value)
+    _keys(f"{location}.", section, known)
     for key, item in section.items():
         if known[key].kind is not object:
-            known[key].check(f"{where}.{key}", item)
+            known[key].check(f"{location}.{key}", item)
 
 
 def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list[str]) -> None:
@@ -396,9 +396,11 @@ def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list
             raise ClipevalError(nearest("key", f"{before}{key}", [f"{before}{name}" for name in dict.fromkeys(known)]))
 
 
-def _mapping(where: str, value: object) -> dict[str, Any]:
+def _mapping(location: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ClipevalError(f"{where}={_shown(value)}: keys of its own were expected ({where}.KEY=…), not a value.")
+        raise ClipevalError(
+            f"{location}={_shown(value)}: keys of its own were expected ({location}.KEY=…), not a value."
+        )
     return {str(key): item for key, item in value.items()}
 
 

@@ -59,7 +59,7 @@ class Result:
     settings: Mapping[str, Any]
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """For people: `results.jsonl, line 3`."""
         return str(self.file) if self.line is None else f"{self.file}, line {self.line}"
 
@@ -110,18 +110,18 @@ def _read(file: Path) -> Iterator[Result]:
     for line, part in parts:
         if line != chosen and line in [number for number, _ in epochs]:
             continue
-        where = str(file) if line is None else f"{file}, line {line}"
+        location = str(file) if line is None else f"{file}, line {line}"
         try:
             data = safe_json.parse(part)
         except ValueError as problem:
-            raise ClipevalError(f"{where}: it is not JSON ({problem}); {FORMS}") from None
+            raise ClipevalError(f"{location}: it is not JSON ({problem}); {FORMS}") from None
         if other_forms.form_of(data):
-            yield from _others(data, where, file, line, sha256, len(epochs))
+            yield from _others(data, location, file, line, sha256, len(epochs))
         elif not other_forms.is_about_a_model(data) and (line is None or not _is_skipped(data)):
-            yield _result(data, where, file, line, sha256)
+            yield _result(data, location, file, line, sha256)
 
 
-def _others(data: Any, where: str, file: Path, line: int | None, sha256: str, epochs: int) -> Iterator[Result]:
+def _others(data: Any, location: str, file: Path, line: int | None, sha256: str, epochs: int) -> Iterator[Result]:
     """The results of an object that one of `other_forms` wrote."""
     try:
         for fields in other_forms.read(data, file):
@@ -143,7 +143,7 @@ def _others(data: Any, where: str, file: Path, line: int | None, sha256: str, ep
                 settings={name: value for name, value in settings.items() if value is not None},
             )
     except ValueError as problem:
-        raise ClipevalError(f"{where}: {problem}; {FORMS}") from None
+        raise ClipevalError(f"{location}: {problem}; {FORMS}") from None
 
 
 def _is_skipped(data: Any) -> bool:
@@ -151,14 +151,14 @@ def _is_skipped(data: Any) -> bool:
     return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 
-def _result(data: Any, where: str, file: Path, line: int | None, sha256: str) -> Result:
+def _result(data: Any, location: str, file: Path, line: int | None, sha256: str) -> Result:
     if not isinstance(data, dict) or not isinstance(data.get("metrics"), dict):
-        raise ClipevalError(f"{where}: it holds no result; {FORMS}")
+        raise ClipevalError(f"{location}: it holds no result; {FORMS}")
     theirs = "key" in data
     wanted = ("key", "dataset") if theirs else ("dataset", "model", "pretrained", "task")
     for key in wanted:
         if not isinstance(data.get(key), str) or (not data[key] and key != "pretrained"):
-            raise ClipevalError(f"{where}: {key} is {json.dumps(data.get(key))}, and text was expected; {FORMS}")
+            raise ClipevalError(f"{location}: {key} is {json.dumps(data.get(key))}, and text was expected; {FORMS}")
     metrics = dict(data["metrics"])
     main = metrics.pop("main_metric", None)
     numbers = {name: value for name, value in metrics.items() if value is None or _is_number(value)}

@@ -88,7 +88,7 @@ def _add(at: Imported, record: Record, remarks: Sequence[str], result: Result) -
     elif before.metrics != record.metrics:
         assert before.imported is not None
         raise ClipevalError(
-            f"{result.where} and {before.imported['file']} are both of {at.model['slug']} on {record.task}, with other "
+            f"{result.location} and {before.imported['file']} are both of {at.model['slug']} on {record.task}, with other "
             "figures: import them into folders of their own with out="
         )
 
@@ -132,7 +132,7 @@ def _model(config: DictConfig) -> dict[str, Any]:
 def _model_of(result: Result) -> dict[str, Any]:
     if result.model is None:
         raise ClipevalError(
-            f"{result.where} does not say whose result it is: name the model, with model=<preset>, or with "
+            f"{result.location} does not say whose result it is: name the model, with model=<preset>, or with "
             "model=open_clip model.name=NAME model.pretrained=TAG"
         )
     return {"slug": slug(result.model, result.pretrained), "name": result.model, "pretrained": result.pretrained}

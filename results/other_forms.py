@@ -111,8 +111,8 @@ def _lm_eval(data: Mapping[str, Any], file: Path) -> Iterator[Fields]:
         settings: dict[str, Any] = {}
         for label, value in values.items():
             name, _, choice = str(label).partition(",")
-            where = settings if name.endswith("_stderr") or name in ("alias", "name", "sample_len") else metrics
-            where[name if choice in ("", "none") else f"{name}@{choice}"] = value
+            location = settings if name.endswith("_stderr") or name in ("alias", "name", "sample_len") else metrics
+            location[name if choice in ("", "none") else f"{name}@{choice}"] = value
         yield {
             "form": LM_EVAL,
             "dataset": str(task),

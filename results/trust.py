@@ -133,11 +133,11 @@ def check_plain(content: Any, file: Path) -> None:
             )
 
 
-def _task_problems(where: str, node: Any, trusted: Trust) -> Iterator[str]:
+def _task_problems(location: str, node: Any, trusted: Trust) -> Iterator[str]:
     if not isinstance(node, Mapping) or TARGET not in node:
-        yield f"{where} has no {TARGET}, the class of its protocol"
+        yield f"{location} has no {TARGET}, the class of its protocol"
         return
-    for key, inner in mappings({k: v for k, v in node.items() if k not in NOT_TASK}, where):
+    for key, inner in mappings({k: v for k, v in node.items() if k not in NOT_TASK}, location):
         target = inner.get(TARGET)
         own = isinstance(target, str) and target in trusted
         extra = [name for name in HYDRA if name in inner]
@@ -145,7 +145,7 @@ def _task_problems(where: str, node: Any, trusted: Trust) -> Iterator[str]:
             yield f"{key}.{extra[0]} is no key of a stored task"
         if TARGET not in inner:
             continue
-        outer = key == where
+        outer = key == location
         if not isinstance(target, str) or not (own or (_is_task_module(target) if outer else target in PARTS)):
             yield _untrusted(key, target)
             continue
@@ -229,9 +229,9 @@ def _seen_by_hydra(target: str) -> Any:
     return found
 
 
-def mappings(content: Any, where: str = "") -> Nodes:
+def mappings(content: Any, location: str = "") -> Nodes:
     """Every mapping in a config at any depth, with its key."""
-    yield from _walk(content, where, lambda key, value: isinstance(value, Mapping))
+    yield from _walk(content, location, lambda key, value: isinstance(value, Mapping))
 
 
 def _texts(content: Any) -> Iterator[tuple[str, str]]:
@@ -239,9 +239,9 @@ def _texts(content: Any) -> Iterator[tuple[str, str]]:
     yield from _walk(content, "", lambda key, value: isinstance(value, str))
 
 
-def _walk(content: Any, where: str, wanted: Callable[[str, Any], bool]) -> Iterator[tuple[str, Any]]:
+def _walk(content: Any, location: str, wanted: Callable[[str, Any], bool]) -> Iterator[tuple[str, Any]]:
     """What is wanted among a config's parts, outermost first; without recursion, for depth is the author's choice."""
-    waiting = [(where, content)]
+    waiting = [(location, content)]
     while waiting:
         key, value = waiting.pop()
         if wanted(key, value):

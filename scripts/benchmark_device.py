@@ -221,7 +221,7 @@ class _Blank:
     def read(self, place: int) -> bytes:
         return b""
 
-    def where(self, place: int) -> str:
+    def location(self, place: int) -> str:
         return str(place)
 
 

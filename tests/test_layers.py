@@ -48,8 +48,8 @@ def test_no_import_goes_upwards() -> None:
     found = list(imports())
     assert len(found) > 300
     upwards = [
-        where
-        for part, other, where in found
+        location
+        for part, other, location in found
         if (part != "__init__" and ORDER.index(part) > ORDER.index(other))
         or (part == "__init__" and other not in LATER)
     ]

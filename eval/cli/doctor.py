@@ -363,16 +363,16 @@ def _data() -> Iterator[Check]:
 def _hub() -> Iterator[Check]:
     from huggingface_hub import constants, get_token
 
-    where = f"{constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}"
+    location = f"{constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
         yield Check(
-            "hub", NOTE, f"HF_HUB_OFFLINE is set; {where}", "unset it to download; runs on what is here need nothing"
+            "hub", NOTE, f"HF_HUB_OFFLINE is set; {location}", "unset it to download; runs on what is here need nothing"
         )
     elif get_token() is None:
         fix = "sets that ask for an agreement need one: make it at huggingface.co/settings/tokens and set HF_TOKEN"
-        yield Check("hub", NOTE, f"no token; {where}", fix)
+        yield Check("hub", NOTE, f"no token; {location}", fix)
     else:
-        yield Check("hub", GOOD, f"a token is set; {where}")
+        yield Check("hub", GOOD, f"a token is set; {location}")
 
 
 def _text() -> Iterator[Check]:

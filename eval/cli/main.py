@@ -89,16 +89,14 @@ def _explain(problem: Exception) -> int:
 
 def disk_words(problem: OSError) -> str:
     """What the system refused, where, and what to do about it."""
-    where = f" ({problem.filename})" if problem.filename else ""
+    location = f" ({problem.filename})" if problem.filename else ""
     cure = {
         errno.ENOSPC: "make room, or choose other disks with out= and cache.root=",
         errno.EDQUOT: "make room, or choose other disks with out= and cache.root=",
         errno.EROFS: "choose folders that can be written with out= and cache.root=",
         errno.EACCES: "choose folders that this user may write and read, with out=, cache.root= and data.root=",
     }.get(problem.errno or 0, "see whether the disk and the network are well")
-    return (
-        f"{problem.strerror or problem}{where}: {cure}. What was finished is kept; the same command goes on from there."
-    )
+    return f"{problem.strerror or problem}{location}: {cure}. What was finished is kept; the same command goes on from there."
 
 
 def _reader_left() -> bool:

@@ -254,10 +254,10 @@ def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
     from clipeval.results.importing import import_results
     from clipeval.results.tables import print_table
 
-    words, names = _split([*arguments.words, *rest])
+    overrides, names = _split([*arguments.words, *rest])
     if not names:
         raise ClipevalError("no file was named: give clip_benchmark's JSON files, or DataComp's eval_results.jsonl")
-    found = import_results([Path(name) for name in names], words, arguments.config_dir)
+    found = import_results([Path(name) for name in names], overrides, arguments.config_dir)
     for item in found:
         print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.path}")
         for remark in item.remarks:

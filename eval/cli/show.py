@@ -68,8 +68,8 @@ def _task(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
 def _place(copy: Mapping[str, Any], root: str | None) -> str:
     if copy["here"]:
         return f"here: {copy['path']}, {decimal(copy['bytes'])}"
-    where = f"{root}/{copy['folder']}" if root else f"data.root/{copy['folder']}, and data.root is not set"
-    return f"not here: {where}"
+    location = f"{root}/{copy['folder']}" if root else f"data.root/{copy['folder']}, and data.root is not set"
+    return f"not here: {location}"
 
 
 def _model(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:

@@ -197,14 +197,14 @@ def config_costs(config: DictConfig, run: int = 0) -> list[TaskCost]:
         classes = node.data.get("classes") or 0
         splits = len(node.get("splits") or ["test"])
         chunks = max(1, -(-samples // CHUNK)) if splittable else 1
-        where = str(node.data.get("path") or (node.data.get("root"), node.data.get("folder") or name))
-        before = costs.get(where)
+        location = str(node.data.get("path") or (node.data.get("root"), node.data.get("folder") or name))
+        before = costs.get(location)
         if before is None:
-            costs[where] = TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks)
+            costs[location] = TaskCost(run, str(name), samples * splits + classes + TASK_COST, chunks)
         else:  # the same images: languages, shots, prompts
             cost = max(before.cost, samples * splits) + classes + TASK_COST
             chunks = max(before.chunks, chunks)
-            costs[where] = replace(before, cost=cost, chunks=chunks, others=(*before.others, str(name)))
+            costs[location] = replace(before, cost=cost, chunks=chunks, others=(*before.others, str(name)))
     return list(costs.values())
 
 

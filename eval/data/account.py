@@ -62,11 +62,11 @@ class Account:
     _assumed: list[str] = field(default_factory=list)
     _remarks: list[str] = field(default_factory=list)
 
-    def unusable(self, where: str, why: str, fix: str = "") -> None:
+    def unusable(self, location: str, why: str, fix: str = "") -> None:
         """A sample that is given and cannot be scored.
 
         Args:
-            where: file and row, key or column: `captions.csv, line 7`.
+            location: file and row, key or column: `captions.csv, line 7`.
             why: what is wrong with it, without a full stop: `the caption is null`.
             fix: a sentence: what else would help.
 
@@ -75,10 +75,10 @@ class Account:
         """
         if self.on_error != "skip":
             raise ClipevalError(
-                f"{where}: {why}. {f'{fix} ' if fix else ''}To leave such samples out of the score, counted and flagged, "
+                f"{location}: {why}. {f'{fix} ' if fix else ''}To leave such samples out of the score, counted and flagged, "
                 "set data.on_error=skip."
             )
-        self._left_out.setdefault(why, []).append(where)
+        self._left_out.setdefault(why, []).append(location)
 
     def leave_out(self, name: str, why: str) -> None:
         """Something that is no sample: `leave_out("cats/notes.txt", "not a picture")`."""

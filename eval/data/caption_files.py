@@ -116,11 +116,11 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
             ) from None
         pairs: list[tuple[str, str, str]] = []
         for number, (name, caption) in enumerate(both, 1):
-            where = f"{path}, entry {number}"
+            location = f"{path}, entry {number}"
             try:
-                pairs.append((text_of(name, "the picture's name"), text_of(caption, "the caption"), where))
+                pairs.append((text_of(name, "the picture's name"), text_of(caption, "the caption"), location))
             except Unusable as problem:
-                account.unusable(where, str(problem))
+                account.unusable(location, str(problem))
         return pairs
     if not path.is_file():
         raise ClipevalError(f"{path} is missing: the captions in {language or 'this language'}.")
@@ -130,17 +130,17 @@ def _pairs(path: Path, language: str, config: DataConfig, account: Account) -> l
     pairs = []
     for number, row in enumerate(table.rows):
         try:
-            pairs += [(*pair, table.where(number)) for pair in _row(row, language, table.where(number))]
+            pairs += [(*pair, table.location(number)) for pair in _row(row, language, table.location(number))]
         except Unusable as problem:
-            account.unusable(table.where(number), str(problem))
+            account.unusable(table.location(number), str(problem))
     return pairs
 
 
-def _row(row: Mapping[str, Any], language: str, where: str) -> list[tuple[str, str]]:
+def _row(row: Mapping[str, Any], language: str, location: str) -> list[tuple[str, str]]:
     if "image/key" in row and isinstance(row.get(language), dict):
         captions = row[language].get("caption") or []
         return [(f"{row['image/key']}.jpg", text_of(captions[0], "the caption"))] if captions else []
     if "image" not in row or "caption" not in row:
-        raise ClipevalError(f"{where}: expected image and caption, got {', '.join(map(str, row))}.")
+        raise ClipevalError(f"{location}: expected image and caption, got {', '.join(map(str, row))}.")
     name = text_of(row["image"], "column 'image': the picture's name")
     return [(name, caption) for caption in texts_of(row["caption"], "column 'caption': the caption")]

@@ -67,7 +67,7 @@ class ParquetImages:
         content = self._kept[file, group].slice(row, 1).to_pylist()[0]
         return encoded_image(cell(content, self.column), Path(self.files[file]).parent)
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         return f"{self.source}, row {int(self.numbers[position])}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class RowImages:
     def read(self, position: int) -> bytes:
         return encoded_image(cell(self.rows[int(self.numbers[position])], self.column), Path())
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         return f"{self.source}, row {int(self.numbers[position])}"
 
 
@@ -274,10 +274,10 @@ def _declared(location: Path, known: dict[str, Path]) -> dict[str, list[str]]:
     return {split: names for split, names in matched.items() if names}
 
 
-def _check_columns(config: DataConfig, names: Sequence[str], where: str) -> None:
+def _check_columns(config: DataConfig, names: Sequence[str], location: str) -> None:
     for column in filter(None, (config.image, config.caption, config.label)):
         if not has_column(names, column):
-            raise ClipevalError(f"{where}: {nearest('column', column, names)}")
+            raise ClipevalError(f"{location}: {nearest('column', column, names)}")
 
 
 def _head(column: str, names: Sequence[str]) -> str:
@@ -357,7 +357,7 @@ def _samples(
     rows = list(_cells(table, config))
     if config.label is not None:
         declared = (features.get(config.label) or {}).get("names") or ()
-        places = [f"{images.where(i)}, column {config.label!r}" for i in range(len(images))]
+        places = [f"{images.location(i)}, column {config.label!r}" for i in range(len(images))]
         labels, classnames = classes_of(
             [cell(r, config.label) for r in rows], config, declared, location, places, account
         )

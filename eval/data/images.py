@@ -29,7 +29,7 @@ class Images(Protocol):
         """The encoded image file at `position` (0 to N - 1)."""
         ...
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         """Where that image lies, in words that name its shard and key."""
         ...
 
@@ -65,12 +65,12 @@ class FileImages:
         data = os.pread(descriptor, size, int(self.offset[position]))
         if len(data) != size:
             raise ClipevalError(
-                f"{self.where(position)}: {size} bytes were expected and {len(data)} are left; the file was cut "
+                f"{self.location(position)}: {size} bytes were expected and {len(data)} are left; the file was cut "
                 "short after it was indexed. Fetch it again (`clipeval download`)."
             )
         return data
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         path = self.files[int(self.file[position])]
         return f"{path}, key {self.keys[position]!r}"
 

@@ -103,7 +103,7 @@ def given_names(config: DataConfig, location: Path) -> list[str] | Mapping[str, 
     raise ClipevalError(f"{path}: a JSON list of class names was expected, or an object {{label: name}}.")
 
 
-def named_wnids(names: Sequence[str], where: str, account: Account) -> list[str]:
+def named_wnids(names: Sequence[str], location: str, account: Account) -> list[str]:
     """Class names in which WordNet ids (n01440764) are replaced by what they mean; flagged. Other names stay.
 
     ImageNet-1k's are open_clip's names, others the first lemma of timm's list.
@@ -116,11 +116,13 @@ def named_wnids(names: Sequence[str], where: str, account: Account) -> list[str]
         return list(names)
     if len(ids) < len(names):
         other = next(name for name in names if not _WNID.fullmatch(name))
-        raise ClipevalError(f"{where}: {ids[0]!r} is a WordNet id and {other!r} is none; name all classes in one way.")
+        raise ClipevalError(
+            f"{location}: {ids[0]!r} is a WordNet id and {other!r} is none; name all classes in one way."
+        )
     known = _wnid_names()
     unknown = next((name for name in ids if name not in known), None)
     if unknown:
-        raise ClipevalError(f"{where}: the WordNet id {unknown!r} is not known. {_FIX}")
+        raise ClipevalError(f"{location}: the WordNet id {unknown!r} is not known. {_FIX}")
     class_names = [known[name] for name in names]
     account.assume(
         f"classes named by WordNet id, read as {', '.join(f'{i} = {n}' for i, n in zip(ids[:3], class_names, strict=False))}"

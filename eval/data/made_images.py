@@ -43,12 +43,12 @@ class MadeImages:
         """The encoded image; what is cut out or made of an array is written as PNG, which keeps every pixel."""
         data = self.sources[int(self.source[position])].read(int(self.position[position]))
         if data.startswith(_NPY):
-            data = _encoded(_of_array(data, self.where(position)))
+            data = _encoded(_of_array(data, self.location(position)))
         box = self.boxes[position] if self.boxes else None
         return data if box is None else _encoded(_cut(data, box))
 
-    def where(self, position: int) -> str:
-        place = self.sources[int(self.source[position])].where(int(self.position[position]))
+    def location(self, position: int) -> str:
+        place = self.sources[int(self.source[position])].location(int(self.position[position]))
         box = self.boxes[position] if self.boxes else None
         return place if box is None else f"{place}, box {box}"
 
@@ -60,14 +60,14 @@ def _cut(data: bytes, box: Box) -> Image.Image:
         return image.convert("RGB").crop((left, top, left + width, top + height))
 
 
-def _of_array(data: bytes, where: str) -> Image.Image:
+def _of_array(data: bytes, location: str) -> Image.Image:
     """A picture of an array in numpy's format, uint8 [H, W, 3] in the order blue, green, red (EqBen's frames of YouCook2)."""
     try:
         pixels = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as problem:
-        raise ClipevalError(f"{where}: not an array that can be read ({problem}).") from None
+        raise ClipevalError(f"{location}: not an array that can be read ({problem}).") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ClipevalError(f"{where}: an array of uint8 [H, W, 3] was expected; got {pixels.dtype} {pixels.shape}.")
+        raise ClipevalError(f"{location}: an array of uint8 [H, W, 3] was expected; got {pixels.dtype} {pixels.shape}.")
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
 
 

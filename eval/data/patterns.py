@@ -89,12 +89,12 @@ class Pattern:
         """Whether it is a column alone."""
         return self.parts == (Field(self.source),)
 
-    def check(self, columns: Sequence[str], key: str, where: str) -> None:
+    def check(self, columns: Sequence[str], key: str, location: str) -> None:
         """ClipevalError unless all of its columns are there."""
         for part in self.parts:
             if isinstance(part, Field) and not any(has_column(columns, name) for name in part.columns):
                 name = part.columns[0]
-                raise ClipevalError(f"{where}: {key}: {nearest('column', name, columns)}")
+                raise ClipevalError(f"{location}: {key}: {nearest('column', name, columns)}")
 
     def texts(self, row: Mapping[str, Any], what: str) -> list[str]:
         """The texts that a row gives, one, or as many as its lists are long.

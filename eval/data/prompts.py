@@ -86,15 +86,17 @@ def _packaged(source: str) -> Templates:
     return _checked(sets[name], source)
 
 
-def _checked(content: object, where: str) -> list[str] | dict[str, list[str]]:
+def _checked(content: object, location: str) -> list[str] | dict[str, list[str]]:
     if isinstance(content, list) and all(map(_is_prompt, content)):
         return content
     if isinstance(content, dict):
         for name, prompts in content.items():
             if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
-                raise ClipevalError(f"{where}: the prompts of {name!r} must be a list of texts; got {prompts!r:.80}.")
+                raise ClipevalError(
+                    f"{location}: the prompts of {name!r} must be a list of texts; got {prompts!r:.80}."
+                )
         return content
-    raise ClipevalError(f"{where}: expected a JSON list of templates, or an object {{class name: [prompts]}}.")
+    raise ClipevalError(f"{location}: expected a JSON list of templates, or an object {{class name: [prompts]}}.")
 
 
 def _is_prompt(value: object) -> bool:

@@ -153,7 +153,7 @@ def _text_rows(path: Path, config: DataConfig, account: Account) -> Found:
     table = read_table(path, [], account, config.sep, config.encoding)
     numbered = {str(i): name for i, name in enumerate(table.columns)}
     rows = [{**{i: row.get(name) for i, name in numbered.items()}, **row} for row in table.rows]
-    return [(row, table.where(i), str(i)) for i, row in enumerate(rows)], [*table.columns, *numbered]
+    return [(row, table.location(i), str(i)) for i, row in enumerate(rows)], [*table.columns, *numbered]
 
 
 def _json_rows(path: Path, config: DataConfig) -> Found:

@@ -44,7 +44,7 @@ def _canonical(split: str) -> str:
     return next((name for name, words in KEYWORDS.items() if split.lower() in words), split)
 
 
-def choose_files(files: Sequence[str], split: str, where: str) -> list[str]:
+def choose_files(files: Sequence[str], split: str, location: str) -> list[str]:
     """The files of a split, by their paths below the set's folder.
 
     All of them where none of their names speaks of a split.
@@ -60,14 +60,14 @@ def choose_files(files: Sequence[str], split: str, where: str) -> list[str]:
         names = sorted({name or "(no split in its name)" for name in splits.values()})
         offered = next((name for name in reversed(names) if not name.startswith("(")), split)
         raise ClipevalError(
-            f"{where} has the splits {', '.join(names)}, and none called {split!r}. Choose one with task.splits=[{offered}], or "
+            f"{location} has the splits {', '.join(names)}, and none called {split!r}. Choose one with task.splits=[{offered}], or "
             "name a file in task.data.path."
         )
     for file in chosen:
         shard = _SHARD.match(PurePosixPath(file).name)
         if shard and sum(f"-of-{shard['count']}" in other for other in chosen) < int(shard["count"]):
             raise ClipevalError(
-                f"{where}: of the {int(shard['count'])} shards that {PurePosixPath(file).name} speaks of, some are missing. Fetch "
+                f"{location}: of the {int(shard['count'])} shards that {PurePosixPath(file).name} names, some are missing. Fetch "
                 "the set again."
             )
     return chosen

@@ -48,7 +48,7 @@ def read(
     labels, classnames = None, list[str]()
     if config.label is not None:
         values = [cell(table.rows[row], config.label) for row in first.values()]
-        places = [table.where(row) for row in first.values()]
+        places = [table.location(row) for row in first.values()]
         labels, classnames = classes_of(values, config, (), location, places, account)
     samples = Samples(
         keys=keys,
@@ -84,7 +84,7 @@ def _usable(table: TextTable, row: int, config: DataConfig, account: Account) ->
         if config.label is not None and is_null(value := cell(content, config.label)):
             raise Unusable(f"column {config.label!r}: the label is {'empty' if isinstance(value, str) else 'null'}")
     except Unusable as problem:
-        account.unusable(table.where(row), str(problem))
+        account.unusable(table.location(row), str(problem))
         return False
     return True
 
@@ -94,10 +94,10 @@ def _check_twice(table: TextTable, first: int, row: int, config: DataConfig, acc
     before, now = (cell(table.rows[r], config.label) for r in (first, row))
     if before != now:
         raise ClipevalError(
-            f"{table.where(row)}: the picture has the label {now!r}, and {before!r} on line {table.lines[first]}; a picture has "
+            f"{table.location(row)}: the picture has the label {now!r}, and {before!r} on line {table.lines[first]}; a picture has "
             "one label."
         )
-    account.leave_out(table.where(row), "names a picture that an earlier row names")
+    account.leave_out(table.location(row), "names a picture that an earlier row names")
 
 
 def _metadata(table: TextTable, rows: list[int], names: list[str], first: list[int], used: list[str]) -> pd.DataFrame:

@@ -318,16 +318,16 @@ def _plain_array(data: bytes) -> np.ndarray:
 
 
 def _content(data: bytes, extension: str, path: Path, key: str) -> str | np.ndarray:
-    where = f"{path}, key {key!r}"
+    location = f"{path}, key {key!r}"
     if extension in TEXT_EXTENSIONS:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            raise ClipevalError(f"{where}: its {extension} member is not UTF-8 text.") from None
+            raise ClipevalError(f"{location}: its {extension} member is not UTF-8 text.") from None
     try:
         array = _plain_array(data)
     except _NOT_AN_ARRAY as problem:
-        raise ClipevalError(f"{where}: its npy member is not a plain array ({problem}).") from None
+        raise ClipevalError(f"{location}: its npy member is not a plain array ({problem}).") from None
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise ClipevalError(f"{where}: its npy member holds {array.dtype}; numbers were expected.")
+        raise ClipevalError(f"{location}: its npy member holds {array.dtype}; numbers were expected.")
     return np.atleast_1d(array).astype(np.int64)

@@ -47,7 +47,7 @@ class TextTable:
     rows: list[Mapping[str, Any]]
     lines: list[int]
 
-    def where(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """A row, for people."""
         return f"{self.path}, line {self.lines[row]}"
 

@@ -101,10 +101,10 @@ class _Unusable:
     account: Account
     rows: set[int] = field(default_factory=set)
 
-    def __call__(self, row: int, where: str, why: str) -> None:
+    def __call__(self, row: int, location: str, why: str) -> None:
         """Raises ClipevalError unless `data.on_error=skip`."""
         if row not in self.rows:
-            self.account.unusable(where, why)
+            self.account.unusable(location, why)
             self.rows.add(row)
 
 
@@ -258,12 +258,14 @@ def _columns(path: Path, keys: list[str], config: DataConfig, unusable: _Unusabl
     for row, content in enumerate(table.rows):
         key = content["key"]
         if key in rows:
-            raise ClipevalError(f"{table.where(row)}: the key {key!r} stands on line {table.lines[rows[key]]} already.")
+            raise ClipevalError(
+                f"{table.location(row)}: the key {key!r} stands on line {table.lines[rows[key]]} already."
+            )
         rows[key] = row
     known = set(keys)
     for key, row in rows.items():
         if key not in known:
-            account.leave_out(table.where(row), "a row for an image that is in no shard")
+            account.leave_out(table.location(row), "a row for an image that is in no shard")
     columns = [name for name in table.columns if name != "key"]
     contents = []
     for row, key in enumerate(keys):

@@ -78,14 +78,14 @@ def convert(sources: Sequence[Path], made: Path, shard_size: int = SHARD_SIZE) -
 
 
 def convert_rows(
-    rows: Iterable[Row], made: Path, where: str, shard_size: int = SHARD_SIZE, read: ReadPath | None = None
+    rows: Iterable[Row], made: Path, location: str, shard_size: int = SHARD_SIZE, read: ReadPath | None = None
 ) -> str:
     """Converts rows of `image` and `caption`; of `cue`, `candidates`, `associations` and `candidate_images`; or of PAIR.
 
     Args:
         rows: in order; an image is {"bytes", "path"}.
         made: an empty folder for the result.
-        where: names the rows in errors.
+        location: names the rows in errors.
         read: gives the bytes of an image that has a path alone; None: such an image is an error.
 
     Returns:
@@ -94,32 +94,32 @@ def convert_rows(
     iterator = iter(rows)
     first = next(iterator, None)
     if first is None:
-        raise ClipevalError(f"{where} holds no row.")
+        raise ClipevalError(f"{location} holds no row.")
     everything = _chain(first, iterator)
     if {"image", "caption"} <= set(first):
         write_retrieval(
             (
-                (_stem(row["image"]), image_bytes(row["image"], read, f"{where}, row {i}"), row["caption"])
+                (_stem(row["image"]), image_bytes(row["image"], read, f"{location}, row {i}"), row["caption"])
                 for i, row in enumerate(everything)
             ),
             made,
-            where,
+            location,
             shard_size,
         )
         return "retrieval"
     if {"cue", "candidates", "associations", "candidate_images"} <= set(first):
-        return _association_rows(everything, made, where, shard_size, read)
+        return _association_rows(everything, made, location, shard_size, read)
     if set(PAIR) <= set(first):
-        write_pairs(everything, made, where, shard_size)
+        write_pairs(everything, made, location, shard_size)
         return "selection"
     raise ClipevalError(
-        f"{where}: the columns image and caption (retrieval), or cue, candidates, associations and candidate_images "
+        f"{location}: the columns image and caption (retrieval), or cue, candidates, associations and candidate_images "
         f"(association), or {', '.join(PAIR)} (selection), were expected; there are {', '.join(sorted(first))}."
     )
 
 
 def write_retrieval(
-    rows: Iterable[tuple[str, bytes, Any]], made: Path, where: str, shard_size: int = SHARD_SIZE
+    rows: Iterable[tuple[str, bytes, Any]], made: Path, location: str, shard_size: int = SHARD_SIZE
 ) -> None:
     """Writes images and captions, in their order: <key>.<ext> and <key>.txt, a caption a line, every caption kept.
 
@@ -132,11 +132,11 @@ def write_retrieval(
             lines = [_one_line(text) for text in ([captions] if isinstance(captions, str) else captions or [])]
             lines = [line for line in lines if line]
             if not lines:
-                raise ClipevalError(f"{where}, row {i}: the image has no caption.")
+                raise ClipevalError(f"{location}, row {i}: the image has no caption.")
             key = name if name and name not in taken and not set(name) & set("./\n") else f"row{i:07d}"
             taken.add(key)
             text = "\n".join(lines) + "\n"
-            shards.add(key, [(extension_of(image, f"{where}, row {i}"), image), ("txt", text.encode())])
+            shards.add(key, [(extension_of(image, f"{location}, row {i}"), image), ("txt", text.encode())])
     (made / "dataset_type.txt").write_text("retrieval\n", encoding="utf-8")
 
 
@@ -144,7 +144,7 @@ def write_association(
     images: Iterable[tuple[str, bytes]],
     instances: Sequence[Mapping[str, Any]],
     made: Path,
-    where: str,
+    location: str,
     shard_size: int = SHARD_SIZE,
 ) -> None:
     """Writes each distinct candidate's image once and the questions about them.
@@ -155,19 +155,19 @@ def write_association(
     """
     with ShardWriter(made, limit=shard_size) as shards:
         for candidate, image in images:
-            shards.add(candidate, [(extension_of(image, f"{where}, candidate {candidate!r}"), image)])
+            shards.add(candidate, [(extension_of(image, f"{location}, candidate {candidate!r}"), image)])
     lines = "".join(json.dumps(instance, ensure_ascii=False) + "\n" for instance in instances)
     (made / "test" / "instances.jsonl").write_text(lines, encoding="utf-8")
     (made / "dataset_type.txt").write_text("association\n", encoding="utf-8")
 
 
-def write_pairs(rows: Iterable[Row], made: Path, where: str, shard_size: int = SHARD_SIZE) -> None:
+def write_pairs(rows: Iterable[Row], made: Path, location: str, shard_size: int = SHARD_SIZE) -> None:
     """Writes rows of two images and their two captions, in their order; the keys are <id>_0 and <id>_1.
 
     Args:
         rows: PAIR and `id`; an image is {"bytes", "path"}.
         made: an empty folder for the result.
-        where: names the rows in errors.
+        location: names the rows in errors.
     """
     instances: list[Instance] = []
     with ShardWriter(made, limit=shard_size) as shards:
@@ -175,16 +175,16 @@ def write_pairs(rows: Iterable[Row], made: Path, where: str, shard_size: int = S
             lacking = [column for column in PAIR if not row.get(column)]
             if lacking:
                 raise ClipevalError(
-                    f"{where}, row {i}: there is no {lacking[0]}; the columns {', '.join(PAIR)} were expected."
+                    f"{location}, row {i}: there is no {lacking[0]}; the columns {', '.join(PAIR)} were expected."
                 )
             number = row.get("id", i)
             keys = [f"{plain_key(str(number))}_{k}" for k in (0, 1)]
             for key, column in zip(keys, PAIR, strict=False):
-                data = image_bytes(row[column], None, f"{where}, row {i}, {column}")
-                shards.add(key, [(extension_of(data, f"{where}, row {i}, {column}"), data)])
+                data = image_bytes(row[column], None, f"{location}, row {i}, {column}")
+                shards.add(key, [(extension_of(data, f"{location}, row {i}, {column}"), data)])
             instances.append({"id": number, "images": keys, "captions": [row["caption_0"], row["caption_1"]]})
     if not instances:
-        raise ClipevalError(f"{where} holds no row.")
+        raise ClipevalError(f"{location} holds no row.")
     write_questions({"instances.jsonl": instances}, made)
 
 
@@ -207,22 +207,24 @@ def parquet_rows(paths: Sequence[Path]) -> Iterator[Row]:
             raise ClipevalError(f"{path} is not a parquet file ({problem}).") from None
 
 
-def _association_rows(rows: Iterable[Row], made: Path, where: str, shard_size: int, read: ReadPath | None) -> str:
+def _association_rows(rows: Iterable[Row], made: Path, location: str, shard_size: int, read: ReadPath | None) -> str:
     """Each candidate's image goes to a file of its own first: in the rows it comes again with every instance."""
     pile = made / ".images"
     pile.mkdir(parents=True)
     instances: list[Mapping[str, Any]] = []
     names: dict[str, Path] = {}
     for i, row in enumerate(rows):
-        instances.append(_instance(row, row.get("ID", i), f"{where}, row {i}"))
+        instances.append(_instance(row, row.get("ID", i), f"{location}, row {i}"))
         candidates, images = instances[-1]["candidates"], row["candidate_images"]
         if len(images) != len(candidates):
-            raise ClipevalError(f"{where}, row {i}: {len(candidates)} candidates and {len(images)} images.")
+            raise ClipevalError(f"{location}, row {i}: {len(candidates)} candidates and {len(images)} images.")
         for name, image in zip(candidates, images, strict=True):
             if name not in names:
                 names[name] = pile / f"{len(names)}"
-                names[name].write_bytes(image_bytes(image, read, f"{where}, row {i}, candidate {name!r}"))
-    write_association(((name, names[name].read_bytes()) for name in sorted(names)), instances, made, where, shard_size)
+                names[name].write_bytes(image_bytes(image, read, f"{location}, row {i}, candidate {name!r}"))
+    write_association(
+        ((name, names[name].read_bytes()) for name in sorted(names)), instances, made, location, shard_size
+    )
     shutil.rmtree(pile)
     return "association"
 
@@ -281,10 +283,10 @@ def _csv_rows(table: Path) -> Iterator[Row]:
         yield from csv.DictReader(file)
 
 
-def _instance(row: Row, number: Any, where: str) -> dict[str, Any]:
+def _instance(row: Row, number: Any, location: str) -> dict[str, Any]:
     """One question; a candidate's name becomes a key, in which a dot or a slash would end it."""
     candidates, associations = (
-        [plain_key(name) for name in _list(row[column], where)] for column in ("candidates", "associations")
+        [plain_key(name) for name in _list(row[column], location)] for column in ("candidates", "associations")
     )
     text = str(number)
     return {
@@ -295,7 +297,7 @@ def _instance(row: Row, number: Any, where: str) -> dict[str, Any]:
     }
 
 
-def _list(value: Any, where: str) -> list[str]:
+def _list(value: Any, location: str) -> list[str]:
     """A list of strings: as it is, or read from its JSON or Python text."""
     if isinstance(value, str):
         try:
@@ -304,9 +306,9 @@ def _list(value: Any, where: str) -> list[str]:
             try:
                 value = ast.literal_eval(value)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
-                raise ClipevalError(f"{where}: {value[:60]!r} is no list.") from None
+                raise ClipevalError(f"{location}: {value[:60]!r} is no list.") from None
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ClipevalError(f"{where}: {str(value)[:60]!r} is no list of strings.")
+        raise ClipevalError(f"{location}: {str(value)[:60]!r} is no list of strings.")
     return list(value)
 
 
@@ -325,15 +327,15 @@ def _stem(image: Mapping[str, Any] | None) -> str:
     return PurePosixPath(path).stem if path else ""
 
 
-def image_bytes(image: Mapping[str, Any] | None, read: ReadPath | None, where: str) -> bytes:
+def image_bytes(image: Mapping[str, Any] | None, read: ReadPath | None, location: str) -> bytes:
     """The encoded image of a cell."""
     if image is None:
-        raise ClipevalError(f"{where}: there is no image.")
+        raise ClipevalError(f"{location}: there is no image.")
     if image.get("bytes") is not None:
         return bytes(image["bytes"])
     if read is None or not image.get("path"):
         raise ClipevalError(
-            f"{where}: the image's bytes are not in the file, which has but its path ({image.get('path')})."
+            f"{location}: the image's bytes are not in the file, which has but its path ({image.get('path')})."
         )
     return read(image["path"])
 

@@ -238,8 +238,8 @@ def _convert(data: DataSet, commit: str, files: Sequence[RemoteFile], lock: Lock
             "check data.hub and data.revision in the task's config."
         )
     if any("partial-" in file.path for file in sources):  # of a large repository the hub converts the beginning alone
-        where = f"{data.hub} at {data.revision or CONVERTED}"
-        raise ClipevalError(f"{where}: the hub's parquet conversion is partial; name another data.revision.")
+        location = f"{data.hub} at {data.revision or CONVERTED}"
+        raise ClipevalError(f"{location}: the hub's parquet conversion is partial; name another data.revision.")
     if lock is None and _is_prepared(data.folder):
         return Plan(data, Action.NOTHING, note="prepared elsewhere, so there is nothing to check it against")
     return Plan(data, Action.CONVERT, commit, sources, missing=sources, lock=lock)

@@ -86,7 +86,7 @@ class ShardWriter:
             (self._folder / "nshards.txt").write_text(str(shards), encoding="utf-8")
 
 
-def extension_of(image: bytes, where: str) -> str:
+def extension_of(image: bytes, location: str) -> str:
     """The extension of an encoded image by its first bytes, whatever its file was called.
 
     Raises:
@@ -95,7 +95,9 @@ def extension_of(image: bytes, where: str) -> str:
     for signature, extension in _SIGNATURES:
         if signature.match(image):
             return extension
-    raise ClipevalError(f"{where}: {len(image):,} bytes that begin with {image[:8]!r} are no JPEG, PNG or WebP image.")
+    raise ClipevalError(
+        f"{location}: {len(image):,} bytes that begin with {image[:8]!r} are no JPEG, PNG or WebP image."
+    )
 
 
 def room_for(folder: Path) -> Path:

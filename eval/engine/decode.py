@@ -175,7 +175,7 @@ class _Decoder(Dataset[_Answer]):
                 try:
                     take(job.images.read(index), job.convert)
                 except (ValueError, OSError) as problem:
-                    failures.append((index, f"{job.images.where(index)}: {problem}"))
+                    failures.append((index, f"{job.images.location(index)}: {problem}"))
         return failures
 
 

@@ -294,8 +294,8 @@ def store_batch(piece: Embedded, job: DecodeJob, store: ImageStore) -> int:
         return 0
     # A caption may be empty, and is then a row of zeros.
     if job.output == "embeddings" and (unsound := first_unsound(piece.rows)):
-        where = job.images.where(int(piece.indices[unsound[0]]))
-        raise ClipevalError(f"{store.parts['label']}: the embedding of {where} is {unsound[1]}: {CAUSES}.")
+        location = job.images.location(int(piece.indices[unsound[0]]))
+        raise ClipevalError(f"{store.parts['label']}: the embedding of {location} is {unsound[1]}: {CAUSES}.")
     store.put(piece.indices, piece.rows)
     return len(piece.indices)
 

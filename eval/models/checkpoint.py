@@ -105,12 +105,12 @@ class _NotLoaded(nn.Module):
         raise RuntimeError("the image tower was not loaded: this run has texts only")
 
 
-def check_finite(model: nn.Module, where: str) -> None:
+def check_finite(model: nn.Module, location: str) -> None:
     """ClipevalError that names the first weights which hold NaN or infinity."""
     for name, tensor in model.state_dict().items():
         # The sum says it twenty times as fast, unless it overflows: then each weight is looked at.
         if tensor.is_floating_point() and not (tensor.sum().isfinite() or torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise ClipevalError(
-                f"{where}: {count} of the weights in {name!r} are NaN or infinite; the training diverged"
+                f"{location}: {count} of the weights in {name!r} are NaN or infinite; the training diverged"
             )

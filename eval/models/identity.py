@@ -61,7 +61,7 @@ def identify(
     return Identity({**parts, "model's files": files, "model's weights and attributes": walk.digest}, code.problem)
 
 
-def own_digest(instance: Any, where: str) -> str | None:
+def own_digest(instance: Any, location: str) -> str | None:
     """The attribute `digest` of an instance; None where it has none.
 
     Raises:
@@ -71,7 +71,7 @@ def own_digest(instance: Any, where: str) -> str | None:
     if given is None or (isinstance(given, str) and given):
         return given
     raise ClipevalError(
-        f"{where}: `digest` of {type(instance).__name__} is {type(given).__name__}; a text was expected that changes with its "
+        f"{location}: `digest` of {type(instance).__name__} is {type(given).__name__}; a text was expected that changes with its "
         "weights, or no such attribute"
     )
 

@@ -29,8 +29,8 @@ def refuse_code(config: Mapping[str, Any], path: Path | str) -> None:
     Raises:
         ClipevalError: it names the file, the key and the cure.
     """
-    for where, node in mappings(config):
-        at = f"{where}." if where else ""
+    for location, node in mappings(config):
+        at = f"{location}." if location else ""
         if node.get("trust_remote_code"):
             _refuse(path, f"{at}trust_remote_code={node['trust_remote_code']}")
         for key in _ATTENTION:

@@ -190,10 +190,10 @@ class OpenClip(ModelHandle):
         if self.pretrained == RANDOM or not absent:
             return
         alone = self._file is not None and self._repository is None and not self.name.startswith(LOCAL)
-        where = "a checkpoint file" if alone else f"its {_CONFIG}"
+        location = "a checkpoint file" if alone else f"its {_CONFIG}"
         used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
         self._flags.append(
-            f"{where} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
+            f"{location} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
             "model.preprocess={mean: …, std: …} says what they were"
         )
 

@@ -78,8 +78,8 @@ def build_tokenizer(text: Mapping[str, Any], policy: str, source: str | None, na
         else:
             built = HFTokenizer(folder, context_length=context, tokenizer_mode=mode, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        where = "" if folder is None else f" in {folder}"
-        raise ClipevalError(f"the tokenizer of {name}{where} cannot be read: {error}") from error
+        location = "" if folder is None else f" in {folder}"
+        raise ClipevalError(f"the tokenizer of {name}{location} cannot be read: {error}") from error
     built.clean_fn = clean_function(policy)
     return cast(Tokenizer, built)
 

@@ -53,8 +53,8 @@ def verify(path: Path, trusted: Trust = NOBODY) -> Iterator[Check]:
                 yield Check(name, "no record: the task is not finished")
                 continue
             if record.imported is not None:
-                where = f"from {record.imported['file']}; another program's figure cannot be computed again"
-                yield Check(name, "", f"imported {where}", unchecked=True)
+                location = f"from {record.imported['file']}; another program's figure cannot be computed again"
+                yield Check(name, "", f"imported {location}", unchecked=True)
                 continue
             found = run.statistics(record, folder.predictions(record))
         except DamagedRecord as problem:

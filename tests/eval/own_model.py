@@ -60,12 +60,12 @@ class Bench:
     def words(self, *more: str, out: str = "run") -> list[str]:
         common = ["task=folder", f"task.data.path={self.place / 'pictures'}", f"cache.root={self.place / 'cache'}"]
         model = ["model=custom", "model._target_=own_model.Own"]
-        where = [f"out={self.place / out}"] if out else []
+        location = [f"out={self.place / out}"] if out else []
         return [
             *common,
             *([] if any(w.startswith("model=") for w in more) else model),
             "runtime.workers=0",
-            *where,
+            *location,
             *more,
         ]
 

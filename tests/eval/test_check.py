@@ -296,9 +296,9 @@ def test_a_wrong_activation_is_measured(trained: str, built: str, tmp_path: Path
     seen = Preprocess((16, 16))
     pixels = torch.stack([seen.pixels(data) for _, data in captioned_pictures()])
     with torch.no_grad():
-        where = Deep(acts[trained]).eval().encode_image(seen.normalise(pixels))
+        location = Deep(acts[trained]).eval().encode_image(seen.normalise(pixels))
         model = Deep(acts[built])
-        model.words.weight.copy_(where + 0.1 * where.std() * torch.randn_like(where))
+        model.words.weight.copy_(location + 0.1 * location.std() * torch.randn_like(location))
     with Encoder(model, lambda texts: torch.tensor([[numbers.get(t, 0)] * 4 for t in texts]), seen) as encoder:
         found = check(encoder).doubts
     assert any("better with" in line for line in found) == (trained != built), found

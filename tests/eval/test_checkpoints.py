@@ -364,13 +364,15 @@ class TestPickles:
 
     @pytest.mark.parametrize("new", [True, False])
     @pytest.mark.parametrize("where", ["args", "state_dict", "in a namespace"])
-    def test_code_is_refused_by_its_name(self, where: str, new: bool, shared: Path, one: State, tmp_path: Path) -> None:
+    def test_code_is_refused_by_its_name(
+        self, location: str, new: bool, shared: Path, one: State, tmp_path: Path
+    ) -> None:
         path, mark = tmp_path / "evil.pt", tmp_path / "pwned"
         content: dict[str, Any] = {"state_dict": dict(one), "args": argparse.Namespace()}
-        if where == "state_dict":
+        if location == "state_dict":
             content["state_dict"]["extra"] = Evil(mark)
         else:
-            content["args"] = Evil(mark) if where == "args" else argparse.Namespace(x=Evil(mark))
+            content["args"] = Evil(mark) if location == "args" else argparse.Namespace(x=Evil(mark))
         torch.save(content, path, _use_new_zipfile_serialization=new)
         with pytest.raises(ClipevalError, match=r"holds more than weights \((posix|nt)\.system.*refused"):
             handle_of(shared, path).load()

@@ -42,7 +42,7 @@ class Squares:
         Image.new("RGB", (8, 8), (place,) * 3).save(data, "PNG")
         return data.getvalue()
 
-    def where(self, place: int) -> str:
+    def location(self, place: int) -> str:
         return str(place)
 
 

@@ -113,7 +113,7 @@ class Pictures:
         image.convert(("RGB", "L", "RGBA", "P")[position % 4]).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         return f"picture {position}"
 
 

@@ -532,12 +532,12 @@ SHAPES: dict[str, Any] = {
 
 @pytest.mark.parametrize("where", list(SHAPES))
 @pytest.mark.parametrize("command", ["verify", "compare", "html", "table", "rerun", "status", "model-card"])
-def test_a_run_of_another_shape_is_no_traceback(where, command, run, honest, tmp_path, capsys):
+def test_a_run_of_another_shape_is_no_traceback(location, command, run, honest, tmp_path, capsys):
     content = json.loads((run / "run.json").read_text())
-    node, *rest = content, *where.split(".")
+    node, *rest = content, *location.split(".")
     for key in rest[:-1]:
         node = node[key]
-    node[rest[-1]] = SHAPES[where]
+    node[rest[-1]] = SHAPES[location]
     (run / "run.json").write_text(json.dumps(content))
     assert main(commands(run, honest, tmp_path)[command]) in (0, 1)
 

@@ -34,7 +34,7 @@ class Squares:
         Image.new("RGB", (8, 8), (self.first + position,) * 3).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def where(self, position: int) -> str:
+    def location(self, position: int) -> str:
         return f"square {self.first + position}"
 
 

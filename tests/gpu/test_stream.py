@@ -39,7 +39,7 @@ class Noise:
         Image.fromarray(self.pixels(place)).save(data, "PNG", compress_level=1)
         return data.getvalue()
 
-    def where(self, place: int) -> str:
+    def location(self, place: int) -> str:
         return str(place)
 
 
