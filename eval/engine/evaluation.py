@@ -139,14 +139,14 @@ class Evaluation:
     def inspect(self, encoder: Encoder) -> None:
         """Says what is doubtful about the model before anything is believed of it, and notes it in `run.json`."""
         known = len(self._doubts)
-        self.doubt(check_once(self.handle, encoder, Path(self.config.cache.root).expanduser()))
+        report = check_once(self.handle, encoder, Path(self.config.cache.root).expanduser())
+        self.doubt(report, self.handle.checkpoint_flags())  # known, now that it is loaded
         if len(self._doubts) > known:
             self.announce()
 
-    def doubt(self, report: Report | None) -> None:
-        """Prints each doubt once: what the handle says, and what a check has found."""
-        flags = (*self.handle.flags, *self.handle.checkpoint_flags())
-        for line in dict.fromkeys((*flags, *(report.doubts if report else ()))):
+    def doubt(self, report: Report | None, of_checkpoint: Sequence[str] = ()) -> None:
+        """Prints each doubt once: what the handle says, what its checkpoint gave rise to, and what a check has found."""
+        for line in dict.fromkeys((*self.handle.flags, *of_checkpoint, *(report.doubts if report else ()))):
             if line not in self._doubts:
                 self._doubts.append(line)
                 self.console.print(f"(!) {self.handle.name}: {line}", markup=False, highlight=False, soft_wrap=True)
