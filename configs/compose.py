@@ -171,7 +171,9 @@ def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
     tasks = config.tasks if isinstance(config.get("tasks"), DictConfig) else {}
     nodes = [("", config), *((f"tasks.{name!s}.", task) for name, task in tasks.items())]
     nodes += [
-        (f"{location}inside.", node.inside) for location, node in nodes if isinstance(node.get("inside"), DictConfig)
+        (f"{location}inside.", node.inside)
+        for location, node in nodes
+        if isinstance(node, DictConfig) and isinstance(node.get("inside"), DictConfig)
     ]
     for location, node in nodes:
         name = node.get("prompts") if isinstance(node, DictConfig) else None

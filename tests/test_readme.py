@@ -69,6 +69,7 @@ def test_every_command_is_one(line: str, tmp_path: Path) -> None:
     if words[0] not in COMPOSED:
         assert not rest or arguments.overrides
         return
+    rest = [re.sub(r"glob\(.*\)", "epoch_1.pt", word) for word in rest]
     several = getattr(arguments, "multirun", False) or words[0] == "submit"
     rest = [re.sub(r"^(model=\w+),.*", r"\1", word) for word in rest] if several else rest
     assert compose(rest, arguments.config_dir).tasks

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from clipeval.configs.errors import EXIT_ERROR, ClipevalError
 
 
@@ -28,6 +26,8 @@ def check_model(arguments: argparse.Namespace, overrides: list[str]) -> int:
     Raises:
         ClipevalError: the model is not on this machine, or cannot be loaded.
     """
+    from rich.console import Console
+
     from clipeval.configs.compose import compose
 
     config = compose(overrides, arguments.config_dir)

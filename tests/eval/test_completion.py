@@ -88,7 +88,7 @@ def test_every_key_that_is_offered_is_one() -> None:
 
 
 def test_the_formats_of_a_report() -> None:
-    assert reports.FORMATS == tables.FORMATS
+    assert (*tables.FORMATS, *tables.EXCHANGE) == reports.FORMATS
 
 
 def test_it_imports_neither_hydra_nor_torch_and_is_quick() -> None:
