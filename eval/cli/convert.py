@@ -31,24 +31,27 @@ def add_convert(commands: Any) -> None:
 
 
 def _sugar_crepe(arguments: argparse.Namespace, rest: list[str]) -> int:
-    _require("--images", arguments.images)
-    _require("--json", arguments.json)
+    for folder in (arguments.images, arguments.json):
+        _require(
+            folder,
+            "folder: --images names COCO's val2017 folder, --json the one of SugarCrepe's files (add_att.json and others).",
+        )
     from clipeval.download.selection import convert_sugar_crepe
 
     return _say(arguments.out, convert_sugar_crepe(arguments.images, arguments.json, arguments.out))
 
 
 def _winoground(arguments: argparse.Namespace, rest: list[str]) -> int:
-    _require("--rows", arguments.rows)
+    _require(arguments.rows, "file or folder: --rows names a parquet or Arrow file, or a folder of them.")
     from clipeval.download.selection import convert_winoground
 
     return _say(arguments.out, convert_winoground(arguments.rows, arguments.out))
 
 
-def _require(option: str, path: Path) -> None:
+def _require(path: Path, expected: str) -> None:
     """ClipevalError where there is no such file or folder, before what reads it is imported, which takes seconds."""
     if not path.exists():
-        raise ClipevalError(f"{option} {path}: there is no such file or folder.")
+        raise ClipevalError(f"{path} is no {expected}")
 
 
 def _say(folder: Path, lock: Any) -> int:

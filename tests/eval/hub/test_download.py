@@ -255,7 +255,9 @@ def test_ctrl_c_ends_it_at_once_and_the_next_call_goes_on(hub, tmp_path):
             pause.wait(0.05)
         pause.wait(0.5)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)  # a hanging read ends after its four seconds; a busy machine takes longer
+        _, told = process.communicate(
+            timeout=60
+        )  # a hanging read ends after its four seconds; a busy machine takes longer
     assert process.returncode == 130, told
     assert not (folder / NAME).exists()
     hub.faults.clear()
