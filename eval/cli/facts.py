@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def task_row(task: str, root: str | None, config_dir: str | None = None) -> Fact
 def protocol_of(content: Mapping[str, Any]) -> str:
     """The protocol's name: of clipeval's own the base that names the class (`_linear_probe.yaml`), else the class's."""
     target = str(content.get("_target_"))
-    return catalog.protocols().get(target) or target.rpartition(".")[2]
+    name = target.rpartition(".")[2]
+    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() if target.startswith("clipeval.tasks.") else name
+    return catalog.protocols().get(target) or own
 
 
 def suite_facts(suite: str, root: str | None = None, config_dir: str | None = None) -> Facts:
