@@ -49,10 +49,7 @@ function correlation() {
 }
 
 async function table() {
-  const bytes = Uint8Array.from(atob(field("tables-bundle").textContent), (c) => c.charCodeAt(0));
-  const url = URL.createObjectURL(new Blob([bytes], { type: "text/javascript" }));
-  const { default: DataTable } = await import(url);
-  URL.revokeObjectURL(url);
+  const DataTable = await dataTables();
   const shown = new DataTable("#models-table", {
     pageLength: 25, order: [[3, "desc"]], autoWidth: false, search: { return: false },
     layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" },

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipeval.results import words
 from clipeval.results.leaderboard import Leaderboard, label
 from clipeval.results.page.charts import COLOURS, GREY, common
-from clipeval.results.page.page import HERE, asset, library, safe_json
+from clipeval.results.page.page import asset, fill, library, safe_json
 
 
 def render(found: Leaderboard, like: str | None = None) -> str:
     """The page, one file with its data, styles and scripts inside."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(score=words.score)
     rows = found.rows
     near = found.like(like) if like else None
-    return environment.get_template("leaderboard.html").render(
+    return fill(
+        "leaderboard.html",
+        title=f"Leaderboard, {found.suite}",
         suite=found.suite,
         tasks=found.tasks,
         rows=[{str(name): _known(value) for name, value in row.items()} for row in rows.to_dict("records")],
@@ -38,8 +33,6 @@ def render(found: Leaderboard, like: str | None = None) -> str:
         css=asset("page.css") + asset("leaderboard.css"),
         script=asset("leaderboard.js"),
         plotly=library("plotly", "package_data/plotly.min.js"),
-        tables_css=library("itables", "html/dt_bundle.css"),
-        tables_js=base64.b64encode(library("itables", "html/dt_bundle.js").encode()).decode("ascii"),
     )
 
 

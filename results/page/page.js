@@ -5,12 +5,7 @@ function openLinked() {
 }
 
 async function table() {
-  const bytes = Uint8Array.from(atob(document.getElementById("tables-bundle").textContent), (c) => c.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = new Blob([await new Response(unpacked).arrayBuffer()], { type: "text/javascript" });
-  const url = URL.createObjectURL(script);
-  const { default: DataTable } = await import(url);
-  URL.revokeObjectURL(url);
+  const DataTable = await dataTables();
   new DataTable("#task-table", {
     paging: false, info: false, order: [], autoWidth: false,
     layout: { topStart: "search", topEnd: null, bottomStart: null, bottomEnd: null },

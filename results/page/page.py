@@ -36,18 +36,8 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
     found = charts(runs)
     details = [_task(task, spec, runs, pictures) for task, spec in tasks(runs).items()]
     details = [task for task in details if task["runs"]]
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        score=words.score,
-        interval=words.interval,
-        margin=words.margin,
-        count_samples=words.count,
-        tally=words.tally,
-        number=_number,
-    )
-    return environment.get_template("template.html").render(
+    return fill(
+        "template.html",
         title=" · ".join(run.label for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         sheet=built,
         runs=runs,
@@ -62,8 +52,33 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
         provenance=[_provenance(run) for run in runs],
         css=asset("page.css"),
         script=asset("page.js"),
+    )
+
+
+def fill(template: str, script: Markup, **fields: Any) -> str:
+    """One of the pages, with what all of them hold: DataTables, and the filters that write numbers.
+
+    Args:
+        template: its file in this folder.
+        script: its own, which may call `dataTables` of tables.js.
+        fields: what the template asks for.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        score=words.score,
+        interval=words.interval,
+        margin=words.margin,
+        count_samples=words.count,
+        tally=words.tally,
+        number=_number,
+    )
+    return environment.get_template(template).render(
+        script=asset("tables.js") + script,
         tables_css=library("itables", "html/dt_bundle.css"),
         tables_js=_compressed(library("itables", "html/dt_bundle.js")),
+        **fields,
     )
 
 
