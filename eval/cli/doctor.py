@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipeval.cluster.slurm import ask
+
 GOOD, NOTE, BAD = "ok", "note", "problem"
 LEAST_DISK = 5 * 10**9
 """Bytes: less than that and the cache of a large suite or a model's weights may not fit."""
@@ -176,7 +178,7 @@ def _driver() -> Iterator[Check]:
     """NVIDIA's driver: what torch cannot use although it is there."""
     if shutil.which("nvidia-smi") is None:
         return
-    answer = _ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    answer = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", timeout=TIMEOUT)
     if answer is None:
         yield Check(
             "driver", BAD, "nvidia-smi fails", "load the NVIDIA driver, or reboot after its update; see `nvidia-smi`"
@@ -309,8 +311,8 @@ def _slurm() -> Iterator[Check]:
     if missing:
         yield Check("Slurm", BAD, f"{', '.join(missing)} not on PATH", "load the cluster's Slurm module")
         return
-    version = (_ask("sbatch", "--version") or "its version cannot be read").strip()
-    if _ask("squeue", "--noheader", "--format=%i") is None:
+    version = (ask("sbatch", "--version", timeout=TIMEOUT) or "its version cannot be read").strip()
+    if ask("squeue", "--noheader", "--format=%i", timeout=TIMEOUT) is None:
         yield Check("Slurm", NOTE, f"{version}; squeue gets no answer", "see that slurmctld runs: `scontrol ping`")
     else:
         yield Check("Slurm", GOOD, version)
@@ -386,12 +388,3 @@ def _text() -> Iterator[Check]:
         yield Check(
             "terminal", GOOD, f"{encoding}, {width} columns" + (", NO_COLOR" if os.environ.get("NO_COLOR") else "")
         )
-
-
-def _ask(*command: str) -> str | None:
-    """What a program prints, or None where it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

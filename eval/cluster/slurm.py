@@ -25,7 +25,7 @@ def require() -> None:
 
 def max_array_size() -> int:
     """How many jobs one array may have here."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config") or "")
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
     return max(1, int(found[1]) if found else DEFAULT_MAX_ARRAY)
 
 
@@ -37,18 +37,19 @@ def queued_jobs(jobs: Iterable[str]) -> dict[str, str] | None:
     ids = ",".join(sorted(set(jobs)))
     if not ids:
         return {}
-    text = _ask("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={ids}")
+    text = ask("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={ids}")
     if text is None:  # squeue also fails when it has forgotten every one of these jobs
-        return {} if _ask("squeue", "--noheader", "--format=%i") is not None else None
+        return {} if ask("squeue", "--noheader", "--format=%i") is not None else None
     pairs = [line.split() for line in text.splitlines() if line.strip()]
     return {
         pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[1] not in ("COMPLETED", "FAILED", "CANCELLED")
     }
 
 
-def _ask(*command: str) -> str | None:
+def ask(*command: str, timeout: float = TIMEOUT) -> str | None:
+    """What a program prints, or None where it fails or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
