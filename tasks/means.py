@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from clipeval.tasks.statistics import Statistic, pick
+from clipeval.tasks.statistics import OneValueAUnit
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Drop:
     """The kind of set (`sets` of an instance) whose members are one thing, seen in both groups."""
 
 
-class RealMean(Statistic):
+class RealMean(OneValueAUnit):
     """The mean of numbers that are not bounded to [0, 1]; the interval is Student's, value ± t · s / sqrt(n)."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -42,16 +42,6 @@ class RealMean(Statistic):
     def _around(self, spread: float, n: int, level: float) -> tuple[float, float]:
         half = float(stdtrit(max(1, n - 1), 0.5 + level / 2)) * spread / np.sqrt(n)
         return self.value - half, self.value + half
-
-    def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
-        weights = np.asarray(weights, dtype=np.float64)
-        return np.asarray(weights @ pick(self.values, units) / weights.sum(axis=1))
-
-    def per_unit_scores(self) -> np.ndarray:
-        return self.values.copy()
-
-    def rows(self) -> np.ndarray:
-        return self.values[:, None]
 
 
 class PairedDifference(RealMean):

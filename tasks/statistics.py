@@ -93,7 +93,23 @@ class AsymptoticallyLinear(Statistic):
         return wilson(self.value, effective_sample_size(self.value, self.variance, self.trials), level)
 
 
-class Mean(AsymptoticallyLinear):
+class OneValueAUnit(Statistic):
+    """A mean over units that have a number each, `values`: float [units]."""
+
+    values: np.ndarray
+
+    def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
+        weights = np.asarray(weights, dtype=np.float64)
+        return np.asarray(weights @ pick(self.values, units) / weights.sum(axis=1))
+
+    def per_unit_scores(self) -> np.ndarray:
+        return self.values.copy()
+
+    def rows(self) -> np.ndarray:
+        return self.values[:, None]
+
+
+class Mean(OneValueAUnit, AsymptoticallyLinear):
     """The mean of scores in [0, 1], Jaccard indices say."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -107,16 +123,6 @@ class Mean(AsymptoticallyLinear):
 
     def influence(self) -> np.ndarray:
         return (self.values - self.value) / self.units
-
-    def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
-        weights = np.asarray(weights, dtype=np.float64)
-        return np.asarray(weights @ pick(self.values, units) / weights.sum(axis=1))
-
-    def per_unit_scores(self) -> np.ndarray:
-        return self.values.copy()
-
-    def rows(self) -> np.ndarray:
-        return self.values[:, None]
 
 
 class Proportion(Mean):
