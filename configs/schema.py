@@ -11,65 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import advice
+from clipeval.configs.values import Value, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """What a key may hold.
-
-    Attributes:
-        kind: its type; list: a list of text.
-        null: whether it may be null.
-        choices: all there is to choose from; none: no limit.
-        least, most: of a number, both inclusive.
-        pattern: what a text has to match, with `hint` to say it in words.
-    """
-
-    kind: type
-    null: bool = False
-    choices: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
-    pattern: str = ""
-    hint: str = ""
-
-    def check(self, key: str, value: object) -> None:
-        """ClipevalError unless the value is one of these."""
-        if value is None and self.null:
-            return
-        if not self._is_kind(value):
-            number = self.kind is str and isinstance(value, (bool, int, float))
-            quote = f" Quote it: {key}=\"'{value}'\"" if number and not self.choices and not self.pattern else ""
-            raise ClipevalError(f"{key}={_shown(value)}: {self.expected} was expected.{quote}")
-        if self.choices and value not in self.choices:
-            raise ClipevalError(nearest(key, value, self.choices))
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            low, high = self.least is not None and value < self.least, self.most is not None and value > self.most
-            if low or high:
-                raise ClipevalError(f"{key}={value}: {self.expected} was expected.")
-        if self.pattern and isinstance(value, str) and not re.fullmatch(self.pattern, value):
-            raise ClipevalError(f"{key}={_shown(value)}: {self.expected} was expected.")
-
-    @property
-    def expected(self) -> str:
-        """In words."""
-        names = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list of text"}
-        text = self.hint or (" or ".join(self.choices) if self.choices else names[self.kind])
-        if self.least is not None:
-            text += f" of at least {self.least:g}" if self.most is None else f" from {self.least:g} to {self.most:g}"
-        return text + (" (or null)" if self.null else "")
-
-    def _is_kind(self, value: object) -> bool:
-        if self.kind is float:
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.kind is int:
-            return isinstance(value, int) and not isinstance(value, bool)
-        if self.kind is list:
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return isinstance(value, self.kind)
 
 
 ID = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -267,7 +212,7 @@ def pixels(value: object, location: str = "model.preprocess") -> dict[str, Any]:
             channels = item if isinstance(item, list | tuple) and len(item) == 3 else [item]
             low = 0 if key == "std" else -math.inf
             if not all(Value(float)._is_kind(v) and math.isfinite(v) and v > low for v in channels):
-                raise ClipevalError(f"{location}.{key}={_shown(item)}: {rule.expected} was expected.")
+                raise ClipevalError(f"{location}.{key}={shown(item)}: {rule.expected} was expected.")
         else:
             rule.check(f"{location}.{key}", item)
     return given
@@ -277,7 +222,7 @@ def _size(location: str, value: object) -> None:
     sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
     if not all(Value(int)._is_kind(side) and 1 <= side <= MOST_PIXELS for side in sides):
         raise ClipevalError(
-            f"{location}={_shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."
+            f"{location}={shown(value)}: {PIXELS['size'].expected} was expected, each up to {MOST_PIXELS}."
         )
 
 
@@ -316,7 +261,7 @@ def _task(location: str, value: object) -> None:
     names = task["data"].get("classnames")
     named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
     if not (names is None or isinstance(names, str) or named or Value(list)._is_kind(names)):
-        raise ClipevalError(f"{location}.data.classnames={_shown(names)}: {DATA['classnames'].expected} was expected.")
+        raise ClipevalError(f"{location}.data.classnames={shown(names)}: {DATA['classnames'].expected} was expected.")
     _pairs(f"{location}.data", task["data"])
     if not (task["data"].get("folder") or task["data"].get("path") or task["data"].get("hub")):
         raise ClipevalError(
@@ -339,7 +284,7 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
     hints = {"box": "four columns, left, top, width and height, were"}
     for key in (key for key, is_wrong in wrong.items() if is_wrong):
         raise ClipevalError(
-            f"{location}.{key}={_shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
+            f"{location}.{key}={shown(data[key])}: {hints.get(key, DATA[key].expected + ' was')} expected."
         )
 
 
@@ -399,10 +344,6 @@ def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list
 def _mapping(location: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ClipevalError(
-            f"{location}={_shown(value)}: keys of its own were expected ({location}.KEY=…), not a value."
+            f"{location}={shown(value)}: keys of its own were expected ({location}.KEY=…), not a value."
         )
     return {str(key): item for key, item in value.items()}
-
-
-def _shown(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

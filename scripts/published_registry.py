@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from clipeval.results.other_forms import MTEB_KEYS
 from clipeval.results.published.registry import COLUMNS as REGISTRY
 from clipeval.results.published.registry import FOLDER, FULL, sources
 from clipeval.results.published.table import AVERAGE, COLUMNS
@@ -52,15 +53,6 @@ APPLE_README = {
     "MobileCLIP-L/14": "mobileclip_l14",
 }
 """Names of Apple's README that are not their file's in lower case."""
-
-MTEB_TASKS = {
-    "AROCocoOrder": "aro/coco_order",
-    "AROFlickrOrder": "aro/flickr_order",
-    "AROVisualAttribution": "aro/visual_attribution",
-    "AROVisualRelation": "aro/visual_relation",
-    "SugarCrepe": "sugar_crepe/all",
-    "Winoground": "winoground",
-}
 
 MTEB_MODELS = {
     "QuanSun/EVA02-CLIP-B-16": ("EVA02-B-16", "merged2b_s8b_b131k"),
@@ -212,7 +204,7 @@ def mteb(clone: Path) -> Iterator[Row]:
     """text_acc of the pair tasks, and Winoground's three scores."""
     tree = git(clone, "ls-tree", "-r", "HEAD", "--name-only", "results/").splitlines()
     for name, (model, pretrained) in MTEB_MODELS.items():
-        for task, key in MTEB_TASKS.items():
+        for task, key in MTEB_KEYS.items():
             (file,) = (
                 f for f in tree if re.fullmatch(rf"results/{re.escape(name.replace('/', '__'))}/[^/]+/{task}\.json", f)
             )

@@ -7,7 +7,8 @@ from typing import Any
 
 from clipeval.configs import catalog
 from clipeval.configs.errors import ClipevalError
-from clipeval.configs.schema import CONFIG, DATA, TASK, TOP, Value
+from clipeval.configs.schema import CONFIG, DATA, TASK, TOP
+from clipeval.configs.values import Value
 
 SECTIONS = ("data", "cache", "head", "probe", "runtime", "slurm")
 DEVICES = ("auto", "cpu", "cuda", "mps")
