@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipeval.configs.errors import ClipevalError, closest, nearest
+from clipeval.configs.errors import ClipevalError, closest
 from clipeval.results import published
 from clipeval.results.published.registry import FOLDER
 from clipeval.results.published.table import SHIFTS
 from clipeval.results.robustness import above_trend, trend
 from clipeval.results.runs import Run
-from clipeval.results.suites import suite_names, suite_tasks, task_facts
+from clipeval.results.suites import tasks_of
 
 TRAINING_DATA: Mapping[str, str] = {
     "openai": "OpenAI WIT-400M",
@@ -126,9 +126,7 @@ def leaderboard(suite: str = "datacomp", runs: Sequence[Run] = (), filters: Filt
     Raises:
         ClipevalError: an unknown suite, or one of which nothing was published; a run without any of its tasks.
     """
-    if suite not in suite_names():
-        raise ClipevalError(nearest("suite", suite, list(suite_names())))
-    wanted = {key: (name, metric) for key, metric, name in map(task_facts, suite_tasks(suite)) if metric}
+    wanted = {key: (name, metric) for key, metric, name in tasks_of(suite).values() if metric}
     table = published.rows(keys=list(wanted))
     main = [wanted[key][1] == metric for key, metric in zip(table["key"], table["metric"], strict=True)]
     table = table[np.array(main, dtype=bool)]

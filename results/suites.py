@@ -6,16 +6,12 @@ run into the same folder. An average over all of them would be comparable with n
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-import clipeval.configs
+from clipeval.configs import catalog
 
 LEAST = 5
 """Tasks that a suite must have to be looked for: smaller ones are groups of the report, which have averages of their own."""
@@ -44,14 +40,18 @@ def suites_in(planned: Mapping[str, Mapping[str, Any]]) -> list[Suite]:
     scored = {task: str(spec.get("key")) for task, spec in planned.items() if spec.get("metric") is not None}
     by_key = {key: task for task, key in scored.items()}
     found: list[tuple[Suite, set[str]]] = []
-    for name in _names():
-        ids = _tasks(name)
-        held = {task: by_key[_key(task)] for task in ids if _key(task) in by_key}
-        if len(ids) < LEAST or len(held) <= len(ids) / 2:
+    for name in catalog.group_options("suite"):
+        facts = tasks_of(name)
+        held = {task: by_key[key] for task, (key, _, _) in facts.items() if key in by_key}
+        if len(facts) < LEAST or len(held) <= len(facts) / 2:
             continue
         # A planned task without a main metric, FairFace say, is missing from no average.
         known = {str(spec.get("key")) for spec in planned.values()}
-        members = [held.get(task, task) for task in ids if task in held or (_key(task) not in known and _metric(task))]
+        members = [
+            held.get(task, task)
+            for task, (key, metric, _) in facts.items()
+            if task in held or (key not in known and metric)
+        ]
         if len(members) >= LEAST:
             found.append((Suite(name, tuple(members)), set(held.values())))
     found.sort(key=lambda item: (-len(item[1]), len(item[0].tasks)))
@@ -69,70 +69,13 @@ def uncounted(planned: Mapping[str, Mapping[str, Any]], suite: Suite) -> list[st
     return [task for task, spec in planned.items() if spec.get("metric") is not None and task not in suite.tasks]
 
 
-def suite_tasks(name: str) -> tuple[str, ...]:
-    """The ids of a suite's tasks, in its order. Raises KeyError where clipeval has no such suite."""
-    if name not in _names():
-        raise KeyError(name)
-    return _tasks(name)
-
-
-def suite_names() -> Collection[str]:
-    """The names of clipeval's suites."""
-    return _names()
-
-
-def task_facts(task: str) -> tuple[str, str | None, str]:
-    """A task's key, main metric and name, as its file states or inherits them."""
-    return _key(task), _metric(task), _stated(task, "name") or task
-
-
-def _folder() -> Path:
-    return Path(clipeval.configs.__path__[0])
+@cache
+def tasks_of(name: str) -> dict[str, tuple[str, str | None, str]]:
+    """{id: key, main metric and name} of the tasks of a suite of clipeval's. Raises ClipevalError where there is none."""
+    return {task: _facts(option) for task, option in catalog.suite_tasks(name).items()}
 
 
 @cache
-def _names() -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in (_folder() / "suite").glob("*.yaml")))
-
-
-@cache
-def _tasks(name: str) -> tuple[str, ...]:
-    """A suite's file is a defaults list: of tasks, `/task@tasks.ID: FILE`, and of other suites."""
-    ids: dict[str, None] = {}
-    for entry in _load("suite", name).get("defaults") or ():
-        if isinstance(entry, str):
-            ids |= dict.fromkeys(_tasks(entry) if entry != "_self_" else ())
-        else:
-            ids |= {str(key).rpartition("@tasks.")[2]: None for key in entry if "@tasks." in str(key)}
-    return tuple(ids)
-
-
-def _key(task: str) -> str:
-    """A task's key; the id of one that is not clipeval's."""
-    return _stated(task, "key") or task
-
-
-@cache
-def _stated(task: str, field: str) -> str | None:
-    """What a task's own file says of it in one line."""
-    file = _folder() / "task" / f"{task}.yaml"
-    found = re.search(rf"^{field}: (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
-    return found[1].strip().strip("\"'") if found else None
-
-
-@cache
-def _metric(task: str) -> str | None:
-    """A task's main metric: its file's, else that of the last of the files that it inherits from."""
-    if not (_folder() / "task" / f"{task}.yaml").is_file():
-        return None
-    content = _load("task", task)
-    if "metric" in content:
-        metric: str | None = content["metric"]
-        return metric
-    found = [_metric(entry) for entry in content.get("defaults") or () if isinstance(entry, str) and entry != "_self_"]
-    return next((metric for metric in reversed(found) if metric is not None), None)
-
-
-def _load(group: str, name: str) -> dict[str, Any]:
-    text = (_folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(yaml.load(text, Loader=yaml.CSafeLoader) or {})
+def _facts(option: str) -> tuple[str, str | None, str]:
+    content = catalog.content("task", option)
+    return content["key"], content.get("metric"), content["name"]

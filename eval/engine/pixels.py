@@ -108,19 +108,22 @@ class PixelStore:
         None without a warning where it is not there any more: another process has pruned the cache.
         """
         try:
-            pixels: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-            shape = (min(CHUNK, self.count - number * CHUNK), *self.shape)
-            known = pixels.dtype == np.uint8 and pixels.shape == shape
-            if known and path.stem == f"{number}-{checksum(number, pixels)}":
-                return pixels
+            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             return None
         except (ValueError, EOFError):  # cut short, or no array of numbers
-            pass
+            pixels = None
+        if isinstance(pixels, np.ndarray) and self._is_whole(number, path, pixels):
+            return pixels
         log.warning("the cache entry %s is damaged; its images are decoded again", path)
         with suppress(OSError):
             path.unlink()
         return None
+
+    def _is_whole(self, number: int, path: Path, pixels: np.ndarray) -> bool:
+        shape = (min(CHUNK, self.count - number * CHUNK), *self.shape)
+        known = pixels.dtype == np.uint8 and pixels.shape == shape
+        return known and path.stem == f"{number}-{checksum(number, pixels)}"
 
 
 def pixel_store(options: RunOptions, transform: Transform, spec: FeatureSpec, label: str) -> PixelStore | None:
