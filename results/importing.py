@@ -253,19 +253,8 @@ def imported_flag(form: str) -> str:
     return f"imported from {form}'s results and not computed here: no interval is known"
 
 
-_LONG = {"protocol": "retrieval", "group": "long_captions"}
-
-_PAIRS = {"protocol": "selection", "group": "compositionality"}
-
 KNOWN: Mapping[str, Mapping[str, str]] = {
-    "aro/visual_relation": {"name": "ARO: relations", **_PAIRS},
-    "aro/visual_attribution": {"name": "ARO: attributes", **_PAIRS},
-    "aro/coco_order": {"name": "ARO: order, COCO", **_PAIRS},
-    "aro/flickr_order": {"name": "ARO: order, Flickr", **_PAIRS},
-    "sugar_crepe/all": {"name": "SugarCrepe, all samples", **_PAIRS},
-    "longclip/urban1k": {"name": "Urban1k", **_LONG},
-    "longclip/sharegpt4v-1k": {"name": "ShareGPT4V-1k", **_LONG},
-    "longclip/sharegpt4v-llava15k": {"name": "ShareGPT4V LLaVA-15k", **_LONG},
+    "longclip/sharegpt4v-llava15k": {"name": "ShareGPT4V LLaVA-15k", "protocol": "retrieval", "group": "long_captions"},
 }
 """Sets that published files hold and no task of clipeval reads: what to call them."""
 
