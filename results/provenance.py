@@ -49,13 +49,13 @@ def provenance() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """The versions of those of `PACKAGES` that are installed."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def code() -> dict[str, Any]:

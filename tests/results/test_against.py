@@ -15,7 +15,7 @@ import yaml
 
 from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
-from clipeval.results import published, render_markdown, runs, sheet, words
+from clipeval.results import formatting, published, render_markdown, runs, sheet
 from clipeval.results.against import against_published
 from clipeval.results.judgement import judge
 from clipeval.results.tables import report
@@ -69,7 +69,7 @@ def test_the_121_rows_rendered_give_the_printed_averages(factory, tmp_path):
     built = sheet.build(made)
     average = next(row for row in built.rows if row.kind == "average")
     printed = [float(row["Average perf. on 38 datasets"]) for row in rows()]
-    shown = [float(words.score(cell.value)) for cell in average.cells]
+    shown = [float(formatting.score(cell.value)) for cell in average.cells]
     assert len(shown) == 121
     assert shown == pytest.approx(printed, abs=0.00011)
     assert sum(abs(a - b) < 0.00001 for a, b in zip(shown, printed, strict=True)) >= 117
