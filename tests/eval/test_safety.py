@@ -530,7 +530,7 @@ SHAPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("where", list(SHAPES))
+@pytest.mark.parametrize("location", list(SHAPES))
 @pytest.mark.parametrize("command", ["verify", "compare", "html", "table", "rerun", "status", "model-card"])
 def test_a_run_of_another_shape_is_no_traceback(location, command, run, honest, tmp_path, capsys):
     content = json.loads((run / "run.json").read_text())

@@ -17,7 +17,7 @@ from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import formatting, published, render_markdown, runs, sheet
 from clipeval.results.against import against_published
-from clipeval.results.judgement import judge
+from clipeval.results.judgement import verdict_of
 from clipeval.results.tables import report
 
 TABLE = Path(published.__file__).with_name("published_openclip_38.csv")
@@ -121,7 +121,7 @@ def test_the_columns_are_the_tasks_of_the_configs():
     ],
 )
 def test_the_rounding_of_the_printed_figure_counts(published_value, measured, interval, verdict):
-    assert judge(published_value, measured, interval) == verdict
+    assert verdict_of(published_value, measured, interval) == verdict
 
 
 def _shift(folder, task, value, interval):
