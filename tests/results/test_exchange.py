@@ -212,6 +212,24 @@ def test_mtebs_json_has_what_its_reader_checks_and_comes_back(run, tmp_path):
         mteb([loaded, loaded])
 
 
+def test_mteb_itself_reads_what_is_written_for_it(tmp_path):
+    """Its cache finds the model and the tasks of an imported run, its own by their names, with the scores they were given."""
+    mteb_itself = pytest.importorskip("mteb", reason="mteb is not installed; pip install mteb")
+    source = tmp_path / "openai__clip-vit-base-patch32" / "3d74acf"
+    mteb_file(source, "Winoground", accuracy=0.09, image_acc=0.1125, text_acc=0.3125, main_score=0.09)
+    mteb_file(source, "CIFAR10ZeroShot", accuracy=0.8831, main_score=0.8831)
+    meta = {"name": "openai/clip-vit-base-patch32", "revision": "3d74acf", "n_parameters": 151277313}
+    write(source / "model_meta.json", meta)
+    import_results([source], [f"out={tmp_path / 'run'}"])
+    write_report([tmp_path / "run"], tmp_path / "out", "mteb")
+    results = mteb_itself.ResultCache(cache_path=tmp_path / "out").load_results(validate_and_filter=False)
+    (model,) = results.model_results
+    assert model.model_name == "openai/clip-vit-base-patch32"
+    scores = {result.task_name: result.scores["test"][0]["main_score"] for result in model.task_results}
+    assert scores["Winoground"] == 0.09
+    assert sorted(scores.values()) == [0.09, 0.8831]
+
+
 @pytest.mark.parametrize("format", ["mteb", "clip_benchmark"])
 def test_a_format_of_many_files_needs_a_folder(run, format, capsys):
     assert main(["report", str(run), "--format", format]) == 1
