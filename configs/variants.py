@@ -82,7 +82,11 @@ def _made(node: Mapping[str, Any], protocol: Mapping[str, Any], settings: Mappin
 
 def _in_languages(nodes: Tasks, wanted: object) -> Tasks:
     found: Tasks = {}
+    several = {name for name, node in nodes.items() if (node.get("data") or {}).get("languages")}
     for name, node in nodes.items():
+        if wanted == "all" and several and name not in several:  # a set of one language has been asked in all of them
+            found[name] = node
+            continue
         for language in _languages(name, node, wanted):
             made = copy.deepcopy(node)
             made["data"]["language"] = language

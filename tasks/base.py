@@ -20,6 +20,7 @@ import torch
 
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.ties import RULES, Ties, ranges
+from clipeval.tasks.tree import Tree
 from clipeval.tasks.zero_shot import Templates
 
 
@@ -44,6 +45,8 @@ class Samples:
     """float32 [C, D], class vectors that are given, in place of what class names and templates would make."""
     positions: np.ndarray | None = None
     """int64 [N], the places in the split of the images that are spoken of, where a question concerns some of them only."""
+    tree: Tree | None = None
+    """Where the classes stand in a hierarchy."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,10 @@ class Task(ABC):
     ) -> Answers:
         """What `predict` gives, and the same under other orders of equal scores; arguments as of `predict`."""
         return Answers(self.predict(images, texts, samples))
+
+    def from_classification(self, predictions: pd.DataFrame, samples: Mapping[str, Samples]) -> pd.DataFrame | None:
+        """The same table, made of what a plain classification predicted for these images; None: it takes the embeddings."""
+        return None
 
     @abstractmethod
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:

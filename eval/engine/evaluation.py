@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
+from clipeval.engine.derived import derived_scores
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import Plan, PlannedTask, make_plan
@@ -331,6 +333,20 @@ class Evaluation:
                     planned.warnings = (*planned.warnings, said)
                 planned.task = planned.task.with_scale(100.0 if scale is None else scale)
 
+    def derive(self, plan: Plan) -> None:
+        """Scores what can be made of the predictions that stand."""
+        for planned in plan.open:
+            record = planned.derived
+            if record is None:
+                continue
+            started, scores = time.monotonic(), derived_scores(planned, self.folder)
+            planned.prompts = {**planned.prompts, "predictions_of": record.task}
+            flags = [flag for flag in record.flags if flag not in planned.flags]
+            timings = {"embed_s": 0.0, "score_s": round(time.monotonic() - started, 3)}
+            planned.record = self.write_record(ScoredTask(planned, planned.samples, scores, flags, timings))
+            planned.state, planned.derived = "done", None
+            self.say(f"{planned.task.name}: made of the predictions of {record.task}, no image is encoded")
+
     def relabel(self, planned: PlannedTask) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""
         task, old = planned.task, planned.record
@@ -353,6 +369,8 @@ def run_planned(runs: Sequence[tuple[Evaluation, Plan]]) -> list[ModelRun]:
     Raises:
         ClipevalError: see `clipeval.engine.runner.run_tasks`.
     """
+    for evaluation, plan in runs:
+        evaluation.derive(plan)
     models = [evaluation.model_run(plan) for evaluation, plan in runs]
     with ExitStack() as stack:
         failed = []

@@ -80,6 +80,12 @@ class Packer:
         Raises:
             ValueError: as `Preprocess.pixels`; the block is as it was.
         """
+        plane = self.preprocess.size[0] * self.preprocess.size[1]
+        out = torch.from_numpy(self.block[self.used : self.used + 3 * plane]).view(self.preprocess.shape)
+        if convert.startswith(watermark.PREFIX):  # drawn on the resized picture
+            self.preprocess.pixels(data, convert, out=out)
+            self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
+            return
         image = self.preprocess.decode(data, convert)
         height, width = image.height, image.width
         if image.mode in ("L", "RGB") and not by_pillow(height, width):
@@ -93,8 +99,6 @@ class Packer:
                 self.block[self.used : self.used + raw.size] = raw.reshape(-1)
                 self._describe(axes, raw.size, 1 if raw.ndim == 2 else 3, 1)
                 return
-        plane = self.preprocess.size[0] * self.preprocess.size[1]
-        out = torch.from_numpy(self.block[self.used : self.used + 3 * plane]).view(self.preprocess.shape)
         self.preprocess.resize(image, out)
         self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
 

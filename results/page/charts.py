@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clipeval.results import published, sheet
+from clipeval.results.languages import language_tables
 from clipeval.results.published.table import SHIFTS
 from clipeval.results.robustness import expit, logit, trend
 from clipeval.results.runs import Run, tasks
@@ -21,6 +22,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 """One for each run: Okabe and Ito's, told apart by the colour-blind and on light and dark alike."""
 
 GREY = "rgba(128,128,128,0.55)"
+MAP_COLUMNS = 12
+"""Languages in a row of the map."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Chart:
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """Those charts for which the runs hold what they need."""
-    found = [groups(runs), compute(runs), robustness(runs)]
+    found = [groups(runs), compute(runs), robustness(runs), *languages(runs)]
     return [chart for chart in found if chart is not None]
 
 
@@ -162,6 +165,29 @@ def robustness(runs: Sequence[Run]) -> Chart | None:
         f"{'; '.join(words)}."
     )
     return Chart("robustness", "Effective robustness", text, figure)
+
+
+def languages(runs: Sequence[Run]) -> list[Chart]:
+    """For each run and set asked in several languages a map of how far each language lies behind English, the nearest first."""
+    found = []
+    for run in runs:
+        for number, table in enumerate(language_tables(run)):
+            gaps = table.gaps.dropna().sort_values(ascending=False, kind="stable")
+            if len(gaps) < 2:
+                continue
+            columns = min(len(gaps), MAP_COLUMNS)
+            height = -(-len(gaps) // columns)
+            cells = np.full(height * columns, np.nan)
+            cells[: len(gaps)] = gaps
+            words = [f"{name}<br>{gap:+.3f}" for name, gap in gaps.items()] + [""] * (height * columns - len(gaps))
+            figure = go.Figure()
+            figure.add_heatmap(z=cells.reshape(height, columns), customdata=np.array(words, dtype=object).reshape(height, columns))
+            common(figure, several=False)
+            owner = f"{run.label}: " if len(runs) > 1 else ""
+            text = f"{owner}{table.metric} of each language less that of English; darker is further behind."
+            name = f"languages-{runs.index(run)}-{number}" if len(runs) > 1 else f"languages-{number}"
+            found.append(Chart(name, f"{table.name}: gaps to English", text, figure))
+    return found
 
 
 def _shared_keys(runs: Sequence[Run]) -> list[str]:
