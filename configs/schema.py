@@ -105,7 +105,9 @@ MODEL = {
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths")),
+    "kind": Value(
+        str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths")
+    ),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
@@ -161,7 +163,17 @@ TASK = {
     "ties": Value(str, choices=("first", "reference")),
     "notes": Value(list),
 }
-PROMPTS = {"name": TEXT, "templates": Value(list), "path": TEXT, "source": TEXT}
+PROMPTS = {
+    "name": TEXT,
+    "templates": Value(list),
+    "path": TEXT,
+    "source": TEXT,
+    "descriptors": TEXT,
+    "waffle": Value(int, least=1),
+    "seed": Value(int, least=0),
+    "words": TEXT,
+    "aggregate": Value(str, choices=("vectors", "cosines")),
+}
 
 
 def check(config: DictConfig) -> None:
@@ -173,7 +185,7 @@ def check(config: DictConfig) -> None:
     from omegaconf import OmegaConf  # shell completion reads the choices above, and need not wait for it
 
     values = _mapping("config", OmegaConf.to_container(config, resolve=True))
-    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "protocol", "language"])
+    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "prompt_sets", "protocol", "language"])
     for section, known in CONFIG.items():
         _section(section, values.get(section), known)
         for key in known:
@@ -321,6 +333,13 @@ def task_fields(location: str, target: object) -> list[str]:
     return [field.name for field in dataclasses.fields(found)]
 
 
+def asks_with_prompts(target: str) -> bool:
+    """Whether a class of tasks puts class names into prompts: it has one list of classes, or weighs templates."""
+    module, _, name = target.rpartition(".")
+    found = getattr(import_module(module), name, None)
+    return bool(getattr(found, "one_head", False)) or getattr(found, "protocol", "") == "weighted_prompts"
+
+
 def _prompts(location: str, value: object) -> None:
     if value is None:
         return
@@ -330,7 +349,7 @@ def _prompts(location: str, value: object) -> None:
     for key, item in prompts.items():
         if item is not None:
             PROMPTS[key].check(f"{location}.{key}", item)
-    given = [key for key in ("templates", "path", "source") if prompts.get(key)]
+    given = [key for key in ("templates", "path", "source", "descriptors", "waffle") if prompts.get(key)]
     if len(given) > 1:
         raise ClipevalError(f"{location} has both {given[0]} and {given[1]}; give one.")
 

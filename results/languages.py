@@ -1,8 +1,8 @@
-"""A set asked in many languages as one table: a row a language, how far each lies behind English, and the averages that others print.
+"""A set asked in many languages as one table: a row a language, its gap to English, and the averages that others print.
 
-The averages are those of open_clip's `docs/openclip_multilingual_retrieval_results.csv` and of Meta CLIP 2's `eval_xm3600.py`: of each
-metric the plain mean over a set's languages, English among them. open_clip's one number for a model is the mean of all recalls of all
-languages of its two sets.
+The averages are those of open_clip's `docs/openclip_multilingual_retrieval_results.csv` and of Meta CLIP 2's `eval_xm3600.py`: of
+each metric the plain mean over a set's languages, English among them. open_clip's one number for a model is the mean of all recalls
+of all languages of its two sets. Meta CLIP 2 takes all captions of an image, clip_benchmark, and so clipeval, the first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class LanguageTable:
     def table(self) -> pd.DataFrame:
         """What is printed: the languages, their mean, and their mean without English."""
         rows = self.scores.assign(gap=self.gaps)
-        others = rows.loc[[name for name in rows.index if name not in ENGLISH and not math.isclose(rows.loc[name, "gap"], 0)]]
+        others = rows.loc[
+            [name for name in rows.index if name not in ENGLISH and not math.isclose(rows.loc[name, "gap"], 0)]
+        ]
         label = f"mean of {len(rows)}"
         rows.loc[label] = rows.mean()
         if 0 < len(others) < len(self.scores):
@@ -99,8 +101,12 @@ def _regional(by_key: dict[str, Record]) -> LanguageTable | None:
     if local is None or local.metric is None:
         return None
     start = f"{local.metric}_"
-    own = pd.Series({n.removeprefix(start): v for n, v in local.metrics.items() if n.startswith(start)}, dtype="float64")
-    other = pd.Series({name: (translated.metrics.get(start + name) if translated else None) for name in own.index}, dtype="float64")
+    own = pd.Series(
+        {n.removeprefix(start): v for n, v in local.metrics.items() if n.startswith(start)}, dtype="float64"
+    )
+    other = pd.Series(
+        {name: (translated.metrics.get(start + name) if translated else None) for name in own.index}, dtype="float64"
+    )
     scores = pd.DataFrame({"local": own, "English": other})
     mean = pd.Series({"local": local.value, "English": translated.value if translated else None}, dtype="float64")
     return LanguageTable(_LOCAL, "CVQA", local.metric, scores, own - other, mean, local.interval)

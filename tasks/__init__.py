@@ -20,7 +20,8 @@ from clipeval.tasks.selection import Selection
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.tree import Tree
 from clipeval.tasks.watermark import Watermark
-from clipeval.tasks.zero_shot import Templates
+from clipeval.tasks.weighted import WeightedPrompts
+from clipeval.tasks.zero_shot import Pooling, Templates
 
 __all__ = [
     "Association",
@@ -38,6 +39,7 @@ __all__ = [
     "MultiLabel",
     "OutOfDistribution",
     "Pairs",
+    "Pooling",
     "Relabelled",
     "Retrieval",
     "Samples",
@@ -49,4 +51,5 @@ __all__ = [
     "Tree",
     "Variants",
     "Watermark",
+    "WeightedPrompts",
 ]

@@ -21,7 +21,7 @@ import torch
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.ties import RULES, Ties, ranges
 from clipeval.tasks.tree import Tree
-from clipeval.tasks.zero_shot import Templates
+from clipeval.tasks.zero_shot import Pooling, Templates
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Samples:
     classnames: Sequence[str] = ()
     """C names; the position is the label."""
     templates: Templates = ()
+    pooling: Pooling = field(default=Pooling())
+    """How the prompts of a class become its vector."""
     head: torch.Tensor | None = None
     """float32 [C, D], class vectors that are given, in place of what class names and templates would make."""
     positions: np.ndarray | None = None

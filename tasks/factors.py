@@ -18,8 +18,8 @@ from clipeval.tasks.statistics import CELLS, Proportion, Statistic, pick
 class Factors(Relabelled):
     """For each factor acc1_FACTOR and error_ratio_FACTOR, (1 - acc1_FACTOR) / (1 - acc1) (Idrissi et al. 2022, imagenet_x).
 
-    acc1 is over the images that are annotated; worst_factor is the least acc1_FACTOR. A factor of no image, or a model that makes no
-    mistake, has no ratio.
+    acc1 is over the images that are annotated; worst_factor is the least acc1_FACTOR. A factor of no image, or a model without
+    mistakes, has no ratio.
 
     Predictions: those of `Classification`, and each factor as a column of 0, 1, or null where an image is not annotated.
     """

@@ -96,4 +96,6 @@ class UnpairedDifference(Statistic):
         return np.asarray(means[0] - means[1])
 
     def rows(self) -> np.ndarray:
-        return np.column_stack([np.concatenate([part.values for part in self.parts]), np.arange(self.units) < self.parts[0].units])
+        return np.column_stack(
+            [np.concatenate([part.values for part in self.parts]), np.arange(self.units) < self.parts[0].units]
+        )

@@ -46,7 +46,9 @@ class Relabelled(Classification):
         test = samples["test"]
         rows = pd.Series(range(len(test.keys)), index=pd.Index(test.keys)).reindex(predictions["key"])
         if rows.isna().any():
-            raise ValueError(f"{self.key}: the predictions speak of {predictions['key'][rows.isna().to_numpy()].iloc[0]!r}")
+            raise ValueError(
+                f"{self.key}: the predictions speak of {predictions['key'][rows.isna().to_numpy()].iloc[0]!r}"
+            )
         own = test.metadata.iloc[rows.to_numpy(dtype=np.int64)].reset_index(drop=True)
         kept = [name for name in predictions.columns if name not in own.columns]
         return pd.concat([predictions[kept].reset_index(drop=True), own], axis=1)
@@ -84,11 +86,11 @@ class Relabelled(Classification):
 class Variants(Relabelled):
     """The same question of several versions of a set: backgrounds, edits, corruptions by their severity.
 
-    acc1, acc5: over all images. acc1_VERSION: over those whose first field of `versions` says VERSION. macro_acc1: the mean over the
-    versions, each combination of `versions` one. Each of `drops`: the accuracy in one version less that in another, picture by picture
-    where both have the same. With `baseline`, {version: error of AlexNet}: ce_VERSION, the error averaged over the other fields (severities) and
-    divided by that, and mce, their mean (Hendrycks and Dietterich 2019). `picture`: the field that says what is one picture in all
-    versions: what resampling draws.
+    acc1, acc5: over all images. acc1_VERSION: over those whose first field of `versions` says VERSION. macro_acc1: the mean over
+    the versions, each combination of `versions` one. Each of `drops`: the accuracy in one version less that in another, picture by
+    picture where both have the same. With `baseline`, {version: error of AlexNet}: ce_VERSION, the error averaged over the other
+    fields (severities) and divided by that, and mce, their mean (Hendrycks and Dietterich 2019). `picture`: the
+    field that says what is one picture in all versions: what resampling draws.
 
     Predictions: those of `Classification` with the fields as columns.
     """
@@ -138,10 +140,15 @@ class Variants(Relabelled):
         return UnpairedDifference(before.to_numpy(), after.to_numpy())
 
     def _errors(
-        self, predictions: pd.DataFrame, names: list[str], groups: list[np.ndarray], wrong: np.ndarray, pictures: np.ndarray
+        self,
+        predictions: pd.DataFrame,
+        names: list[str],
+        groups: list[np.ndarray],
+        wrong: np.ndarray,
+        pictures: np.ndarray,
     ) -> Iterator[tuple[str, Statistic | None]]:
         errors = dict(self.baseline or ())
-        others = [name for name in self.versions[1:]]
+        others = list(self.versions[1:])
         parts, weights = [], []
         for name, rows in zip(names, groups, strict=True):
             if name not in errors:
@@ -153,14 +160,19 @@ class Variants(Relabelled):
             parts += within
             weights += shares
         # Of a part of the corruptions there is no mCE.
-        yield "mce", _weighted(wrong, parts, np.divide(weights, len(errors)), pictures) if set(errors) <= set(names) else None
+        yield (
+            "mce",
+            _weighted(wrong, parts, np.divide(weights, len(errors)), pictures) if set(errors) <= set(names) else None,
+        )
 
     @property
     def _drops(self) -> tuple[Drop, ...]:
         return tuple(drop for drop in self.drops if isinstance(drop, Drop))
 
 
-def _weighted(values: np.ndarray, groups: Sequence[np.ndarray], weights: Sequence[float], pictures: np.ndarray) -> RealMean:
+def _weighted(
+    values: np.ndarray, groups: Sequence[np.ndarray], weights: Sequence[float], pictures: np.ndarray
+) -> RealMean:
     """The weighted sum of group means, as a mean over pictures: those of one picture are drawn together."""
     present = np.unique(np.concatenate([pictures[rows] for rows in groups]))
     each = np.zeros(int(pictures.max()) + 1)

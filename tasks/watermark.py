@@ -22,8 +22,8 @@ from clipeval.tasks.statistics import Proportion, Statistic
 class Watermark(Classification):
     """acc1 and acc5 of the images of the split `outside`, the same as those of `test` with a watermark; acc1_clean of the latter.
 
-    gap is acc1 less acc1_clean, image by image; class_gap the same over the images of the class `of_class`, which the watermark is read as
-    (Li et al. 2023: IN-W gap and carton gap).
+    gap is acc1 less acc1_clean, image by image; class_gap the same over the images of the class `of_class`, which the watermark is
+    read as (Li et al. 2023: IN-W gap and carton gap).
 
     Predictions: those of `Classification` on the watermarked images, and clean, the best class without it.
     """
@@ -36,7 +36,9 @@ class Watermark(Classification):
     ) -> pd.DataFrame:
         return Watermark.answers(self, images, texts, samples).predictions  # its own, whatever a subclass answers
 
-    def answers(self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]) -> Answers:
+    def answers(
+        self, images: Mapping[str, torch.Tensor], texts: torch.Tensor, samples: Mapping[str, Samples]
+    ) -> Answers:
         if OUTSIDE not in samples:
             raise ValueError(f"{self.key}: there are no watermarked images; the config's `outside` names them")
         marked, clean = samples[OUTSIDE], samples["test"]
@@ -47,7 +49,12 @@ class Watermark(Classification):
             raise ValueError(f"{self.key}: the images with a watermark and those without it have no key in common")
         views = {}
         for split, table in (("test", clean), (OUTSIDE, marked)):
-            chosen = replace(clean, keys=both, labels=None if table.labels is None else table.labels[rows[split]], metadata=pd.DataFrame())
+            chosen = replace(
+                clean,
+                keys=both,
+                labels=None if table.labels is None else table.labels[rows[split]],
+                metadata=pd.DataFrame(),
+            )
             found = super().answers({"test": images[split][torch.from_numpy(rows[split])]}, texts, {"test": chosen})
             views[split] = found
         answer = views["test"].predictions["pred_1"].to_numpy()

@@ -32,7 +32,8 @@ def print_languages(paths: Sequence[Path], format: str) -> int:
                 title = f"{table.name}: mean over languages of {table.metric}{pair}"
             _print(table.table(), f"{run.label}: {title}" if len(runs) > 1 else title, format, "language")
         if (average := openclip_average(tables)) is not None:
-            said = f"mean of all recalls of all languages of Crossmodal-3600 and multilingual MSCOCO, as open_clip's table has it: {average:.4f}"
+            sets = "Crossmodal-3600 and multilingual MSCOCO, as open_clip's table has it"
+            said = f"mean of all recalls of all languages of {sets}: {average:.4f}"
             print(f"{run.label}: {said}" if len(runs) > 1 else said)
     return 0
 
@@ -44,7 +45,7 @@ def print_prompts(paths: Sequence[Path], format: str, trusted: Trust) -> int:
     found = [(path, title, table) for path in paths for title, table in prompt_tables(path, trusted)]
     if not found:
         raise ClipevalError(
-            "no set was asked with several prompt sets here; `clipeval run task=imagenet1k prompts=[openai_imagenet_80,simple]` asks with two."
+            "no set was asked with several prompt sets here; `clipeval run task=imagenet1k prompts=[simple,cupl]` asks with two."
         )
     for path, title, table in found:
         _print(table, f"{path}: {title}" if len(paths) > 1 else title, format, "prompts")
@@ -57,7 +58,10 @@ def _print(table: pd.DataFrame, title: str, format: str, index: str) -> None:
     elif format == "md":
         from clipeval.results.words import DASH
 
-        rows = [[str(name), *(f"{v:.4f}" if isinstance(v, float) and v == v else DASH if v != v else str(v) for v in row)] for name, row in zip(table.index, table.to_numpy(dtype=object), strict=True)]
+        rows = [
+            [str(name), *(f"{v:.4f}" if isinstance(v, float) and v == v else DASH if v != v else str(v) for v in row)]
+            for name, row in zip(table.index, table.to_numpy(dtype=object), strict=True)
+        ]
         lines = [[index, *map(str, table.columns)], ["---"] * (len(table.columns) + 1), *rows]
         print(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), end="\n\n")
     elif format == "table":

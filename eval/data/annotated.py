@@ -29,8 +29,10 @@ def annotate(split: Split, config: DataConfig, root: str | None) -> Split:
         samples = _with_annotations(samples, config, root)
     if config.hierarchy is not None:
         samples = dataclasses.replace(samples, tree=_tree(samples, config, root))
-    return split if samples is split.samples else dataclasses.replace(
-        split, samples=samples, digest=split_digest(split.images, samples)
+    return (
+        split
+        if samples is split.samples
+        else dataclasses.replace(split, samples=samples, digest=split_digest(split.images, samples))
     )
 
 
@@ -60,8 +62,12 @@ def _with_annotations(samples: Samples, config: DataConfig, root: str | None) ->
     columns = list(dict.fromkeys(name for row in said.values() for name in row))
     known = [said.get(name, {}) for name in names]
     if not any(known):
-        raise ClipevalError(f"data.annotations={config.annotations} speaks of none of the {len(names):,} images, such as {names[0]}.")
-    table = pd.DataFrame({column: [row.get(column, "" if column == ACCEPTED else np.nan) for row in known] for column in columns})
+        raise ClipevalError(
+            f"data.annotations={config.annotations} speaks of none of the {len(names):,} images, such as {names[0]}."
+        )
+    table = pd.DataFrame(
+        {column: [row.get(column, "" if column == ACCEPTED else np.nan) for row in known] for column in columns}
+    )
     return dataclasses.replace(samples, metadata=pd.concat([samples.metadata.reset_index(drop=True), table], axis=1))
 
 
@@ -97,7 +103,9 @@ def _heights(parent: dict[str, str], config: DataConfig, root: str | None) -> di
             for number, line in enumerate(file, 1):
                 parts = line.split()
                 if len(parts) != 3:
-                    raise ClipevalError(f"{path}, line {number}: two nodes and their distance were expected; got {line.strip()!r}.")
+                    raise ClipevalError(
+                        f"{path}, line {number}: two nodes and their distance were expected; got {line.strip()!r}."
+                    )
                 for node, child in ((parts[0], parts[1]), (parts[1], parts[0])):
                     if parent.get(child) == node:
                         heights[node] = float(parts[2])

@@ -19,8 +19,8 @@ import yaml
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, flag_deep, is_deep
-from clipeval.data.images import digest_of
 from clipeval.data.imagenet import accepted_text
+from clipeval.data.images import digest_of
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
 from clipeval.data.split import DataConfig

@@ -34,10 +34,13 @@ def class_numbers(names: Sequence[str], location: Path) -> list[int]:
         ClipevalError: a name is neither.
     """
     place = {wnid: i for i, wnid in enumerate(synsets())}
-    known = {name: place.get(name, int(name) if name.isdecimal() and int(name) < CLASSES else -1) for name in set(names)}
+    known = {
+        name: place.get(name, int(name) if name.isdecimal() and int(name) < CLASSES else -1) for name in set(names)
+    }
     for name in sorted(name for name, number in known.items() if number < 0):
         raise ClipevalError(
-            f"{location}: the class {name!r} is none of ImageNet's: a WordNet id, as in n01440764, or a number from 0 to 999 was expected."
+            f"{location}: the class {name!r} is none of ImageNet's: a WordNet id, as in n01440764, or a number from 0 to "
+            "999 was expected."
         )
     return [known[name] for name in names]
 
@@ -62,7 +65,9 @@ def groups_of(path: Path) -> dict[int, list[int]]:
 def accepted_text(values: Any, location: str, classes: int = CLASSES) -> str:
     """A list of classes as the column `accepted` holds it."""
     if not isinstance(values, (list, tuple)) or not all(type(v) is int and 0 <= v < classes for v in values):
-        raise ClipevalError(f"{location}: a list of classes, numbers from 0 to {classes - 1}, was expected; got {values!r:.80}.")
+        raise ClipevalError(
+            f"{location}: a list of classes, numbers from 0 to {classes - 1}, was expected; got {values!r:.80}."
+        )
     return " ".join(map(str, values))
 
 
@@ -83,8 +88,9 @@ def validation_names(keys: Sequence[str], labels: Sequence[int], order: Path | N
         return [f"{match[0]}.JPEG" for match in found if match]
     if order is None or not order.is_file():
         raise ClipevalError(
-            f"the images' keys ({keys[0]!r}) do not say which validation images they are, and {order or 'data.order'} is missing, the "
-            "table that does: imagenet_x/annotations/filename_label.csv of facebookresearch/imagenetx. Name it in task.data.order=FILE."
+            f"the images' keys ({keys[0]!r}) do not say which validation images they are, and {order or 'data.order'} is missing, "
+            "the table that does: imagenet_x/annotations/filename_label.csv of facebookresearch/imagenetx. Name it in "
+            "task.data.order=FILE."
         )
     table = read_table(order, ["file_name", "label"], Account())
     if len(table.rows) != len(keys):
@@ -103,8 +109,8 @@ def annotations(path: Path, exclude: Path | None) -> dict[str, dict[str, Any]]:
 
     Args:
         path: real.json, a list of class lists in the images' order, which becomes the column `accepted`; or a table with a column
-            file_name, whose columns of whole numbers are taken (imagenet_x_val_top_factor.jsonl); or a folder of files that are named
-            after the class and the image (Hard ImageNet's masks), of which the class becomes the one that is accepted.
+            file_name, whose columns of whole numbers are taken (imagenet_x_val_top_factor.jsonl); or a folder of files that are
+            named after the class and the image (Hard ImageNet's masks), of which the class becomes the one that is accepted.
         exclude: a table of images, by file_name, that are taken to have no annotation.
 
     Raises:
@@ -115,7 +121,9 @@ def annotations(path: Path, exclude: Path | None) -> dict[str, dict[str, Any]]:
         numbers = class_numbers([match[1] for match in named], path)
         found = {f"{match[2]}.JPEG": {ACCEPTED: str(number)} for match, number in zip(named, numbers, strict=True)}
         if not found:
-            raise ClipevalError(f"{path} holds no file named after a class and a validation image, <WordNet id>_ILSVRC2012_val_<number>.")
+            raise ClipevalError(
+                f"{path} holds no file named after a class and a validation image, <WordNet id>_ILSVRC2012_val_<number>."
+            )
     elif path.suffix == ".json":
         content = _json(path)
         if not isinstance(content, list):
@@ -148,7 +156,9 @@ def hierarchy_edges(path: Path) -> dict[str, str]:
         if parts and len(parts) != 2:
             raise ClipevalError(f"{path}, line {number}: a parent and its child were expected; got {line!r}.")
         if parts and found.setdefault(parts[1], parts[0]) != parts[0]:
-            raise ClipevalError(f"{path}, line {number}: {parts[1]} has a second parent; each class has one place in the hierarchy.")
+            raise ClipevalError(
+                f"{path}, line {number}: {parts[1]} has a second parent; each class has one place in the hierarchy."
+            )
     if not found:
         raise ClipevalError(f"{path} is empty; lines of a parent and its child were expected.")
     return found

@@ -1,4 +1,4 @@
-"""Pictures whose paths say their class and in which version of the set they are: `data.paths: "{corruption}/{severity}/{class}/*"`."""
+"""Pictures whose paths say their class and their version of the set: `data.paths: "{corruption}/{severity}/{class}/*"`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
 from clipeval.data.depth import deep_files, flag_deep
-from clipeval.data.images import FileImages
 from clipeval.data.imagenet import CLASSES, class_numbers, groups_of
+from clipeval.data.images import FileImages
 from clipeval.data.labels import IMAGENET, classes_of, given_names
 from clipeval.data.pictures import find_pictures, whole_files
 from clipeval.data.split import DataConfig
@@ -27,18 +27,23 @@ def read(
 ) -> tuple[FileImages, Samples]:
     """Reads the pictures below a folder whose paths end as `data.paths` says, one part of it for each part of the path.
 
-    A part `{name}` becomes a column; `{class}` is the class: a WordNet id or number of ImageNet's (`data.classnames: imagenet1k`), a
-    name in `data.classnames`, or with `data.accepted` the group that a JSON file {class: group} speaks of, by the order of the folders'
-    names. The column `picture` is the file's name. What lies above does not matter; `data.where` says which values are read.
+    A part `{name}` becomes a column; `{class}` is the class: a WordNet id or number of ImageNet's (`data.classnames: imagenet1k`),
+    a name in `data.classnames`, or with `data.accepted` the group that a JSON file {class: group} speaks of, by the order of the
+    folders' names. The column `picture` is the file's name. What lies above does not matter; `data.where` says which values
+    are read.
 
     Raises:
         ClipevalError: no picture is left, or a class is none.
     """
     if not location.is_dir():
-        raise ClipevalError(f"{location} is not a folder. Put the set there as its makers keep it, or name it in task.data.path.")
+        raise ClipevalError(
+            f"{location} is not a folder. Put the set there as its makers keep it, or name it in task.data.path."
+        )
     parts = _parts(config, location)
     rows, paths = [], []
-    for path in find_pictures(location, Account()):  # tables and masks lie there too: what is no picture is none of ours
+    for path in find_pictures(
+        location, Account()
+    ):  # tables and masks lie there too: what is no picture is none of ours
         row = _row(path.relative_to(location).parts, parts)
         if row is None:
             account.leave_out(path.relative_to(location).as_posix(), f"its path does not end in {config.paths}")
@@ -60,7 +65,10 @@ def _parts(config: DataConfig, location: Path) -> list[str]:
     parts = (config.paths or "").split("/")
     names = [part[1:-1] for part in parts if part.startswith("{") and part.endswith("}")]
     if CLASS not in names or len(set(names)) < len(names) or not all(names) or PICTURE in names:
-        raise ClipevalError(f"{location}: data.paths={config.paths!r}: parts with {{class}} among them were expected, as in '{{version}}/{{class}}/*'.")
+        raise ClipevalError(
+            f"{location}: data.paths={config.paths!r}: parts with {{class}} among them were expected, as in "
+            "'{version}/{class}/*'."
+        )
     for name in config.where or {}:
         if name not in names:
             raise ClipevalError(f"data.where: {nearest('part of data.paths', name, names)}")
@@ -89,7 +97,8 @@ def _classes(
         folders = sorted(set(values))
         if len(folders) != len(groups):
             raise ClipevalError(
-                f"{location}: {len(folders)} class folders ({', '.join(folders[:3])}, …), and {config.accepted} speaks of {len(groups)} groups."
+                f"{location}: {len(folders)} class folders ({', '.join(folders[:3])}, …), and {config.accepted} speaks of "
+                f"{len(groups)} groups."
             )
         group = dict(zip(folders, groups.values(), strict=True))
         metadata[ACCEPTED] = [" ".join(map(str, group[value])) for value in values]

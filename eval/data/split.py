@@ -269,7 +269,16 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import caption_files, caption_rows, huggingface, image_folder, pairs, path_pictures, table, webdataset
+    from clipeval.data import (
+        caption_files,
+        caption_rows,
+        huggingface,
+        image_folder,
+        pairs,
+        path_pictures,
+        table,
+        webdataset,
+    )
 
     return {
         "webdataset": webdataset.read,

@@ -27,7 +27,7 @@ def can_derive(task: Task, splits: Mapping[str, Split]) -> bool:
 
 
 def find_record(source: Fingerprint, identity: Mapping[str, str], folder: RunFolder) -> Record | None:
-    """The record of a classification of the same images by the same model and prompts, its predictions unharmed; None: there is none."""
+    """The record of a classification of the same images by the same model and prompts, its predictions unharmed; or None."""
     same = [field.name for field in fields(source) if field.name != "protocol"]
     for record in folder.records(damaged=[]):
         if record.imported is not None or not record.fingerprint.protocol.startswith(PROTOCOL):

@@ -88,13 +88,15 @@ def _watermark(data: DataConfig, config: DictConfig, handle: ModelHandle) -> tup
     """
     if not handle.preprocess.exact:
         raise ClipevalError(
-            f"data.convert=watermark: the watermark is drawn on the resized picture, and {handle.preprocess.describe()} does not show it."
+            f"data.convert=watermark: the watermark is drawn on the resized picture, and {handle.preprocess.describe()} does "
+            "not show it."
         )
     path = Path(str(config.data.root or ".")).expanduser() / (data.font or "")
     if not path.is_file() or not watermark.is_font(path):
         raise ClipevalError(
             f"{path} is {'no font' if path.is_file() else 'missing'}: the font of ImageNet-W's watermark, "
-            "imagenet_w/fonts/SourceHanSerifSC-ExtraLight.otf of github.com/facebookresearch/Whac-A-Mole. Name it in task.data.font."
+            "imagenet_w/fonts/SourceHanSerifSC-ExtraLight.otf of github.com/facebookresearch/Whac-A-Mole. Name it in "
+            "task.outside.font."
         )
     return f"{watermark.PREFIX}{path.absolute()}", f"watermark/{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.annotated import annotate
 from clipeval.data.languages import translate
-from clipeval.data.prompts import prompt_set, prompts_digest
+from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
 from clipeval.data.split import DataConfig, Split, data_config, open_split, take
 from clipeval.engine.derived import can_derive, find_record
 from clipeval.engine.features import FeatureSpec, feature_specs
@@ -190,8 +190,15 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         added = _open_splits(task, outside, config, {"outside": task.splits[-1]})
         splits, features = {**splits, **added}, {**features, **feature_specs(task, added, outside, config, handle)}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))
-    samples = {role: replace(s.samples, templates=prompts.load(s.samples)) for role, s in splits.items()}
-    head = load_heads(config.head.load, name, samples, handle) if task.one_head and config.head.load else None
+    pooling = prompts.pooling()
+    samples = {
+        role: replace(s.samples, templates=prompts.load(s.samples), pooling=pooling) for role, s in splits.items()
+    }
+    head = (
+        load_heads(config.head.load, name, samples, handle, set_key(task, data))
+        if task.one_head and config.head.load
+        else None
+    )
     if head is not None:
         samples = {role: replace(table, head=head.weight) for role, table in samples.items()}
     try:
@@ -205,7 +212,7 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         preprocess="/".join([handle.preprocess.digest, how["preprocess"], data.convert, *marks]),
         precision=f"{how['precision']}/{text_precision(config.runtime.precision, config.runtime.device)}",
         data="+".join(split.digest for split in splits.values()),
-        prompts=prompts_digest(texts) if head is None else head.digest,
+        prompts=pooled_digest(texts, pooling) if head is None else head.digest,
         protocol=protocol_digest(task, code, cache),
     )
     source = replace(fingerprint, data="+".join(plain.values())) if can_derive(task, splits) else None
@@ -232,6 +239,12 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     said = tuple(warnings), tuple(remarks)
     planned = PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
     return replace(planned, source=source)
+
+
+def set_key(task: Task, data: DataConfig) -> str | None:
+    """The key of a set of labelled classes without its language; None where the classes differ between languages."""
+    whole = data.language is None or not task.key.startswith("babel_imagenet/")
+    return task.key.removesuffix(f"/{data.language}") if whole else None
 
 
 def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mapping[str, str]) -> dict[str, Split]:
@@ -286,8 +299,6 @@ def find_source(planned: PlannedTask, folder: RunFolder) -> None:
     """Finds the classification whose predictions do: then no image and no text is embedded for this task."""
     if planned.state != "done" and planned.source is not None:
         planned.derived = find_record(planned.source, planned.identity, folder)
-        if planned.derived is not None:
-            planned.features, planned.texts = {}, []
 
 
 def compare(planned: PlannedTask, folder: RunFolder) -> None:

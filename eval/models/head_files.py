@@ -59,8 +59,13 @@ def save_head(path: Path, weight: torch.Tensor, classnames: Sequence[str], about
     write_atomically(path, save({"weight": weight.float().contiguous()}, metadata=metadata))
 
 
-def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], handle: ModelHandle) -> LoadedHead:
+def load_heads(
+    paths: Sequence[str], task: str, samples: Mapping[str, Samples], handle: ModelHandle, of: str | None = None
+) -> LoadedHead:
     """The head of a task from files, or from folders that hold one for each task.
+
+    Args:
+        of: the key of the set, whatever the language: a head of its classes in another language is one of this task's.
 
     Raises:
         ClipevalError: a file is missing or damaged, or speaks of other classes.
@@ -71,7 +76,8 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
         path = Path(given).expanduser()
         path = head_path(path, task) if path.is_dir() else path
         weight, its_names, about = _read(path)
-        if its_names != classnames:
+        translated = about.get("of") == of is not None and len(its_names) == len(classnames)
+        if its_names != classnames and not translated:
             at = next((i for i, (a, b) in enumerate(zip(its_names, classnames, strict=False)) if a != b), None)
             how = (
                 f"{len(its_names)} where the set has {len(classnames)}"

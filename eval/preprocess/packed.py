@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from clipeval.preprocess import watermark
 from clipeval.preprocess.resample import BITS, AxisWeights, axis_weights, by_pillow, vertical_first
 from clipeval.preprocess.transforms import MAX_RESIZED_PIXELS, Convert, Preprocess
 

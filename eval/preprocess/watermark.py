@@ -28,7 +28,9 @@ def watermarked(image: Image.Image, font: str) -> Image.Image:
     size = min(image.size)
     layer = Image.new("RGBA", image.size, (255, 255, 255, 0))
     place = LEFT * image.width, TOP * image.height
-    ImageDraw.Draw(layer).text(place, TEXT, fill=(255, 255, 255, OPACITY), font=_font(font, FONT_SIZES.get(size, int(size / 6.22))))
+    ImageDraw.Draw(layer).text(
+        place, TEXT, fill=(255, 255, 255, OPACITY), font=_font(font, FONT_SIZES.get(size, int(size / 6.22)))
+    )
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 

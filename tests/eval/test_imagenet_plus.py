@@ -59,11 +59,16 @@ class Bench:
 
     @torch.no_grad()
     def of_names(self, names: Sequence[str], template: str) -> torch.Tensor:
-        rows = [self.model.encode_text(self.tokenizer([template.format(n) for n in names[i : i + 250]])) for i in range(0, len(names), 250)]
+        rows = [
+            self.model.encode_text(self.tokenizer([template.format(n) for n in names[i : i + 250]]))
+            for i in range(0, len(names), 250)
+        ]
         return F.normalize(torch.cat(rows), dim=-1)
 
     @torch.no_grad()
-    def logits(self, data: Sequence[bytes], head: torch.Tensor | None = None, change: Callable[..., Any] | None = None) -> torch.Tensor:
+    def logits(
+        self, data: Sequence[bytes], head: torch.Tensor | None = None, change: Callable[..., Any] | None = None
+    ) -> torch.Tensor:
         steps = self.transform.transforms
         rows = []
         for one in data:
@@ -106,7 +111,9 @@ def factors() -> list[dict[str, Any]]:
     for i in range(IMAGES):
         if i % 3:
             own = {name: int(name == names[i % 5]) for name in [*names, "brighter"]}
-            rows.append({"file_name": f"ILSVRC2012_val_{NUMBERS[i]:08d}.JPEG", "class": LABELS[i], **own, "justification": "so"})
+            rows.append(
+                {"file_name": f"ILSVRC2012_val_{NUMBERS[i]:08d}.JPEG", "class": LABELS[i], **own, "justification": "so"}
+            )
     return rows
 
 
@@ -130,7 +137,10 @@ def write_imagenet(root: Path, data: Sequence[bytes], named: bool = False) -> No
     put(folder / "zeroshot_classification_templates.txt", "a photo of a {c}.\n")
     files = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in NUMBERS]
     put(root / "imagenet_x" / "filename_label.csv", [["file_name", "label"], *zip(files, LABELS, strict=True)])
-    put(root / "imagenet_x" / "prototypical_paths.csv", [["file_name", "class"], [files[1], LABELS[1]], [files[2], LABELS[2]]])
+    put(
+        root / "imagenet_x" / "prototypical_paths.csv",
+        [["file_name", "class"], [files[1], LABELS[1]], [files[2], LABELS[2]]],
+    )
     put(root / "imagenet_x" / "imagenet_x_val_top_factor.jsonl", "".join(json.dumps(row) + "\n" for row in factors()))
     put(root / "imagenet_real_labels.json", accepted())
     for i in (3, 4, 5, 40, 41):
@@ -145,14 +155,22 @@ def write_hierarchy(root: Path) -> None:
     lines += [("thing", f"hundred{k}") for k in range(10)]
     put(root / "making_better_mistakes" / "imagenet_isa.txt", "".join(f"{a} {b}\n" for a, b in lines))
     heights = {"thing": 15, "animal": 9, "fish": 5, "shark": 2, **{f"hundred{k}": 7 + k for k in range(10)}}
-    distances = "".join(f"{min(a, b)} {max(a, b)} {heights[a]}\n" for a, b in lines) + f"{synsets()[0]} {synsets()[0]} 0\n"
+    distances = (
+        "".join(f"{min(a, b)} {max(a, b)} {heights[a]}\n" for a, b in lines) + f"{synsets()[0]} {synsets()[0]} 0\n"
+    )
     import lzma
 
     put(root / "making_better_mistakes" / "imagenet_ilsvrc_distances.txt.xz", lzma.compress(distances.encode()))
 
 
 def run(root: Path, bench: Bench, *more: str, out: str = "run") -> int:
-    place = [f"data.root={root}", f"out={root / out}", f"cache.root={root / 'cache'}", "runtime.workers=0", "runtime.device=cpu"]
+    place = [
+        f"data.root={root}",
+        f"out={root / out}",
+        f"cache.root={root / 'cache'}",
+        "runtime.workers=0",
+        "runtime.device=cpu",
+    ]
     return main(["run", "model=open_clip", f"model.name={bench.name}", *place, *more])
 
 
@@ -182,7 +200,12 @@ def test_of_the_predictions_of_a_finished_run(
         (tmp_path / "imagenet_x" / "filename_label.csv").unlink()
     assert run(tmp_path, bench, "task=imagenet1k") == 0
     words = ["suite=none", *(f"+task@tasks.{task}={task}" for task in MADE)]
-    place = [f"data.root={tmp_path}", f"out={tmp_path / 'run'}", "cache.features=false", f"cache.root={tmp_path / 'other'}"]
+    place = [
+        f"data.root={tmp_path}",
+        f"out={tmp_path / 'run'}",
+        "cache.features=false",
+        f"cache.root={tmp_path / 'other'}",
+    ]
     assert main(["plan", "model=open_clip", f"model.name={bench.name}", *place, "runtime.device=cpu", *words]) == 0
     assert "To embed: 0 images and 0 prompts" in " ".join(capsys.readouterr().out.split())
     seen.clear()
@@ -257,15 +280,33 @@ def test_without_a_finished_run_the_embeddings_give_the_same(tmp_path: Path, ben
     ("task", "change", "message"),
     [
         ("imagenet_real", lambda root: (root / "imagenet_x" / "filename_label.csv").unlink(), "task.data.order=FILE"),
-        ("imagenet_real", lambda root: put(root / "imagenet_real_labels.json", [[1], [2000]]), "item 2: a list of classes"),
+        (
+            "imagenet_real",
+            lambda root: put(root / "imagenet_real_labels.json", [[1], [2000]]),
+            "item 2: a list of classes",
+        ),
         (
             "imagenet_x",
-            lambda root: put(root / "imagenet_x" / "filename_label.csv", [["file_name", "label"], *[["x", 0]] * IMAGES]),
+            lambda root: put(
+                root / "imagenet_x" / "filename_label.csv", [["file_name", "label"], *[["x", 0]] * IMAGES]
+            ),
             "line 8: the label is 0, and 1 in the set (key 's0000006')",
         ),
-        ("imagenet_x", lambda root: (root / "imagenet_x" / "prototypical_paths.csv").unlink(), "prototypical_paths.csv is missing"),
-        ("imagenet_hierarchy", lambda root: put(root / "making_better_mistakes" / "imagenet_isa.txt", "a b\nb c d\n"), "line 2"),
-        ("imagenet_hierarchy", lambda root: put(root / "making_better_mistakes" / "imagenet_isa.txt", "a b\n"), "has no class 'n01440764'"),
+        (
+            "imagenet_x",
+            lambda root: (root / "imagenet_x" / "prototypical_paths.csv").unlink(),
+            "prototypical_paths.csv is missing",
+        ),
+        (
+            "imagenet_hierarchy",
+            lambda root: put(root / "making_better_mistakes" / "imagenet_isa.txt", "a b\nb c d\n"),
+            "line 2",
+        ),
+        (
+            "imagenet_hierarchy",
+            lambda root: put(root / "making_better_mistakes" / "imagenet_isa.txt", "a b\n"),
+            "has no class 'n01440764'",
+        ),
     ],
 )
 def test_one_error_that_names_file_and_row(
@@ -286,25 +327,42 @@ def of_folders(root: Path, rows: Sequence[tuple[str, int]]) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, bench: Bench, data: list[bytes]) -> Iterator[tuple[Path, dict[str, dict[str, float]]]]:
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, bench: Bench, data: list[bytes]
+) -> Iterator[tuple[Path, dict[str, dict[str, float]]]]:
     """Every set that brings pictures of its own, in one run."""
     root, expected = tmp_path_factory.mktemp("folders"), dict[str, dict[str, float]]()
     wnid = synsets()
     for dir_ in ("matched-frequency", "threshold0.7", "top-images"):
         name = {"matched-frequency": "matched_frequency", "threshold0.7": "threshold", "top-images": "top"}[dir_]
         classes = [k * 111 for k in range(9)]
-        rows = [(f"imagenetv2-{dir_}-format-val/{c}/{i}.jpeg", 1000 + len(dir_) * 50 + 2 * k + i) for k, c in enumerate(classes) for i in (0, 1)]
+        rows = [
+            (f"imagenetv2-{dir_}-format-val/{c}/{i}.jpeg", 1000 + len(dir_) * 50 + 2 * k + i)
+            for k, c in enumerate(classes)
+            for i in (0, 1)
+        ]
         best = bench.best(of_folders(root, rows))
         expected[f"imagenetv2_{name}"] = {"acc1": float(np.mean(best == np.repeat(classes, 2)))}
 
     # ImageNet-C: show_performance of hendrycks/robustness, and the mCE of its spreadsheet
     errors = content("task", "imagenet_c")["baseline"]
-    rows = [(f"imagenet_c/{c}/{s}/{wnid[k]}/p{k}.JPEG", 2000 + 100 * n + 10 * s + k) for n, c in enumerate(errors) for s in range(1, 6) for k in (3, 4, 900)]
-    of_folders(root, [("imagenet_c/speckle_noise/1/" + wnid[3] + "/p3.JPEG", 1)])  # an extra corruption, which does not count
+    rows = [
+        (f"imagenet_c/{c}/{s}/{wnid[k]}/p{k}.JPEG", 2000 + 100 * n + 10 * s + k)
+        for n, c in enumerate(errors)
+        for s in range(1, 6)
+        for k in (3, 4, 900)
+    ]
+    of_folders(
+        root, [("imagenet_c/speckle_noise/1/" + wnid[3] + "/p3.JPEG", 1)]
+    )  # an extra corruption, which does not count
     best = bench.best(of_folders(root, rows)).reshape(15, 5, 3)
     wrong = (best != np.array([3, 4, 900])).mean(axis=2)
     ce = wrong.mean(axis=1) / np.array(list(errors.values()))
-    expected["imagenet_c"] = {"macro_acc1": float(1 - wrong.mean()), "mce": float(ce.mean()), "ce_fog": float(ce[list(errors).index("fog")])}
+    expected["imagenet_c"] = {
+        "macro_acc1": float(1 - wrong.mean()),
+        "mce": float(ce.mean()),
+        "ce_fog": float(ce[list(errors).index("fog")]),
+    }
 
     # ImageNet-9: in9_eval.py with map_to_in9
     mapping = {str(c): (c * 9 // 1000 if c % 10 else -1) for c in range(1000)}
@@ -312,19 +370,30 @@ def folders(tmp_path_factory: pytest.TempPathFactory, bench: Bench, data: list[b
     groups = [f"{g:02d}_thing" for g in range(9)]
     accuracy = {}
     for n, variant in enumerate(("original", "mixed_same", "mixed_rand")):
-        rows = [(f"imagenet_9/bg_challenge/{variant}/val/{name}/fg_{i}_bg_{n}.JPEG", 4000 + 200 * n + 10 * g + i) for g, name in enumerate(groups) for i in range(5)]
+        rows = [
+            (f"imagenet_9/bg_challenge/{variant}/val/{name}/fg_{i}_bg_{n}.JPEG", 4000 + 200 * n + 10 * g + i)
+            for g, name in enumerate(groups)
+            for i in range(5)
+        ]
         best = bench.best(of_folders(root, rows))
         accuracy[variant] = float(np.mean([mapping[str(p)] == k // 5 for k, p in enumerate(best)]))
     put(root / "imagenet_9" / "fg_mask" / "val" / groups[0] / "0.npy", b"no picture")
     gap = accuracy["mixed_same"] - accuracy["mixed_rand"]
     expected["imagenet_9"] = {**{f"acc1_{k}": v for k, v in accuracy.items()}, "bg_gap": gap}
 
-    rows = [(f"imagenet_e/{edit}/{wnid[k]}/{k}.jpg", 6000 + 10 * n + k % 10) for n, edit in enumerate(("full", "rotate")) for k in (10, 21, 32)]
+    rows = [
+        (f"imagenet_e/{edit}/{wnid[k]}/{k}.jpg", 6000 + 10 * n + k % 10)
+        for n, edit in enumerate(("full", "rotate"))
+        for k in (10, 21, 32)
+    ]
     best = bench.best(of_folders(root, rows)).reshape(2, 3)
     expected["imagenet_e"] = {"macro_acc1": float(np.mean(best == [10, 21, 32]))}
 
     several = [[5], [17, 3], [88, 2, 999], [40]] * 4
-    table = [{"image": {"bytes": picture(7000 + i), "path": None}, "label": s, "origin": "x", "english_label": ["a"]} for i, s in enumerate(several)]
+    table = [
+        {"image": {"bytes": picture(7000 + i), "path": None}, "label": s, "origin": "x", "english_label": ["a"]}
+        for i, s in enumerate(several)
+    ]
     target = root / "taesiri--imagenet-hard" / "data" / "validation-00000-of-00001.parquet"
     target.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(table), target)
@@ -353,7 +422,9 @@ def add_watermark(image: torch.Tensor) -> torch.Tensor:
     pil = to_pil_image(image).convert("RGBA")
     layer = Image.new("RGBA", pil.size, (255, 255, 255, 0))
     font = ImageFont.truetype(str(FONT), int(32 / 6.22))
-    ImageDraw.Draw(layer).text(xy=(0.01 * 32, 0.4 * 32), text="捷径捷径捷径", fill=(255, 255, 255, round(0.5 * 255)), font=font)
+    ImageDraw.Draw(layer).text(
+        xy=(0.01 * 32, 0.4 * 32), text="捷径捷径捷径", fill=(255, 255, 255, round(0.5 * 255)), font=font
+    )
     return to_tensor(Image.alpha_composite(pil, layer).convert("RGB"))
 
 
@@ -380,7 +451,11 @@ def test_imagenet_d_asks_with_its_makers_names_and_prompt(tmp_path: Path, bench:
     names = content("task", "imagenet_d")["data"]["classnames"]
     assert len(names) == 113 and names["coffee_or_french_press"] == "coffee or french press"
     folder = list(names)[:20]
-    rows = [(f"imagenet_d/{part}/{name}/{i}.jpg", 100 * i + n) for i, part in enumerate(("background", "texture", "material")) for n, name in enumerate(folder)]
+    rows = [
+        (f"imagenet_d/{part}/{name}/{i}.jpg", 100 * i + n)
+        for i, part in enumerate(("background", "texture", "material"))
+        for n, name in enumerate(folder)
+    ]
     pictures = of_folders(tmp_path, rows)
     put(tmp_path / "imagenet_d" / "questions" / "background.csv", [["question"], ["?"]])
     assert run(tmp_path, bench, "task=imagenet_d") == 0
@@ -394,15 +469,29 @@ def test_imagenet_d_asks_with_its_makers_names_and_prompt(tmp_path: Path, bench:
     ("task", "rows", "message"),
     [
         ("imagenet_c", ["imagenet_c/fog/1/n00000000/a.png"], "the class 'n00000000' is none of ImageNet's"),
-        ("imagenet_c", ["imagenet_c/fogg/1/n01440764/a.png"], "holds no picture whose path ends in {corruption}/{severity}/{class}/*"),
-        ("imagenet_9", ["imagenet_9/original/val/00_dog/a.png", "imagenet_9/in_to_in9.json"], "1 class folders (00_dog, …), and in_to_in9.json speaks of 2"),
+        (
+            "imagenet_c",
+            ["imagenet_c/fogg/1/n01440764/a.png"],
+            "holds no picture whose path ends in {corruption}/{severity}/{class}/*",
+        ),
+        (
+            "imagenet_9",
+            ["imagenet_9/original/val/00_dog/a.png", "imagenet_9/in_to_in9.json"],
+            "1 class folders (00_dog, …), and in_to_in9.json speaks of 2",
+        ),
         ("imagenet_w", [], "SourceHanSerifSC-ExtraLight.otf is missing"),
         ("imagenet_d", ["imagenet_d/texture/alarm_clok/a.png"], "alarm_clock"),
         ("imagenet_e", [], "imagenet_e is not a folder"),
     ],
 )
 def test_what_is_missing_is_named(
-    task: str, rows: list[str], message: str, tmp_path: Path, bench: Bench, data: list[bytes], capsys: pytest.CaptureFixture[str]
+    task: str,
+    rows: list[str],
+    message: str,
+    tmp_path: Path,
+    bench: Bench,
+    data: list[bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_imagenet(tmp_path, data)
     for row in rows:
