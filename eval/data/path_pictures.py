@@ -58,7 +58,7 @@ def read(
     labels, classnames = _classes(config, location, metadata, keys, account)
     flag_deep(deep_files(paths, keys), account)
     samples = Samples(keys=keys, labels=labels, classnames=classnames, metadata=metadata.drop(columns=CLASS))
-    return whole_files(paths, keys), samples
+    return whole_files(paths, keys, cache), samples
 
 
 def _parts(config: DataConfig, location: Path) -> list[str]:

@@ -241,7 +241,8 @@ class Evaluation:
         if self.config.head.save and task.one_head and test.head is not None:
             data = data_config(self.config.tasks[planned.id], self.config.data)
             about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
-            about["of"] = set_key(task, data)
+            if data.language is not None:
+                about["translated"] = set_key(task, data)
             save_head(head_path(self.config.head.save, planned.id), test.head, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 

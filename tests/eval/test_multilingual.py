@@ -24,6 +24,7 @@ from clipeval.results.runs import load
 from scripts.tiny_model import write_tiny_model
 
 SIZE = 4
+RETRIEVAL = ("crossmodal3600", "multilingual_mscoco", "xtd10", "flickr30k_200")
 RECALLS = [f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)]
 
 
@@ -34,13 +35,15 @@ def picture(seed: int) -> bytes:
 
 
 def languages_of(task: str) -> list[str]:
-    return list(map(str, content("task", task)["data"]["languages"]))
+    """Some of them, English among them: each is a task of its own, and takes its time."""
+    known = list(map(str, content("task", task)["data"]["languages"]))
+    return [name for name in known if name in ("de", "en", "quz", "zh", "deu_Latn", "eng_Latn", "zul_Latn")]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("languages")
-    for task in ("crossmodal3600", "multilingual_mscoco", "xtd10", "flickr30k_200"):
+    for task in RETRIEVAL:
         data = content("task", task)["data"]
         folder = root / "data" / data["folder"]
         (folder / "images").mkdir(parents=True)
@@ -74,9 +77,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "runtime.workers=0",
         "runtime.device=cpu",
     ]
+    few = [f"tasks.{task}.data.languages=[{','.join(languages_of(task))}]" for task in RETRIEVAL]
     # Babel-ImageNet's 90 lists of names take minutes: test_languages.py asks in two of them.
     assert (
-        main(["run", "suite=multilingual", "~tasks.babel_imagenet", "model=open_clip", f"model.name={model}", *place])
+        main(
+            [
+                "run",
+                "suite=multilingual",
+                "~tasks.babel_imagenet",
+                *few,
+                "model=open_clip",
+                f"model.name={model}",
+                *place,
+            ]
+        )
         == 0
     )
     return root
@@ -112,8 +126,8 @@ def test_averages_are_means_over_languages(ran: Path, capsys: pytest.CaptureFixt
         assert gap == pytest.approx(0)
     assert openclip_average(list(tables.values())) == pytest.approx(np.mean(every))
     assert f"{np.mean(every):.4f}" in said
-    part = list(csv.DictReader(io.StringIO(said.split("mean of 36,")[0])))
-    assert [row["language"] for row in part] == [*languages_of("crossmodal3600"), "mean of 36"]
+    part = list(csv.DictReader(io.StringIO(said.split('"mean of 3,')[0])))
+    assert [row["language"] for row in part] == [*languages_of("crossmodal3600"), "mean of 4"]
     assert tables["flickr30k-200"].gaps["eng_Latn"] == 0
 
 
