@@ -36,7 +36,7 @@ class LanguageTable:
         metric: its main metric, of which the gaps are.
         scores: float64, a row a language in the set's order, a column a metric.
         gaps: float64 [languages], the main metric less English's; NaN where English was not asked.
-        mean: of each metric over the languages.
+        mean: of each metric over the languages, the main one included.
         interval: of the main metric's mean.
     """
 
@@ -51,9 +51,7 @@ class LanguageTable:
     def table(self) -> pd.DataFrame:
         """What is printed: the languages, their mean, and their mean without English."""
         rows = self.scores.assign(gap=self.gaps)
-        others = rows.loc[
-            [name for name in rows.index if name not in ENGLISH and not math.isclose(rows.loc[name, "gap"], 0)]
-        ]
+        others = rows.loc[[name for name in rows.index if name not in ENGLISH]]
         label = f"mean of {len(rows)}"
         rows.loc[label] = rows.mean()
         if 0 < len(others) < len(self.scores):
@@ -92,7 +90,8 @@ def _of_records(run: Run, key: str, records: Sequence[Record]) -> LanguageTable:
     images = [run.images(record.task) for record in records if record.value is not None]
     interval = average_interval(values, intervals, images) if values else None
     name = str(records[0].group).removesuffix(BY_LANGUAGE)
-    return LanguageTable(key, name, metric, scores, main - english, scores.mean(), interval)
+    mean = pd.Series({**scores.mean().to_dict(), metric: main.mean()}, dtype="float64")
+    return LanguageTable(key, name, metric, scores, main - english, mean, interval)
 
 
 def _regional(by_key: dict[str, Record]) -> LanguageTable | None:
@@ -108,5 +107,6 @@ def _regional(by_key: dict[str, Record]) -> LanguageTable | None:
         {name: (translated.metrics.get(start + name) if translated else None) for name in own.index}, dtype="float64"
     )
     scores = pd.DataFrame({"local": own, "English": other})
-    mean = pd.Series({"local": local.value, "English": translated.value if translated else None}, dtype="float64")
+    english = translated.value if translated else None
+    mean = pd.Series({"local": local.value, "English": english, str(local.metric): local.value}, dtype="float64")
     return LanguageTable(_LOCAL, "CVQA", local.metric, scores, own - other, mean, local.interval)

@@ -147,7 +147,7 @@ class Variants(Relabelled):
         wrong: np.ndarray,
         pictures: np.ndarray,
     ) -> Iterator[tuple[str, Statistic | None]]:
-        errors = dict(self.baseline or ())
+        errors = {} if self.baseline is None else dict(self.baseline)
         others = list(self.versions[1:])
         parts, weights = [], []
         for name, rows in zip(names, groups, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -53,8 +53,8 @@ class WeightedPrompts(Classification):
                 f"got {self.weighting}, {list(self.splits)}, per_class={self.per_class}"
             )
 
-    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, list[str]]:
-        return {"": list(samples["test"].classnames)}
+    def name_lists(self, samples: Mapping[str, Samples]) -> dict[str, Sequence[str]]:
+        return {"": samples["test"].classnames}
 
     def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
         if isinstance(samples["test"].templates, Mapping):

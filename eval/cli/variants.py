@@ -26,10 +26,9 @@ def print_languages(paths: Sequence[Path], format: str) -> int:
         raise ClipevalError("no set was asked in several languages here; `clipeval run suite=multilingual` asks some.")
     for run, tables in found:
         for table in tables:
-            pair = "" if table.interval is None else f", 95% interval of its mean {interval(table.interval)}"
-            title = f"{table.name}: {table.metric} {score(float(table.mean.get(table.metric, float('nan'))))}{pair}"
-            if table.metric not in table.mean:
-                title = f"{table.name}: mean over languages of {table.metric}{pair}"
+            pair = "" if table.interval is None else f" (95% interval {interval(table.interval)})"
+            mean = float(table.mean[table.metric])
+            title = f"{table.name}: {table.metric} over {len(table.scores)} languages {score(mean)}{pair}"
             _print(table.table(), f"{run.label}: {title}" if len(runs) > 1 else title, format, "language")
         if (average := openclip_average(tables)) is not None:
             sets = "Crossmodal-3600 and multilingual MSCOCO, as open_clip's table has it"

@@ -23,7 +23,7 @@ from clipeval.results.published.registry import rows as registry_rows
 from clipeval.results.runs import load
 from scripts.tiny_model import write_tiny_model
 
-SIZE = 4
+SIZE = 12
 RETRIEVAL = ("crossmodal3600", "multilingual_mscoco", "xtd10", "flickr30k_200")
 RECALLS = [f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)]
 
