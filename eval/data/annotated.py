@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.imagenet import annotations, hierarchy_edges, validation_names, wnids_of
+from clipeval.data.imagenet import hierarchy_edges, read_annotations, validation_names, wnids_of
 from clipeval.data.labels import installed
 from clipeval.data.split import DataConfig, Split, split_digest
 from clipeval.tasks.base import Samples
@@ -58,7 +58,9 @@ def _with_annotations(samples: Samples, config: DataConfig, root: str | None) ->
     if config.order is not None:
         order = (Path(root).expanduser() if root else Path()) / config.order
     names = validation_names(samples.keys, samples.labels.tolist(), order)
-    said = annotations(find_file(config.annotations, root), find_file(config.exclude, root) if config.exclude else None)
+    said = read_annotations(
+        find_file(config.annotations, root), find_file(config.exclude, root) if config.exclude else None
+    )
     columns = list(dict.fromkeys(name for row in said.values() for name in row))
     known = [said.get(name, {}) for name in names]
     if not any(known):

@@ -104,7 +104,7 @@ def validation_names(keys: Sequence[str], labels: Sequence[int], order: Path | N
     return [str(row["file_name"]) for row in table.rows]
 
 
-def annotations(path: Path, exclude: Path | None) -> dict[str, dict[str, Any]]:
+def read_annotations(path: Path, exclude: Path | None) -> dict[str, dict[str, Any]]:
     """{name of a validation image: what a file says of it}.
 
     Args:
@@ -116,6 +116,7 @@ def annotations(path: Path, exclude: Path | None) -> dict[str, dict[str, Any]]:
     Raises:
         ClipevalError: a file is missing, or not of that form.
     """
+    found: dict[str, dict[str, Any]]
     if path.is_dir():
         named = [match for file in sorted(path.iterdir()) if (match := _MASK.match(file.name))]
         numbers = class_numbers([match[1] for match in named], path)

@@ -47,7 +47,7 @@ def read(
         row = _row(path.relative_to(location).parts, parts)
         if row is None:
             account.leave_out(path.relative_to(location).as_posix(), f"its path does not end in {config.paths}")
-        elif all(row.get(name) in map(str, values) for name, values in (config.where or {}).items()):
+        elif all(row.get(name) in [str(value) for value in values] for name, values in (config.where or {}).items()):
             rows.append({**row, PICTURE: path.stem})
             paths.append(path)
     if not paths:
