@@ -41,9 +41,8 @@ def read(
         )
     parts = _parts(config, location)
     rows, paths = [], []
-    for path in find_pictures(
-        location, Account()
-    ):  # tables and masks lie there too: what is no picture is none of ours
+    # Tables and masks lie there too: what is no picture is none of ours.
+    for path in find_pictures(location, Account()):
         row = _row(path.relative_to(location).parts, parts)
         if row is None:
             account.leave_out(path.relative_to(location).as_posix(), f"its path does not end in {config.paths}")
