@@ -122,7 +122,7 @@ class Variants(Relabelled):
         names = [str(first[rows[0]]) for rows in groups]
         found.update((f"acc1_{name}", Proportion(hits[rows])) for name, rows in zip(names, groups, strict=True))
         each = predictions.groupby([predictions[name] for name in self.versions], sort=True).indices
-        found["macro_acc1"] = _mean_of_means(hits, list(each.values()), pictures)
+        found["macro_acc1"] = _mean_of_means(hits, [np.asarray(rows) for rows in each.values()], pictures)
         found.update((drop.name, self._drop(drop, predictions, first, hits)) for drop in self._drops)
         if self.baseline is not None:
             found.update(self._errors(predictions, names, groups, ~hits, pictures))
@@ -149,7 +149,8 @@ class Variants(Relabelled):
     ) -> Iterator[tuple[str, Statistic | None]]:
         errors = {} if self.baseline is None else dict(self.baseline)
         others = list(self.versions[1:])
-        parts, weights = [], []
+        parts: list[np.ndarray] = []
+        weights: list[float] = []
         for name, rows in zip(names, groups, strict=True):
             if name not in errors:
                 continue
@@ -160,10 +161,9 @@ class Variants(Relabelled):
             parts += within
             weights += shares
         # Of a part of the corruptions there is no mCE.
-        yield (
-            "mce",
-            _weighted(wrong, parts, np.divide(weights, len(errors)), pictures) if set(errors) <= set(names) else None,
-        )
+        whole = set(errors) <= set(names)
+        weights = [weight / len(errors) for weight in weights]
+        yield "mce", _weighted(wrong, parts, weights, pictures) if whole else None
 
     @property
     def _drops(self) -> tuple[Drop, ...]:

@@ -44,7 +44,7 @@ class Watermark(Classification):
         marked, clean = samples[OUTSIDE], samples["test"]
         there = set(clean.keys)
         both = [key for key in marked.keys if key in there]
-        rows = {split: pd.Index(samples[split].keys).get_indexer(both) for split in ("test", OUTSIDE)}
+        rows = {split: pd.Index(samples[split].keys).get_indexer(pd.Index(both)) for split in ("test", OUTSIDE)}
         if not both:
             raise ValueError(f"{self.key}: the images with a watermark and those without it have no key in common")
         views = {}
