@@ -18,7 +18,7 @@ from clipeval.data.split import data_config
 from clipeval.engine.decode import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth
-from clipeval.engine.plan import Plan, PlannedTask, make_plan, set_key
+from clipeval.engine.plan import Plan, PlannedTask, make_plan, translated
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
 from clipeval.engine.scoring import ScoredTask, score_derived
@@ -239,10 +239,8 @@ class Evaluation:
             run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head and test.head is not None:
-            data = data_config(self.config.tasks[planned.id], self.config.data)
             about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
-            if data.language is not None:
-                about["translated"] = set_key(task, data)
+            about |= translated(task, data_config(self.config.tasks[planned.id], self.config.data))
             save_head(head_path(self.config.head.save, planned.id), test.head, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 

@@ -247,6 +247,12 @@ def set_key(task: Task, data: DataConfig) -> str | None:
     return task.key.removesuffix(f"/{data.language}") if whole else None
 
 
+def translated(task: Task, data: DataConfig) -> dict[str, str]:
+    """What a kept head says of class names that are a translation: `clipeval.models.head_files.save_head`."""
+    key = set_key(task, data)
+    return {} if data.language is None or key is None else {"translated": key}
+
+
 def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mapping[str, str]) -> dict[str, Split]:
     """The splits that a task needs, by its own names for them; `roles`: {that name: the split's name in the data}."""
     root, index = config.data.root, Path(config.cache.root).expanduser() / "index"
