@@ -16,7 +16,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
@@ -51,7 +51,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     def recompose(words: Sequence[str]) -> DictConfig:
         return _hydra([*words, *_searchpath(config_dir)])
 
-    overrides = spell_ood(overrides)
+    overrides = _spell_prompts(spell_ood(overrides))
     try:
         composed = recompose(overrides)
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
@@ -89,6 +89,7 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
     try:
         _one_place(config, choices)
         _name_prompts(config, config_dir)
+        _several_prompts(config, config_dir)
         OmegaConf.resolve(config)
         origin = expand(config)
     except OmegaConfBaseException as problem:
@@ -179,6 +180,43 @@ def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
         name = node.get("prompts") if isinstance(node, DictConfig) else None
         if isinstance(name, str):
             node.prompts = _prompts(name, f"{location}prompts", config_dir)
+
+
+def _spell_prompts(overrides: Sequence[str]) -> list[str]:
+    """`prompts=[a,b]` as `prompt_sets=[a,b]`: to Hydra a list of a group's options is one option made of all."""
+    return [re.sub(r"^prompts=\[", "prompt_sets=[", word) for word in overrides]
+
+
+def _several_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
+    """Puts prompt sets in the place of `prompt_sets`: names, NAME:FILE where a set leaves a file open, or files of one's own."""
+    given = config.get("prompt_sets")
+    if given is None:
+        return
+    if not isinstance(given, ListConfig) or not all(isinstance(word, str) and word for word in given) or len(given) < 2:
+        raise ClipevalError(
+            f"prompts={given}: two prompt sets or more were expected in the list, as in prompts=[openai_imagenet_80,simple]."
+        )
+    found: dict[str, Any] = {}
+    options = group_options("prompts", config_dir)
+    for word in map(str, given):
+        name, _, path = word.partition(":")
+        if name in options:
+            content = OmegaConf.to_container(OmegaConf.load(option_file("prompts", name, config_dir)))
+            assert isinstance(content, dict)
+            gaps = list(_open(content))
+            if bool(path) != bool(gaps):
+                needs = f"leaves {gaps[0]} open: write {name}:FILE" if gaps else "takes no file"
+                raise ClipevalError(f"prompts=[…]: {name} {needs}.")
+            found[name if not path else f"{name}-{Path(path).stem}"] = {**content, **dict.fromkeys(gaps, path)}
+        elif "/" in word or word.endswith((".txt", ".json")):
+            found[Path(word).stem] = {"name": Path(word).stem, "path": word}
+        else:
+            raise ClipevalError(f"prompts=[…]: {nearest('prompt set', name, options)}")
+    if len(found) < len(given):
+        raise ClipevalError(
+            f"prompts=[{','.join(map(str, given))}]: two of them have one name; each becomes a task of its own."
+        )
+    config.prompt_sets = found
 
 
 def _prompts(name: str, key: str, config_dir: str | Path | None) -> dict[str, Any]:

@@ -105,13 +105,16 @@ MODEL = {
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs")),
+    "kind": Value(
+        str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths")
+    ),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
     "samples": COUNT_OR_NULL,
     "classes": COUNT_OR_NULL,
-    "convert": Value(str, choices=("rgb_first", "as_decoded")),
+    "convert": Value(str, choices=("rgb_first", "as_decoded", "watermark")),
+    "font": TEXT_OR_NULL,
     "fields": Value(list),
     "label": TEXT_OR_NULL,
     "caption": TEXT_OR_NULL,
@@ -129,6 +132,13 @@ DATA = {
     "first": Value(int, null=True, least=1),
     "clean": Value(str, null=True, choices=("first_line", "one_line", "sentences")),
     "box": Value(list),
+    "paths": TEXT_OR_NULL,
+    "accepted": TEXT_OR_NULL,
+    "annotations": TEXT_OR_NULL,
+    "order": TEXT_OR_NULL,
+    "exclude": TEXT_OR_NULL,
+    "hierarchy": TEXT_OR_NULL,
+    "heights": TEXT_OR_NULL,
     "language": TEXT_OR_NULL,
     "languages": Value(list),
     "hub": TEXT_OR_NULL,
@@ -153,7 +163,17 @@ TASK = {
     "ties": Value(str, choices=("first", "reference")),
     "notes": Value(list),
 }
-PROMPTS = {"name": TEXT, "templates": Value(list), "path": TEXT, "source": TEXT}
+PROMPTS = {
+    "name": TEXT,
+    "templates": Value(list),
+    "path": TEXT,
+    "source": TEXT,
+    "descriptors": TEXT,
+    "waffle": Value(int, least=1),
+    "seed": Value(int, least=0),
+    "words": TEXT,
+    "aggregate": Value(str, choices=("vectors", "cosines")),
+}
 
 
 def check(config: DictConfig) -> None:
@@ -165,7 +185,7 @@ def check(config: DictConfig) -> None:
     from omegaconf import OmegaConf  # shell completion reads the choices above, and need not wait for it
 
     values = _mapping("config", OmegaConf.to_container(config, resolve=True))
-    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "protocol", "language"])
+    _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "prompt_sets", "protocol", "language"])
     for section, known in CONFIG.items():
         _section(section, values.get(section), known)
         for key in known:
@@ -313,6 +333,13 @@ def task_fields(location: str, target: object) -> list[str]:
     return [field.name for field in dataclasses.fields(found)]
 
 
+def asks_with_prompts(target: str) -> bool:
+    """Whether a class of tasks puts class names into prompts: it has one list of classes, or weighs templates."""
+    module, _, name = target.rpartition(".")
+    found = getattr(import_module(module), name, None)
+    return bool(getattr(found, "one_head", False)) or getattr(found, "protocol", "") == "weighted_prompts"
+
+
 def _prompts(location: str, value: object) -> None:
     if value is None:
         return
@@ -322,7 +349,7 @@ def _prompts(location: str, value: object) -> None:
     for key, item in prompts.items():
         if item is not None:
             PROMPTS[key].check(f"{location}.{key}", item)
-    given = [key for key in ("templates", "path", "source") if prompts.get(key)]
+    given = [key for key in ("templates", "path", "source", "descriptors", "waffle") if prompts.get(key)]
     if len(given) > 1:
         raise ClipevalError(f"{location} has both {given[0]} and {given[1]}; give one.")
 

@@ -1,4 +1,5 @@
-"""One task, asked in several ways: by another protocol (`protocol=linear_probe`), in other languages (`language=[de,fr]`).
+"""One task, asked in several ways: by another protocol (`protocol=linear_probe`), in other languages (`language=[de,fr]`), with
+other prompts (`prompts=[simple,cupl]`).
 
 Each way is a task of its own, with its own name and record. What they share, the images, is embedded once.
 """
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.ood import each_outside
-from clipeval.configs.schema import task_fields
+from clipeval.configs.schema import asks_with_prompts, task_fields
 
 _OF = "variant of"
 """A key of a task while variants are made of it: the task's name."""
@@ -40,6 +41,8 @@ def expand(config: DictConfig) -> dict[str, str]:
         nodes = _by_protocol(nodes, protocol, content)
     if content.get("language") is not None:
         nodes = _in_languages(nodes, content["language"])
+    if content.get("prompt_sets") is not None:
+        nodes = _with_prompts(nodes, content["prompt_sets"])
     origin = {name: node.pop(_OF) for name, node in nodes.items()}
     config.tasks = nodes
     return origin
@@ -82,13 +85,35 @@ def _made(node: Mapping[str, Any], protocol: Mapping[str, Any], settings: Mappin
 
 def _in_languages(nodes: Tasks, wanted: object) -> Tasks:
     found: Tasks = {}
+    several = {name for name, node in nodes.items() if (node.get("data") or {}).get("languages")}
     for name, node in nodes.items():
+        if wanted == "all" and several and name not in several:  # a set of one language has been asked in all of them
+            found[name] = node
+            continue
         for language in _languages(name, node, wanted):
             made = copy.deepcopy(node)
             made["data"]["language"] = language
             made["key"], made["name"] = f"{node['key']}/{language}", f"{node['name']}, {language}"
             made["group"] = f"{node['name']} by language"
             found[f"{name}-{language}"] = made
+    return found
+
+
+def _with_prompts(nodes: Tasks, sets: Mapping[str, Any]) -> Tasks:
+    """Every classification once with each prompt set."""
+    others = [name for name, node in nodes.items() if not asks_with_prompts(str(node["_target_"]))]
+    if others:
+        raise ClipevalError(
+            f"prompts=[…] asks about class names in several ways, and {', '.join(others)} ask otherwise. Leave them out: "
+            f"{' '.join(f'~tasks.{name}' for name in others)}"
+        )
+    found: Tasks = {}
+    for name, node in nodes.items():
+        for prompts, content in sets.items():
+            made = {**copy.deepcopy(node), "prompts": copy.deepcopy(content)}
+            made["key"], made["name"] = f"{node['key']}/{prompts}", f"{node['name']}, {prompts}"
+            made["group"] = f"{node['name']} by prompts"
+            found[f"{name}-{prompts}"] = made
     return found
 
 

@@ -207,7 +207,7 @@ def _compare_task(
     if a is None or b is None:
         return None, pd.DataFrame()
     if matched and a.units == b.units:
-        interval, p, test = _test(a, b, draws, seed)
+        interval, p, test = paired_test(a, b, draws, seed)
         wins, losses, apart = _disagreements(task, metric, (frame_a, all_a), (frame_b, all_b))
     else:
         interval, p, test = _unpaired(a, b, seed)
@@ -256,7 +256,7 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
     return a, b, True, remarks
 
 
-def _test(a: Statistic, b: Statistic, draws: int, seed: int) -> tuple[Interval, float, str]:
+def paired_test(a: Statistic, b: Statistic, draws: int, seed: int) -> tuple[Interval, float, str]:
     """The paired interval of b - a, the p-value, and the test's name."""
     if isinstance(a, Proportion) and isinstance(b, Proportion):
         wins = int(np.count_nonzero(b.values > a.values))

@@ -123,6 +123,8 @@ def draw(chart: Chart, format: str, size: tuple[float, float] = SIZE, style: Any
         for trace in chart.figure.data:
             if trace.type == "scatter":
                 _points(axes, trace)
+            elif trace.type == "heatmap":
+                _map(axes, trace)
         for shape in layout.shapes or ():
             axes.axhline(shape.y0, color=shape.line.color, linestyle="--", linewidth=1)
         if layout.xaxis.type == "log":
@@ -159,6 +161,23 @@ def _bars(axes: Any, bars: Sequence[Any]) -> None:
         slant = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if len("  ".join(names)) > 60 else {}
         axes.set_xticks(range(len(names)), names, **slant)
         axes.grid(axis="x", visible=False)
+
+
+def _map(axes: Any, trace: Any) -> None:
+    """Cells with what they say; the further below 0, the darker."""
+    import numpy as np
+
+    values = np.array(trace.z, dtype=float)
+    low = min(float(np.nanmin(values)), -1e-9)
+    axes.grid(visible=False)
+    axes.imshow(values, cmap="Blues_r", vmin=low, vmax=max(0.0, float(np.nanmax(values))), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            words = str(trace.customdata[row][column]).replace("<br>", "\n")
+            dark = value < low * 0.55
+            axes.text(column, row, words, ha="center", va="center", fontsize=5.5, color="white" if dark else "#10161d")
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _points(axes: Any, trace: Any) -> None:

@@ -6,16 +6,22 @@ from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.calibration import Calibration
 from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
+from clipeval.tasks.factors import Factors
 from clipeval.tasks.groups import GroupMetrics
+from clipeval.tasks.hierarchy import Hierarchy
 from clipeval.tasks.means import Drop
 from clipeval.tasks.multilabel import MultiLabel
 from clipeval.tasks.out_of_distribution import OutOfDistribution
 from clipeval.tasks.pairs import Pairs
 from clipeval.tasks.probe import LinearProbe
+from clipeval.tasks.relabelled import Relabelled, Variants
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
 from clipeval.tasks.statistics import Statistic
-from clipeval.tasks.zero_shot import Templates
+from clipeval.tasks.tree import Tree
+from clipeval.tasks.watermark import Watermark
+from clipeval.tasks.weighted import WeightedPrompts
+from clipeval.tasks.zero_shot import Pooling, Templates
 
 __all__ = [
     "Association",
@@ -25,12 +31,16 @@ __all__ = [
     "Captioning",
     "Classification",
     "Drop",
+    "Factors",
     "GroupMetrics",
     "Harm",
+    "Hierarchy",
     "LinearProbe",
     "MultiLabel",
     "OutOfDistribution",
     "Pairs",
+    "Pooling",
+    "Relabelled",
     "Retrieval",
     "Samples",
     "Scores",
@@ -38,4 +48,8 @@ __all__ = [
     "Statistic",
     "Task",
     "Templates",
+    "Tree",
+    "Variants",
+    "Watermark",
+    "WeightedPrompts",
 ]

@@ -20,7 +20,8 @@ import torch
 
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.ties import RULES, Ties, ranges
-from clipeval.tasks.zero_shot import Templates
+from clipeval.tasks.tree import Tree
+from clipeval.tasks.zero_shot import Pooling, Templates
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ class Samples:
     classnames: Sequence[str] = ()
     """C names; the position is the label."""
     templates: Templates = ()
+    pooling: Pooling = field(default=Pooling())
+    """How the prompts of a class become its vector."""
     head: torch.Tensor | None = None
     """float32 [C, D], class vectors that are given, in place of what class names and templates would make."""
     positions: np.ndarray | None = None
     """int64 [N], the places in the split of the images that are spoken of, where a question concerns some of them only."""
+    tree: Tree | None = None
+    """Where the classes stand in a hierarchy."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,10 @@ class Task(ABC):
     ) -> Answers:
         """What `predict` gives, and the same under other orders of equal scores; arguments as of `predict`."""
         return Answers(self.predict(images, texts, samples))
+
+    def from_classification(self, predictions: pd.DataFrame, samples: Mapping[str, Samples]) -> pd.DataFrame | None:
+        """The same table, made of what a plain classification predicted for these images; None: it takes the embeddings."""
+        return None
 
     @abstractmethod
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from clipeval.tasks.statistics import OneValueAUnit
+from clipeval.tasks.statistics import OneValueAUnit, Proportion, Statistic, pick
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,38 @@ class PairedDifference(RealMean):
             spread, n = 1 / np.sqrt(n + 1), n + 1
         low, high = self._around(spread, n, level)
         return max(-1.0, low), min(1.0, high)
+
+
+class UnpairedDifference(Statistic):
+    """The share of hits in one group less that in another, of different things: ImageNet-9's pictures on two kinds of background.
+
+    The interval joins Wilson's of both (Newcombe, Statistics in Medicine 17, 1998, method 10).
+    """
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        """`first`, `second`: bool [n] and [m], at least one each."""
+        self.parts = Proportion(first), Proportion(second)
+        self.units = self.parts[0].units + self.parts[1].units
+
+    @property
+    def value(self) -> float:
+        return self.parts[0].value - self.parts[1].value
+
+    def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+        (low, high), (other_low, other_high) = (part.interval(level) for part in self.parts)
+        first, second = (part.value for part in self.parts)
+        down, up = np.hypot(first - low, other_high - second), np.hypot(high - first, second - other_low)
+        return float(max(-1.0, self.value - down)), float(min(1.0, self.value + up))
+
+    def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
+        values = pick(np.concatenate([part.values for part in self.parts]), units)
+        inside = pick(np.arange(self.units) < self.parts[0].units, units)
+        weights = np.asarray(weights, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            means = [weights[:, rows] @ values[rows] / weights[:, rows].sum(axis=1) for rows in (inside, ~inside)]
+        return np.asarray(means[0] - means[1])
+
+    def rows(self) -> np.ndarray:
+        return np.column_stack(
+            [np.concatenate([part.values for part in self.parts]), np.arange(self.units) < self.parts[0].units]
+        )

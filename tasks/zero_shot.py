@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,38 @@ if TYPE_CHECKING:  # whose templates are of the type below
 
 Templates = Sequence[str] | Mapping[str, Sequence[str]]
 """Prompt templates, `{c}` standing for the class name; or, for class-specific prompts, {class name: prompts}."""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How a class's prompts become its vector.
+
+    Attributes:
+        weights: of each template, or {class name: of each of its prompts}; None: all alike.
+        cosines: whether the score of a class is the mean of its prompts' cosines, as DCLIP and WaffleCLIP have it: then the mean
+            of the prompts' vectors is not normalised again.
+    """
+
+    weights: tuple[float, ...] | Mapping[str, tuple[float, ...]] | None = None
+    cosines: bool = False
+
+    def of_classes(self, classnames: Sequence[str], counts: Sequence[int]) -> list[float] | None:
+        """The weight of every prompt, class by class.
+
+        Raises:
+            ValueError: a class has another number of them than of prompts, or they are negative or sum to 0.
+        """
+        if self.weights is None:
+            return None
+        found: list[float] = []
+        for name, count in zip(classnames, counts, strict=True):
+            own = self.weights[name] if isinstance(self.weights, Mapping) else self.weights
+            if len(own) != count or min(own) < 0 or not sum(own) > 0:
+                raise ValueError(
+                    f"the {count} prompts of {name!r} need a weight each, none negative and not all 0; got {list(own)}"
+                )
+            found += [weight / sum(own) for weight in own]
+        return found
 
 
 def class_prompts(classnames: Sequence[str], templates: Templates) -> list[list[str]]:
@@ -61,7 +94,9 @@ def prompt_counts(classnames: Sequence[str], templates: Templates) -> list[int]:
     return [len(templates)] * len(classnames)
 
 
-def zero_shot_classifier(texts: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+def zero_shot_classifier(
+    texts: torch.Tensor, counts: Sequence[int], weights: Sequence[float] | None = None, normalise: bool = True
+) -> torch.Tensor:
     """Class vectors: L2-normalise every prompt, take the mean of each class, L2-normalise it.
 
     As open_clip's and clip_benchmark's `zero_shot_classifier`.
@@ -69,6 +104,8 @@ def zero_shot_classifier(texts: torch.Tensor, counts: Sequence[int]) -> torch.Te
     Args:
         texts: float32 [T, D], the prompts' embeddings, class by class.
         counts: the prompts of each of C classes; their sum is T.
+        weights: T of them, those of a class of sum 1; None: a plain mean.
+        normalise: False: the mean stays as it is, so that its product with an image is the mean of the prompts' cosines.
 
     Returns:
         float32 [C, D].
@@ -76,11 +113,14 @@ def zero_shot_classifier(texts: torch.Tensor, counts: Sequence[int]) -> torch.Te
     if len(texts) != sum(counts):
         raise ValueError(f"{sum(counts)} prompts were asked for, but there are {len(texts)} embeddings")
     texts = F.normalize(texts.float(), dim=-1)
-    if len(set(counts)) == 1:
+    if weights is not None:
+        weighted = texts * torch.tensor(weights, dtype=torch.float32, device=texts.device)[:, None]
+        means = torch.stack([part.sum(dim=0) for part in torch.split(weighted, list(counts))])
+    elif len(set(counts)) == 1:
         means = texts.view(len(counts), counts[0], -1).mean(dim=1)
     else:
         means = torch.stack([part.mean(dim=0) for part in torch.split(texts, list(counts))])
-    return torch.div(means, means.norm(dim=-1, keepdim=True))
+    return torch.div(means, means.norm(dim=-1, keepdim=True)) if normalise else means
 
 
 def head_texts(samples: Samples) -> list[str]:
@@ -96,7 +136,10 @@ def classifier_weights(texts: torch.Tensor, samples: Samples) -> torch.Tensor:
     """
     given = samples.head
     if given is None:
-        return zero_shot_classifier(texts, prompt_counts(samples.classnames, samples.templates))
+        counts, pooling = prompt_counts(samples.classnames, samples.templates), samples.pooling
+        return zero_shot_classifier(
+            texts, counts, pooling.of_classes(samples.classnames, counts), normalise=not pooling.cosines
+        )
     if len(given) != len(samples.classnames):
         raise ValueError(f"the given head has {len(given)} classes, and the set has {len(samples.classnames)}")
     return given

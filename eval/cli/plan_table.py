@@ -39,17 +39,19 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
     images = 0
     texts = TextStore(evaluation.stores.root, text_parts(evaluation.handle, options))
     for planned in plan.tasks:
-        left = _left(planned, evaluation.stores, seen) if planned.state != "done" else 0
+        done = planned.state == "done" or planned.derived is not None
+        left = 0 if done else _left(planned, evaluation.stores, seen)
         images += left
         total = sum(len(split.images) for split in planned.splits.values())
-        why = "; ".join((*planned.why, *planned.flags))
+        made = [f"made of the predictions of {planned.derived.task}"] if planned.derived is not None else []
+        why = "; ".join((*planned.why, *made, *planned.flags))
         table.add_row(planned.id, f"{total:,}", f"{left:,}", f"{len(set(planned.texts)):,}", WORDS[planned.state], why)
     for name, problem in plan.problems.items():
         table.add_row(name, "", "", "", "[red]missing[/red]", problem)
     for name, why in plan.skipped.items():
         table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
     console.print(table)
-    prompts = len(texts.missing(text for planned in plan.open for text in planned.texts))
+    prompts = len(texts.missing(text for planned in plan.open if planned.derived is None for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(evaluation, plan)), highlight=False)
     if options.pixels is not None:
         needed = growth(plan.open, evaluation.handle.preprocess, options, evaluation.stores)

@@ -51,6 +51,8 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
     )
+    report.add_argument("--languages", action="store_true", help="instead, a row a language, gaps to English, averages")
+    report.add_argument("--prompts", action="store_true", help="instead, what each of several prompt sets does")
     _add_trust(report)
     report.set_defaults(command=_report, overrides=False)
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
@@ -106,6 +108,14 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
         for path in arguments.runs:
             _stored(path, arguments)
         return _report_groups(arguments.runs, _trusted(arguments))
+    if arguments.languages or arguments.prompts:
+        from clipeval.cli.variants import print_languages, print_prompts
+
+        if arguments.languages:
+            return print_languages(arguments.runs, arguments.format)
+        for path in arguments.runs:
+            _stored(path, arguments)
+        return print_prompts(arguments.runs, arguments.format, _trusted(arguments))
     if arguments.figures is not None:
         from clipeval.results.figures import figures
 

@@ -19,14 +19,16 @@ import yaml
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account, is_litter
 from clipeval.data.depth import HEAD, flag_deep, is_deep
+from clipeval.data.imagenet import accepted_text
 from clipeval.data.images import digest_of
-from clipeval.data.labels import classes_of
+from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
 from clipeval.data.split import DataConfig
 from clipeval.data.splits import choose_files, same_split
 from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
+from clipeval.tasks.relabelled import ACCEPTED
 
 GROUPS = 2
 """Row groups whose images a process keeps."""
@@ -275,7 +277,7 @@ def _declared(location: Path, known: dict[str, Path]) -> dict[str, list[str]]:
 
 
 def _check_columns(config: DataConfig, names: Sequence[str], location: str) -> None:
-    for column in filter(None, (config.image, config.caption, config.label)):
+    for column in filter(None, (config.image, config.caption, config.label, config.accepted)):
         if not has_column(names, column):
             raise ClipevalError(f"{location}: {nearest('column', column, names)}")
 
@@ -286,7 +288,7 @@ def _head(column: str, names: Sequence[str]) -> str:
 
 def _answers(config: DataConfig, names: Sequence[str]) -> set[str]:
     """The columns that labels and captions lie in."""
-    return {_head(column, names) for column in (config.label, config.caption) if column is not None}
+    return {_head(column, names) for column in (config.label, config.caption, config.accepted) if column is not None}
 
 
 def _beside_images(config: DataConfig, names: Sequence[str]) -> list[str]:
@@ -355,7 +357,15 @@ def _samples(
     labels = captions = None
     classnames: list[str] = []
     rows = list(_cells(table, config))
-    if config.label is not None:
+    accepted: list[str] = []
+    if config.accepted is not None:
+        known = given_names(config, location) or ()
+        lists = [cell(row, config.accepted) for row in rows]
+        accepted = [accepted_text(v, images.location(i), len(known)) for i, v in enumerate(lists)]
+        if not all(accepted):
+            raise ClipevalError(f"{images.location(accepted.index(''))}: no class is accepted.")
+        labels, classnames = np.array([int(v[0]) for v in lists], dtype=np.int64), list(known)
+    elif config.label is not None:
         declared = (features.get(config.label) or {}).get("names") or ()
         places = [f"{images.location(i)}, column {config.label!r}" for i in range(len(images))]
         labels, classnames = classes_of(
@@ -363,8 +373,11 @@ def _samples(
         )
     if config.caption is not None:
         captions = [texts_of(cell(row, config.caption), "the caption") for row in rows]
-    used = {config.label, config.caption, *(str(c).partition(".")[0] for c in (config.label, config.caption))}
+    answers = config.label, config.caption, config.accepted
+    used = {*answers, *(str(column).partition(".")[0] for column in answers)}
     names = [name for name in table.column_names if name not in used and plain.get(name) in _PLAIN]
     metadata = pd.DataFrame({name: table[name].to_pylist() for name in names}, index=range(len(images)))
+    if accepted:
+        metadata[ACCEPTED] = accepted
     keys = [f"{number:08d}" for number in images.numbers]
     return Samples(keys=keys, labels=labels, captions=captions, metadata=metadata, classnames=classnames)

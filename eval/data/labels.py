@@ -24,6 +24,8 @@ from clipeval.results import safe_json
 if TYPE_CHECKING:
     from clipeval.data.split import DataConfig
 
+IMAGENET = "imagenet1k"
+"""`data.classnames` of ImageNet's 1,000 classes, in its order."""
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 _WNID = re.compile(r"n[0-9]{8}", re.ASCII)
@@ -73,7 +75,7 @@ def classes_of(
 
 
 def given_names(config: DataConfig, location: Path) -> list[str] | Mapping[str, str] | None:
-    """`data.classnames` as a list or {label: name}: written out, or in a file below the set's folder or this one.
+    """`data.classnames` as a list or {label: name}: written out, in a file below the set's folder or this one, or `IMAGENET`.
 
     Raises:
         ClipevalError: there is no such file, or it is not of that form.
@@ -85,6 +87,8 @@ def given_names(config: DataConfig, location: Path) -> list[str] | Mapping[str, 
         return {str(label): str(name) for label, name in value.items()}
     if not isinstance(value, str):
         return list(value)
+    if value == IMAGENET:
+        return list(_imagenet_names())
     tried = [(location if location.is_dir() else location.parent) / value, Path(value).expanduser()]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
@@ -132,7 +136,7 @@ def named_wnids(names: Sequence[str], location: str, account: Account) -> list[s
 
 @lru_cache(maxsize=1)
 def _wnid_names() -> dict[str, str]:
-    folder = _installed("timm") / "data" / "_info"
+    folder = installed("timm") / "data" / "_info"
     lemmas = dict(
         line.split("\t", 1)
         for line in (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").split("\n")
@@ -145,11 +149,11 @@ def _wnid_names() -> dict[str, str]:
 
 def _imagenet_names() -> Sequence[str]:
     """open_clip's, from the file that holds nothing else: to import the package takes seconds."""
-    names: Sequence[str] = runpy.run_path(str(_installed("open_clip") / "zero_shot_metadata.py"))["IMAGENET_CLASSNAMES"]
+    names: Sequence[str] = runpy.run_path(str(installed("open_clip") / "zero_shot_metadata.py"))["IMAGENET_CLASSNAMES"]
     return names
 
 
-def _installed(package: str) -> Path:
+def installed(package: str) -> Path:
     """The folder of a package, which is not imported."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations

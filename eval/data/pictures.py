@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,8 @@ from PIL import Image
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
 from clipeval.data.images import FileImages, digest_of
+from clipeval.results.files import write_atomically
+from clipeval.results.stamp import settled, stamp
 
 NOT_PICTURES = frozenset(
     {
@@ -101,17 +105,37 @@ def _is_picture(path: Path, account: Account, base: Path) -> bool:
     return False
 
 
-def whole_files(paths: list[Path], keys: list[str]) -> FileImages:
-    """Images that are files of their own."""
-    sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
+def whole_files(paths: list[Path], keys: list[str], cache: Path | None = None) -> FileImages:
+    """Images that are files of their own.
+
+    Args:
+        cache: where the digest of their content is remembered, by their paths, sizes and times; None: it is read anew.
+    """
+    stats = [path.stat() for path in paths]
+    sizes = np.array([stat.st_size for stat in stats], dtype=np.int64)
     return FileImages(
         files=[str(path) for path in paths],
         file=np.arange(len(paths), dtype=np.int32),
         offset=np.zeros(len(paths), dtype=np.int64),
         size=sizes,
         keys=keys,
-        digest=_content_digest(paths),
+        digest=_remembered(paths, stats, cache),
     )
+
+
+def _remembered(paths: list[Path], stats: list[os.stat_result], cache: Path | None) -> str:
+    """The digest of the files' content. ImageNet-C's are four million of 110 GB, which are not to be read for each plan."""
+    if cache is None or not all(map(settled, stats)):
+        return _content_digest(paths)
+    known = (json.dumps([str(path.resolve()), *stamp(stat)]) for path, stat in zip(paths, stats, strict=True))
+    memo = cache / "folders" / digest_of(*known)
+    try:
+        return memo.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        digest = _content_digest(paths)
+    with contextlib.suppress(OSError):  # a full or read-only cache costs time, nothing else
+        write_atomically(memo, digest.encode())
+    return digest
 
 
 def _content_digest(paths: list[Path]) -> str:

@@ -24,7 +24,7 @@ class DataConfig:
     """The `data` part of a task's config: where its images are and what the facts say of them."""
 
     kind: str = "webdataset"
-    """webdataset | folder | table | captions | caption_rows | huggingface | pairs"""
+    """webdataset | folder | table | captions | caption_rows | huggingface | pairs | paths"""
     folder: str | None = None
     """The set's folder below `data.root`."""
     path: str | None = None
@@ -36,7 +36,10 @@ class DataConfig:
     classes: int | None = None
     """How many classes there are; another count is flagged."""
     convert: Convert = "rgb_first"
-    """rgb_first: to RGB, then resize (webdataset sets). as_decoded: resize, then to RGB (sets from Hugging Face)."""
+    """rgb_first: to RGB, then resize (webdataset sets). as_decoded: resize, then to RGB (sets from Hugging Face). watermark:
+    as rgb_first, and ImageNet-W's watermark in `font`."""
+    font: str | None = None
+    """Of `convert: watermark`: a file below `data.root`."""
     fields: tuple[str, ...] = ()
     """Names of the values in each sample's metadata."""
     label: str | None = None
@@ -71,6 +74,21 @@ class DataConfig:
     """What is done to captions: `clipeval.data.caption_rows`."""
     box: tuple[str, ...] = ()
     """Pairs: columns of left, top, width and height of what is shown of a picture."""
+    paths: str | None = None
+    """How the pictures' paths end, and what their parts say: `clipeval.data.path_pictures`."""
+    accepted: str | None = None
+    """What says which classes are right where several are: of a Hugging Face set a column, else a JSON file {class: group}."""
+    annotations: str | None = None
+    """A file beside the set that says more of ImageNet's validation images: `clipeval.data.annotated`. This and what follows lie
+    below `data.root`."""
+    order: str | None = None
+    """A table of those images in the set's order, where its keys do not name them."""
+    exclude: str | None = None
+    """A table of images whose annotations are left out."""
+    hierarchy: str | None = None
+    """A file of the classes' hierarchy, lines `parent child`."""
+    heights: str | None = None
+    """A file of its nodes' distances; None: heights are those of the hierarchy itself."""
     language: str | None = None
     """The language of the captions, or of the class names, where there are several."""
     languages: tuple[str, ...] = ()
@@ -251,7 +269,16 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import caption_files, caption_rows, huggingface, image_folder, pairs, table, webdataset
+    from clipeval.data import (
+        caption_files,
+        caption_rows,
+        huggingface,
+        image_folder,
+        pairs,
+        path_pictures,
+        table,
+        webdataset,
+    )
 
     return {
         "webdataset": webdataset.read,
@@ -261,6 +288,7 @@ def _readers() -> dict[str, Reader]:
         "caption_rows": caption_rows.read,
         "huggingface": huggingface.read,
         "pairs": pairs.read,
+        "paths": path_pictures.read,
     }
 
 
@@ -299,4 +327,5 @@ def split_digest(images: Images, samples: Samples) -> str:
         samples.metadata.to_csv(index=False),
         json.dumps(list(samples.classnames)),
         *([] if samples.positions is None else [samples.positions.tobytes()]),
+        *([] if samples.tree is None else [json.dumps([samples.tree.paths, samples.tree.heights], sort_keys=True)]),
     )

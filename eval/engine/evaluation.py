@@ -14,17 +14,19 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.split import data_config
 from clipeval.engine.decode import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth
-from clipeval.engine.plan import Plan, PlannedTask, make_plan
+from clipeval.engine.plan import Plan, PlannedTask, make_plan, translated
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
-from clipeval.engine.scoring import ScoredTask
+from clipeval.engine.scoring import ScoredTask, score_derived
 from clipeval.engine.store import ChunkRange, key_of
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import Encoder, ModelHandle, pick_device, resolve
 from clipeval.models.check import Report, check_once, remembered
+from clipeval.models.handle import scale_of
 from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.results.fingerprint import identity_differences
@@ -50,6 +52,8 @@ class Evaluation:
     """{task: why} of what `prepare` left out with `data.on_missing=skip`."""
     _opened: Sequence[str] = ()
     _doubts: list[str] = field(default_factory=list)
+    _unscaled: Sequence[PlannedTask] = ()
+    """Tasks that wait for the model's logit_scale until it is loaded."""
     _batch_size: int | None = None
     """What the stream used last."""
 
@@ -138,6 +142,9 @@ class Evaluation:
 
     def inspect(self, encoder: Encoder) -> None:
         """Says what is doubtful about the model before anything is believed of it, and notes it in `run.json`."""
+        if self._unscaled:
+            self._tell_scale(self._unscaled, scale_of(encoder))
+            self._unscaled = ()
         known = len(self._doubts)
         report = check_once(self.handle, encoder, Path(self.config.cache.root).expanduser())
         self.doubt(report, self.handle.checkpoint_flags())  # known, now that it is loaded
@@ -233,6 +240,7 @@ class Evaluation:
         )
         if self.config.head.save and task.one_head and test.head is not None:
             about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
+            about |= translated(task, data_config(self.config.tasks[planned.id], self.config.data))
             save_head(head_path(self.config.head.save, planned.id), test.head, test.classnames, about)
         return self.folder.write(record, scores.predictions)
 
@@ -322,14 +330,27 @@ class Evaluation:
                 planned.state, planned.why = "todo", ("its head is not kept yet",)
 
     def _give_scale(self, plan: Plan) -> None:
-        """Tells the tasks that turn cosines into probabilities the model's own scale, for which it has to be loaded."""
-        for planned in plan.open:
-            if planned.task.scaled and getattr(planned.task, "logit_scale", None) is None:
-                scale = self.handle.logit_scale
-                if scale is None:
-                    said = "the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it"
-                    planned.warnings = (*planned.warnings, said)
-                planned.task = planned.task.with_scale(100.0 if scale is None else scale)
+        """Tells the tasks that turn cosines into probabilities the model's own scale.
+
+        Where the model is loaded for images anyway, `inspect` tells them; else its text tower is loaded for it.
+        """
+        wanted = [
+            planned
+            for planned in plan.open
+            if planned.task.scaled and getattr(planned.task, "logit_scale", None) is None
+        ]
+        whole = not any(planned.part for planned in plan.open)
+        if wanted and whole and any(len(self.stores.of(s).missing) for p in plan.open for s in p.features.values()):
+            self._unscaled = wanted
+        elif wanted:
+            self._tell_scale(wanted, self.handle.logit_scale)
+
+    def _tell_scale(self, wanted: Sequence[PlannedTask], scale: float | None) -> None:
+        for planned in wanted:
+            if scale is None:
+                said = "the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it"
+                planned.warnings = (*planned.warnings, said)
+            planned.task = planned.task.with_scale(100.0 if scale is None else scale)
 
     def relabel(self, planned: PlannedTask) -> None:
         """Another main metric, name or footnote needs no computing: the record that stands is amended."""
@@ -353,6 +374,9 @@ def run_planned(runs: Sequence[tuple[Evaluation, Plan]]) -> list[ModelRun]:
     Raises:
         ClipevalError: see `clipeval.engine.runner.run_tasks`.
     """
+    for evaluation, plan in runs:
+        for line in score_derived(plan.open, evaluation.folder, evaluation.write_record):
+            evaluation.say(line)
     models = [evaluation.model_run(plan) for evaluation, plan in runs]
     with ExitStack() as stack:
         failed = []

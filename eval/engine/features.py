@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,10 +11,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
 from clipeval.data.split import DataConfig, Split
 from clipeval.engine.store import ImageStore, key_of
 from clipeval.models import ModelHandle, image_precision
+from clipeval.preprocess import watermark
 from clipeval.preprocess.transforms import Convert
 from clipeval.tasks.base import Task
 
@@ -57,10 +60,13 @@ def feature_specs(
 ) -> dict[str, FeatureSpec]:
     """What a task needs of each of its splits."""
     runtime = config.runtime
+    convert, drawn = data.convert, data.convert
+    if convert == "watermark":
+        convert, drawn = _watermark(data, config, handle)
     how = {
         **handle.output_parts(task.output),
         "preprocess": runtime.preprocess if handle.preprocess.exact else "own",
-        "convert": data.convert,
+        "convert": drawn,
         "precision": image_precision(runtime.precision, task.mixed, runtime.device),
     }
     if runtime.deterministic:  # the same bits want the same batches: kept apart from embeddings made otherwise
@@ -68,10 +74,31 @@ def feature_specs(
     label, limits = f"{handle.name}, {task.name}", (data.max_pixels, data.max_text_chunk)
     return {
         role: FeatureSpec(
-            {**how, "data": split.images.digest}, split.images, data.convert, task.mixed, task.output, label, *limits
+            {**how, "data": split.images.digest}, split.images, convert, task.mixed, task.output, label, *limits
         )
         for role, split in splits.items()
     }
+
+
+def _watermark(data: DataConfig, config: DictConfig, handle: ModelHandle) -> tuple[str, str]:
+    """How the decoders are told of ImageNet-W's watermark, and what embeddings depend on: its font's content.
+
+    Raises:
+        ClipevalError: the font is not there, or the model's own transform leaves no place to draw.
+    """
+    if not handle.preprocess.exact:
+        raise ClipevalError(
+            f"data.convert=watermark: the watermark is drawn on the resized picture, and {handle.preprocess.describe()} does "
+            "not show it."
+        )
+    path = Path(str(config.data.root or ".")).expanduser() / (data.font or "")
+    if not path.is_file() or not watermark.is_font(path):
+        raise ClipevalError(
+            f"{path} is {'no font' if path.is_file() else 'missing'}: the font of ImageNet-W's watermark, "
+            "imagenet_w/fonts/SourceHanSerifSC-ExtraLight.otf of github.com/facebookresearch/Whac-A-Mole. Name it in "
+            "task.outside.font."
+        )
+    return f"{watermark.PREFIX}{path.absolute()}", f"watermark/{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 @dataclass

@@ -15,9 +15,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.data.annotated import annotate
 from clipeval.data.languages import translate
-from clipeval.data.prompts import prompt_set, prompts_digest
+from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
 from clipeval.data.split import DataConfig, Split, data_config, open_split, take
+from clipeval.engine.derived import can_derive, find_record
 from clipeval.engine.features import FeatureSpec, feature_specs
 from clipeval.engine.store import ChunkRange
 from clipeval.engine.task_config import make_task, protocol_digest, task_code
@@ -51,6 +53,8 @@ class PlannedTask:
         warnings: what a reader must know beside what its data's flags say.
         remarks: what is said once, when the task is opened.
         part: the chunks of its images that this process embeds; None for all. Who finds the last ones there scores it.
+        source: the fingerprint, but for its protocol, of a classification whose predictions would do in place of embeddings.
+        derived: that classification's record, where there is one.
         record: the record that stands, if any.
         state: done | stale | todo.
         why: for a stale one, the parts that differ; else empty.
@@ -69,6 +73,8 @@ class PlannedTask:
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     part: ChunkRange | None = None
+    source: Fingerprint | None = None
+    derived: Record | None = None
     record: Record | None = None
     state: str = "todo"
     why: tuple[str, ...] = ()
@@ -153,6 +159,7 @@ def make_plan(
             planned = open_task(name, node, config, handle)
             compare(planned, folder)
             _check_metric(planned)
+            find_source(planned, folder)
         except MissingData as problem:
             plan.unopened = True
             (plan.skipped if config.data.on_missing == "skip" else plan.problems)[name] = str(problem)
@@ -175,14 +182,23 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     cache = Path(config.cache.root).expanduser()
     data = data_config(node, config.data)
     splits = _open_splits(task, data, config, task.roles)
+    plain = {role: split.digest for role, split in splits.items()}
+    splits = {role: annotate(split, data, config.data.root) for role, split in splits.items()}
     features = feature_specs(task, splits, data, config, handle)
     if node.get("outside") is not None:  # a second set, beside the one whose classes are asked about
         outside = data_config(node, config.data, "outside")
         added = _open_splits(task, outside, config, {"outside": task.splits[-1]})
         splits, features = {**splits, **added}, {**features, **feature_specs(task, added, outside, config, handle)}
     prompts = prompt_set(node.get("prompts") or config.get("prompts"))
-    samples = {role: replace(s.samples, templates=prompts.load(s.samples)) for role, s in splits.items()}
-    head = load_heads(config.head.load, name, samples, handle) if task.one_head and config.head.load else None
+    pooling = prompts.pooling()
+    samples = {
+        role: replace(s.samples, templates=prompts.load(s.samples), pooling=pooling) for role, s in splits.items()
+    }
+    head = (
+        load_heads(config.head.load, name, samples, handle, set_key(task, data))
+        if task.one_head and config.head.load
+        else None
+    )
     if head is not None:
         samples = {role: replace(table, head=head.weight) for role, table in samples.items()}
     try:
@@ -196,9 +212,10 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         preprocess="/".join([handle.preprocess.digest, how["preprocess"], data.convert, *marks]),
         precision=f"{how['precision']}/{text_precision(config.runtime.precision, config.runtime.device)}",
         data="+".join(split.digest for split in splits.values()),
-        prompts=prompts_digest(texts) if head is None else head.digest,
+        prompts=pooled_digest(texts, pooling) if head is None else head.digest,
         protocol=protocol_digest(task, code, cache),
     )
+    source = replace(fingerprint, data="+".join(plain.values())) if can_derive(task, splits) else None
     identity = _identity(task, samples["test"], handle, given_head=head is not None)
     first = next(iter(samples.values()))
     about = {
@@ -220,7 +237,20 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
         for note in node.get("notes") or ()
     )
     said = tuple(warnings), tuple(remarks)
-    return PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
+    planned = PlannedTask(name, task, splits, samples, features, texts, about, fingerprint, identity, notes, *said)
+    return replace(planned, source=source)
+
+
+def set_key(task: Task, data: DataConfig) -> str | None:
+    """The key of a set of labelled classes without its language; None where the classes differ between languages."""
+    whole = data.language is None or not task.key.startswith("babel_imagenet/")
+    return task.key.removesuffix(f"/{data.language}") if whole else None
+
+
+def translated(task: Task, data: DataConfig) -> dict[str, str]:
+    """What a kept head says of class names that are a translation: `clipeval.models.head_files.save_head`."""
+    key = set_key(task, data)
+    return {} if data.language is None or key is None else {"translated": key}
 
 
 def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mapping[str, str]) -> dict[str, Split]:
@@ -269,6 +299,12 @@ def _check_metric(planned: PlannedTask) -> None:
         raise ClipevalError(str(problem)) from None
     if task.metric not in metrics:
         raise ClipevalError(nearest("metric", task.metric, metrics))
+
+
+def find_source(planned: PlannedTask, folder: RunFolder) -> None:
+    """Finds the classification whose predictions do: then no image and no text is embedded for this task."""
+    if planned.state != "done" and planned.source is not None:
+        planned.derived = find_record(planned.source, planned.identity, folder)
 
 
 def compare(planned: PlannedTask, folder: RunFolder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.split import take
+from clipeval.engine.derived import derived_scores
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
@@ -20,6 +21,7 @@ from clipeval.engine.store import TextStore
 from clipeval.models.precision import current, full_float32
 from clipeval.models.unsound import first_unsound
 from clipeval.results.records import Record
+from clipeval.results.run_folder import RunFolder
 from clipeval.tasks import text_rows
 from clipeval.tasks.base import Samples, Scores
 from clipeval.tasks.zero_shot import classifier_weights
@@ -47,6 +49,25 @@ class ScoredTask(NamedTuple):
 
 
 WriteRecord = Callable[[ScoredTask], Record]
+
+
+def score_derived(tasks: Sequence[PlannedTask], folder: RunFolder, write_record: WriteRecord) -> Iterator[str]:
+    """Scores those tasks that are made of another record's predictions, writes them, and says of each what it was made of.
+
+    Raises:
+        ClipevalError: see `clipeval.engine.derived`.
+    """
+    for planned in tasks:
+        record = planned.derived
+        if record is None:
+            continue
+        started, scores = time.monotonic(), derived_scores(planned, folder)
+        planned.prompts = {**planned.prompts, "predictions_of": record.task}
+        flags = [flag for flag in record.flags if flag not in planned.flags]
+        timings = {"embed_s": 0.0, "score_s": round(time.monotonic() - started, 3)}
+        planned.record = write_record(ScoredTask(planned, planned.samples, scores, flags, timings))
+        planned.state, planned.derived = "done", None
+        yield f"{planned.task.name}: made of the predictions of {record.task}, no image is encoded"
 
 
 @dataclass

@@ -85,8 +85,7 @@ class ModelHandle(ABC):
         It is read of the loaded model, whose text tower is loaded for it on the CPU. ClipevalError if files are missing.
         """
         with self.load_text() as encoder:
-            scale = encoder.scale
-            return None if scale is None else float(torch.as_tensor(scale).detach().float().exp())
+            return scale_of(encoder)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -153,6 +152,11 @@ class ModelHandle(ABC):
     def describe(self) -> dict[str, Any]:
         """The `model` of a record."""
         return {"slug": self.slug, "name": self.name, "pretrained": self.pretrained}
+
+
+def scale_of(encoder: Encoder) -> float | None:
+    """The factor of cosines of a loaded model; None: it has none."""
+    return None if encoder.scale is None else float(torch.as_tensor(encoder.scale).detach().float().exp())
 
 
 def digest_of(value: Any) -> str:

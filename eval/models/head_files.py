@@ -53,14 +53,20 @@ def save_head(path: Path, weight: torch.Tensor, classnames: Sequence[str], about
         path: the file.
         weight: float32 [C, D].
         classnames: C names, which a run that loads it is checked against.
-        about: the text tower's digest (`text`), the model, the prompts, and flags of prompts that were cut (`cut`).
+        about: the text tower's digest (`text`), the model, the prompts, flags of prompts that were cut (`cut`),
+            and where the class names are a translation the key of the set (`translated`).
     """
     metadata = {"classnames": json.dumps(list(classnames)), "about": json.dumps(dict(about), sort_keys=True)}
     write_atomically(path, save({"weight": weight.float().contiguous()}, metadata=metadata))
 
 
-def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], handle: ModelHandle) -> LoadedHead:
+def load_heads(
+    paths: Sequence[str], task: str, samples: Mapping[str, Samples], handle: ModelHandle, of: str | None = None
+) -> LoadedHead:
     """The head of a task from files, or from folders that hold one for each task.
+
+    Args:
+        of: the key of the set, whatever the language: a head of its classes in another language (`translated`) will do.
 
     Raises:
         ClipevalError: a file is missing or damaged, or speaks of other classes.
@@ -71,7 +77,8 @@ def load_heads(paths: Sequence[str], task: str, samples: Mapping[str, Samples], 
         path = Path(given).expanduser()
         path = head_path(path, task) if path.is_dir() else path
         weight, its_names, about = _read(path)
-        if its_names != classnames:
+        translated = about.get("translated") == of is not None and len(its_names) == len(classnames)
+        if its_names != classnames and not translated:
             at = next((i for i, (a, b) in enumerate(zip(its_names, classnames, strict=False)) if a != b), None)
             how = (
                 f"{len(its_names)} where the set has {len(classnames)}"

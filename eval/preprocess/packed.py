@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from clipeval.preprocess import watermark
 from clipeval.preprocess.resample import BITS, AxisWeights, axis_weights, by_pillow, vertical_first
 from clipeval.preprocess.transforms import MAX_RESIZED_PIXELS, Convert, Preprocess
 
@@ -80,6 +81,12 @@ class Packer:
         Raises:
             ValueError: as `Preprocess.pixels`; the block is as it was.
         """
+        plane = self.preprocess.size[0] * self.preprocess.size[1]
+        out = torch.from_numpy(self.block[self.used : self.used + 3 * plane]).view(self.preprocess.shape)
+        if convert.startswith(watermark.PREFIX):  # drawn on the resized picture
+            self.preprocess.pixels(data, convert, out=out)
+            self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
+            return
         image = self.preprocess.decode(data, convert)
         height, width = image.height, image.width
         if image.mode in ("L", "RGB") and not by_pillow(height, width):
@@ -93,8 +100,6 @@ class Packer:
                 self.block[self.used : self.used + raw.size] = raw.reshape(-1)
                 self._describe(axes, raw.size, 1 if raw.ndim == 2 else 3, 1)
                 return
-        plane = self.preprocess.size[0] * self.preprocess.size[1]
-        out = torch.from_numpy(self.block[self.used : self.used + 3 * plane]).view(self.preprocess.shape)
         self.preprocess.resize(image, out)
         self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
 

@@ -23,11 +23,13 @@ import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional
 
+from clipeval.preprocess import watermark
 from clipeval.preprocess.jpeg import read_plain
 
-Convert = Literal["rgb_first", "as_decoded"]
+Convert = Literal["rgb_first", "as_decoded", "watermark"] | str
 """rgb_first: RGB, then resize and crop, as webdataset pipelines do. as_decoded: resize and crop in the image's own mode
-(a palette image is then resized by nearest neighbour, an alpha channel is premultiplied), then RGB."""
+(a palette image is then resized by nearest neighbour, an alpha channel is premultiplied), then RGB. watermark: as rgb_first, then
+ImageNet-W's watermark, in the font that follows a colon (`clipeval.preprocess.watermark`)."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _CACHED_PIXELS = 2**16
@@ -103,6 +105,10 @@ class Preprocess:
             ValueError: the data is empty, truncated, too large or no image. It names neither shard nor key: the caller does.
         """
         out = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
+        if convert.startswith(watermark.PREFIX):
+            resized = _convert_rgb(self._resize(_convert_rgb(_decode(data))))
+            marked = watermark.watermarked(resized, convert.removeprefix(watermark.PREFIX))
+            return out.copy_(torch.from_numpy(np.array(marked)).permute(2, 0, 1))
         if fast and (plain := _decode_plain_jpeg(data)) is not None:
             return out.copy_(self._resize_fast(plain))
         image = self.decode(data, convert)

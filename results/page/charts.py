@@ -11,16 +11,24 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clipeval.results import published, sheet
+from clipeval.results.languages import language_tables
 from clipeval.results.published.table import SHIFTS
 from clipeval.results.robustness import expit, logit, trend
 from clipeval.results.runs import Run, tasks
 from clipeval.results.sheet import average_cell
 from clipeval.results.uncertainty import Interval, average_interval
+from clipeval.tasks.intervals import wilson
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7A7A7A")
 """One for each run: Okabe and Ito's, told apart by the colour-blind and on light and dark alike."""
 
 GREY = "rgba(128,128,128,0.55)"
+BINS = 15
+"""Of a reliability diagram, as of the expected calibration error."""
+RELIABILITIES = 12
+"""Diagrams that a page shows at most."""
+MAP_COLUMNS = 12
+"""Languages in a row of the map."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Chart:
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """Those charts for which the runs hold what they need."""
-    drawn = [groups(runs), compute(runs), robustness(runs)]
+    drawn = [groups(runs), compute(runs), robustness(runs), *reliability(runs), *languages(runs)]
     return [chart for chart in drawn if chart is not None]
 
 
@@ -162,6 +170,71 @@ def robustness(runs: Sequence[Run]) -> Chart | None:
         f"{'; '.join(words)}."
     )
     return Chart("robustness", "Effective robustness", text, figure)
+
+
+def reliability(runs: Sequence[Run]) -> list[Chart]:
+    """For each calibration of a run how often its top class is right, against how sure it is, in the bins of its error."""
+    found = []
+    for index, run in enumerate(runs):
+        for record in (r for r in run.records.values() if r.protocol == "calibration" and r.imported is None):
+            table = run.folder.predictions(record)
+            figure = go.Figure()
+            figure.add_scatter(
+                name="as sure as right",
+                mode="lines",
+                x=[0, 1],
+                y=[0, 1],
+                line={"color": GREY, "dash": "dot"},
+                hoverinfo="skip",
+            )
+            right = (table["prediction"] == table["label"]).to_numpy()
+            for number, (ending, label) in enumerate((("", "the model's scale"), ("_best", "the best scale"))):
+                confidence = table[f"confidence{ending}"].to_numpy(dtype=float)
+                bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+                inside = [bins == b for b in range(BINS) if (bins == b).any()]
+                rates = [
+                    (float(right[rows].mean()), wilson(float(right[rows].mean()), int(rows.sum()))) for rows in inside
+                ]
+                scale = float(table[f"scale{ending}"].iloc[0])
+                figure.add_scatter(
+                    name=f"{label}, {scale:.1f}",
+                    mode="markers",
+                    x=[float(confidence[rows].mean()) for rows in inside],
+                    y=[rate for rate, _ in rates],
+                    error_y=_errors(rates),
+                    marker={"color": colour(number)},
+                )
+            figure.update_layout(xaxis={"title": {"text": "confidence"}}, yaxis={"title": {"text": "accuracy"}})
+            common(figure, several=True)
+            owner = f"{run.label}: " if len(runs) > 1 else ""
+            text = f"{owner}below the line the model is surer than it is right; {BINS} bins of equal width, with 95% intervals."
+            found.append(Chart(f"reliability-{index}-{record.task}", f"Reliability: {record.name}", text, figure))
+    return found[:RELIABILITIES]
+
+
+def languages(runs: Sequence[Run]) -> list[Chart]:
+    """For each run and set asked in several languages a map of how far each language lies behind English, the nearest first."""
+    found = []
+    for run in runs:
+        for number, table in enumerate(language_tables(run)):
+            gaps = table.gaps.dropna().sort_values(ascending=False, kind="stable")
+            if len(gaps) < 2:
+                continue
+            columns = min(len(gaps), MAP_COLUMNS)
+            height = -(-len(gaps) // columns)
+            cells = np.full(height * columns, np.nan)
+            cells[: len(gaps)] = gaps
+            words = [f"{name}<br>{gap:+.3f}" for name, gap in gaps.items()] + [""] * (height * columns - len(gaps))
+            figure = go.Figure()
+            figure.add_heatmap(
+                z=cells.reshape(height, columns), customdata=np.array(words, dtype=object).reshape(height, columns)
+            )
+            common(figure, several=False)
+            owner = f"{run.label}: " if len(runs) > 1 else ""
+            text = f"{owner}{table.metric} of each language less that of English; darker is further behind."
+            name = f"languages-{runs.index(run)}-{number}" if len(runs) > 1 else f"languages-{number}"
+            found.append(Chart(name, f"{table.name}: gaps to English", text, figure))
+    return found
 
 
 def _shared_keys(runs: Sequence[Run]) -> list[str]:

@@ -56,7 +56,8 @@ def test_a_file_of_ones_own(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", group_options("prompts"))
 def test_every_set_says_its_name_and_what_it_is(name: str) -> None:
-    config = compose(["suite=none", f"prompts={name}", *(["prompts.path=/x"] if name == "file" else [])]).prompts
+    open_key = {"file": "path", "dclip": "descriptors"}.get(name)
+    config = compose(["suite=none", f"prompts={name}", *([f"prompts.{open_key}=/x"] if open_key else [])]).prompts
     assert config.name == name
     assert describe("prompts", name)
     assert all("{c}" in template for template in config.get("templates", ()))

@@ -31,7 +31,7 @@ OWN = {
     "captions": "data.path=/pictures/captions.csv",
     "pairs": "data.path=/pictures/pairs.csv",
 }
-NEW_SUITES = ("compositionality", "long_captions")
+NEW_SUITES = ("compositionality", "long_captions", "imagenet_plus")
 ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
 """Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
@@ -167,7 +167,9 @@ def test_suites_are_the_groups_of_the_table() -> None:
         "fairness": 4,
     }
     of_clip_benchmark = {"vtab_19", "vtab_plus", "retrieval_all", "imagenet_robustness", "sugar_crepe", "laion"}
-    assert set(group_options("suite")) == {*groups, *of_clip_benchmark, *NEW_SUITES, "datacomp", "quickstart", "none"}
+    assert set(group_options("suite")) == {
+        *groups, *of_clip_benchmark, *NEW_SUITES, "multilingual", "datacomp", "quickstart", "none",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [t for t in group_options("task") if t in OWN])

@@ -107,6 +107,34 @@ def test_nothing_is_embedded_again(place: Path, capsys: pytest.CaptureFixture[st
     assert "To embed: 0 images" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_scale_is_that_of_the_model_that_is_loaded_for_the_images(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipeval.models.open_clip import OpenClip
+
+    loaded: list[str] = []
+    for name in ("load", "load_text"):
+        real = getattr(OpenClip, name)
+        monkeypatch.setattr(
+            OpenClip, name, lambda self, *a, real=real, name=name: (loaded.append(name), real(self, *a))[1]
+        )
+    chosen = ["suite=none", f"+task@tasks.{OTHER}={OTHER}", "protocol=calibration"]
+    assert main(["run", *chosen, *words(place, "fresh"), f"cache.root={tmp_path}"]) == 0
+    assert loaded == ["load"]
+    assert (
+        main(["run", *chosen, *words(place, "again"), f"cache.root={tmp_path}"]) == 0
+    )  # all is embedded: the scale alone is missing
+    assert loaded == ["load", "load_text"]
+    found = [record(place / out, f"{OTHER}-calibration")["metrics"] for out in ("fresh", "again")]
+    assert found[0] == found[1]
+
+
+def test_the_page_has_a_reliability_diagram(place: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", str(place / "calibration"), "--format", "html", "--output", str(page)]) == 0
+    assert f"Reliability: {INSIDE}, calibration" in page.read_text()
+
+
 DIGITS, FASHION = "quickstart_digits", "quickstart_fashion_mnist"
 
 

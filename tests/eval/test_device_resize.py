@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -77,6 +78,20 @@ def test_a_block_of_any_capacity_gives_the_same_pixels(capacity: int) -> None:
         got = packed.resize(block, packed.descriptors(block, len(images)), preprocess)
         assert torch.equal(got, torch.stack([preprocess.pixels(image) for image in images]))
         assert len(block) <= max(capacity, packed.least_bytes(preprocess, len(images)))
+
+
+def test_a_watermark_is_drawn_on_the_resized_picture_in_a_block_as_well() -> None:
+    preprocess = Preprocess((32, 32))
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    image, how = encoded((60, 80, 3)), f"watermark:{font}"
+    block = np.zeros(packed.least_bytes(preprocess, 2), dtype=np.uint8)
+    packer = packed.Packer(preprocess, block, 2)
+    for convert in (how, "rgb_first"):
+        packer.add(image, convert)
+    filled = torch.from_numpy(block)[: packer.used]
+    marked, plain = packed.resize(filled, packed.descriptors(filled, 2), preprocess)
+    assert torch.equal(marked, preprocess.pixels(image, how)) and torch.equal(plain, preprocess.pixels(image))
+    assert (marked != plain).any()
 
 
 def test_an_image_that_cannot_be_read_leaves_no_trace() -> None:

@@ -240,6 +240,23 @@ def test_heads_are_kept_used_again_and_averaged(
     assert len(decoded) == 40
 
 
+def test_heads_in_several_languages_average(imagenet: Path, tmp_path: Path, model: str, decoded: list[int]) -> None:
+    heads = tmp_path / "heads"
+    assert main(words(tmp_path, model, "task=imagenet1k", "language=[it,jp]", f"head.save={heads}")) == 0
+    files = [heads / f"imagenet1k-{language}.safetensors" for language in ("it", "jp")]
+    both = (
+        "task=imagenet1k",
+        f"head.load=[{files[0]},{files[1]}]",
+        f"head.save={heads / 'both'}",
+        f"out={tmp_path / 'both'}",
+    )
+    assert main(words(tmp_path, model, *both)) == 0
+    mean = load_file(heads / "both" / "imagenet1k.safetensors")["weight"]
+    one, two = (load_file(file)["weight"] for file in files)
+    torch.testing.assert_close(mean, F.normalize((one + two) / 2, dim=1))
+    assert len(decoded) == 40
+
+
 def test_a_head_of_other_classes_or_another_tower_is_known(
     imagenet: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,6 +180,16 @@ def aro_coco_order(bench: Bench) -> Expected:
 
 
 @a_set
+def aro_attribution_mteb(bench: Bench) -> Expected:
+    return mteb(bench, "mteb/ARO-Visual-Attribution", "image", ["true_caption", "false_caption"])
+
+
+@a_set
+def aro_flickr_order(bench: Bench) -> Expected:
+    return mteb(bench, "mteb/ARO-Flickr-Order", "images", ["correct_caption", *(f"hard_text_{i}" for i in range(1, 5))])
+
+
+@a_set
 def sugar_crepe(bench: Bench) -> Expected:
     right: dict[str, list[bool]] = {}
     for k, part in enumerate(["add_att", "swap_obj"]):
@@ -301,6 +311,18 @@ def whatsup_gqa_two(bench: Bench) -> Expected:
 
 
 @a_set
+def whatsup_coco_two(bench: Bench) -> Expected:
+    captions = ["a cat left of a dog", "a cat right of a dog", "a cat above a dog", "a cat below a dog"]
+    return qa(bench, "coco_qa_two_obj.json", "val2017/{:012d}.jpg", captions, ["left", "right", "above", "below"])
+
+
+@a_set
+def whatsup_gqa_one(bench: Bench) -> Expected:
+    captions = ["A photo of a cup on the left", "A photo of a cup on the top"]
+    return qa(bench, "vg_qa_one_obj.json", "vg_images/{}.jpg", captions, ["left", "top"])
+
+
+@a_set
 def valse(bench: Bench) -> Expected:
     means = []
     for part, source in (("existence", "visual7w"), ("foil-it", "FOIL dataset"), ("counting-small-quant", "visual7w")):
@@ -370,8 +392,7 @@ def cola(bench: Bench) -> Expected:
     return {"image_acc": expected["image_acc"]}  # ColaMultiObjAcc: im0_c0 > im1_c0 and im1_c1 > im0_c1
 
 
-@a_set
-def eqben_mini(bench: Bench) -> Expected:
+def eqben_of(bench: Bench, folder: str, table: str) -> Expected:
     rows = []
 
     def one(i: int) -> Any:
@@ -383,14 +404,24 @@ def eqben_mini(bench: Bench) -> Expected:
                 sink = io.BytesIO()
                 np.save(sink, np.asarray(Image.open(io.BytesIO(data)))[:, :, ::-1])  # blue, green, red
                 data = sink.getvalue()
-            bench.write(f"eqben_vllm/images/{name}", data)
+            bench.write(f"{folder}/images/{name}", data)
         captions = [f"a hand {i} opens", f"a hand {i} closes"]
         rows.append({"image0": names[0], "image1": names[1], "caption0": captions[0], "caption1": captions[1]})
         return images, captions
 
     expected = quadruples(bench, 12, one)
-    bench.write("eqben_vllm/all_select.json", rows)
+    bench.write(f"{folder}/{table}", rows)
     return expected
+
+
+@a_set
+def eqben_mini(bench: Bench) -> Expected:
+    return eqben_of(bench, "eqben_vllm", "all_select.json")
+
+
+@a_set
+def eqben(bench: Bench) -> Expected:
+    return eqben_of(bench, "eqben", "annotation.json")
 
 
 @a_set
@@ -410,24 +441,51 @@ def naturalbench(bench: Bench) -> Expected:
     return expected
 
 
-@a_set
-def crepe_swap(bench: Bench) -> Expected:
+def crepe(bench: Bench, part: str) -> Expected:
     means = []
     for complexity in (4, 12):
         rows: list[list[Any]] = [["image_id", "x", "y", "width", "height", "caption", "hard_negs"]]
         right = []
         for i in range(6):
             path = bench.write(f"crepe/vg_images/{i}.jpg", picture(i, "JPEG"))
-            options = [f"{complexity} dogs, {i} cats", f"{i} dogs, {complexity} cats", f"it's {i} and {complexity}"]
+            options = [
+                f"{part} {complexity} dogs, {i} cats",
+                f"{i} dogs, {complexity} cats",
+                f"it's {i} and {complexity}",
+            ]
             rows.append([i, 3, 1, 40, 50, options[0], repr(options[1:])])  # the box ends below the picture
             right.append(bench.choice(bench.image(path, (3, 1, 40, 50)), options) == 0)
-        bench.write(f"crepe/prod_hard_negatives/swap/prod_vg_hard_negs_swap_complexity_{complexity}.csv", rows)
+        bench.write(f"crepe/prod_hard_negatives/{part}/prod_vg_hard_negs_{part}_complexity_{complexity}.csv", rows)
         means.append(np.mean(right))
     return {"macro_text_acc": float(np.mean(means)), "text_acc_4": float(means[0])}
 
 
 @a_set
+def crepe_swap(bench: Bench) -> Expected:
+    return crepe(bench, "swap")
+
+
+@a_set
+def crepe_atom(bench: Bench) -> Expected:
+    return crepe(bench, "atom")
+
+
+@a_set
+def crepe_negate(bench: Bench) -> Expected:
+    return crepe(bench, "negate")
+
+
+@a_set
 def cvqa(bench: Bench) -> Expected:
+    return cvqa_in(bench, "What")
+
+
+@a_set
+def cvqa_english(bench: Bench) -> Expected:
+    return cvqa_in(bench, "EN")
+
+
+def cvqa_in(bench: Bench, question: str) -> Expected:
     rows, right = [], {}
     for i in range(16):
         options = [f"option {i} {k}" for k in range(4)]
@@ -446,7 +504,7 @@ def cvqa(bench: Bench) -> Expected:
                 "Translated Options": options,
             }
         )
-        choice = bench.choice(bench.image(row["image"]["bytes"]), [f"What {i}? {option}" for option in options])
+        choice = bench.choice(bench.image(row["image"]["bytes"]), [f"{question} {i}? {option}" for option in options])
         right.setdefault(row["Subset"], []).append(choice == row["Label"])
     bench.write("afaji--cvqa/data/test-00000-of-00001.parquet", rows)
     return {
