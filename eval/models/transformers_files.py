@@ -12,6 +12,7 @@ from clipeval.models.checkpoint_file import INDEX
 from clipeval.results import safe_json
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SENTENCE_TRANSFORMERS = "0_CLIPModel"
 """Where sentence-transformers keeps the CLIP of its models."""
@@ -25,19 +26,25 @@ class Files:
     Args:
         path: a folder, or ORG/NAME.
         offline: never ask the network.
+        key: of the config, for errors.
 
     Raises:
         ClipevalError: there is neither such a folder nor such a repository, or its config is not here and cannot be fetched.
     """
 
-    def __init__(self, path: str, offline: bool = False):
-        self.path = path
+    def __init__(self, path: str, offline: bool = False, key: str = "model.path"):
+        self.path, self._key = path, key
         folder = Path(path).expanduser()
         self.repository = path if not folder.exists() and _REPOSITORY.fullmatch(path) else None
         self._within = ""
         if self.repository is None:
             inner = folder / SENTENCE_TRANSFORMERS
             self.folder = inner if not (folder / CONFIG).exists() and (inner / CONFIG).is_file() else folder
+            if (folder / ADAPTER).is_file() and not (self.folder / CONFIG).exists():
+                raise ClipevalError(
+                    f"{key}={path} is an adapter and no model: give it as model.adapter={path}, and the model that it was "
+                    "trained on as model.path"
+                )
             return
         self.folder = self._here(offline)
 
@@ -47,7 +54,7 @@ class Files:
         for within in ("", f"{SENTENCE_TRANSFORMERS}/"):
             found = hub_cache.cached(self.repository, within + CONFIG)
             if found is None and not offline and (found := self._fetched(within + CONFIG)) is not None:
-                for name in (*PROCESSORS, "adapter_config.json", "tokenizer_config.json"):
+                for name in (*PROCESSORS, ADAPTER, "tokenizer_config.json"):
                     self._fetched(within + name, found.parent.parent.name if within else found.parent.name)
             if found is not None:
                 self._within = within
@@ -55,7 +62,7 @@ class Files:
         if offline:
             raise ClipevalError(f"the {CONFIG} of {self.path} is not on this machine; run `{self.command}`")
         raise ClipevalError(
-            f"model.path={self.path}: there is no such folder, and the repository of this name on the hub has no {CONFIG}"
+            f"{self._key}={self.path}: there is no such folder, and the repository of this name on the hub has no {CONFIG}"
         )
 
     def _fetched(self, name: str, revision: str | None = None) -> Path | None:
@@ -63,12 +70,12 @@ class Files:
         try:
             return hub_cache.fetch_one(self.repository, name, revision)
         except ClipevalError as problem:
-            raise ClipevalError(f"model.path={self.path} is no folder here, and of the hub {problem}") from None
+            raise ClipevalError(f"{self._key}={self.path} is no folder here, and of the hub {problem}") from None
 
     @property
     def command(self) -> str:
         """What fetches the rest."""
-        return f"clipeval download model=hf_transformers model.path={self.path}"
+        return f"clipeval download model=hf_transformers {self._key}={self.path}"
 
     @property
     def weights(self) -> list[Path]:

@@ -155,7 +155,7 @@ def put_in_hub_cache(root: Path, repository: str, files: list[Path]) -> None:
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache. (The function's own default folder is bound when it is imported.)"""
     root = tmp_path / "hub"
-    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repository, name: _lookup(root, repository, name))
+    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repo, name, **_: _lookup(root, repo, name))
     return root
 
 
