@@ -99,6 +99,7 @@ MODEL = {
     "context_length": Value(int, null=True, least=1),
     "image_size": PIXELS["size"],
     "ema": SWITCH,
+    "trust_remote_code": SWITCH,
     "state_dict": TEXT_OR_NULL,
     "adapter": TEXT_OR_NULL,
     "interpolate": TEXT_OR_NULL,

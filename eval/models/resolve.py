@@ -14,13 +14,14 @@ from clipeval.models import changes
 from clipeval.models.adapters import Adapter
 from clipeval.models.custom import UserModel
 from clipeval.models.handle import ModelHandle
+from clipeval.models.onnx import Onnx
 from clipeval.models.open_clip import OpenClip
 from clipeval.models.overrides import KEYS, Overrides
 from clipeval.models.shortened import Shortened
 from clipeval.models.transformers import HuggingFace
 from clipeval.results.trust import MODELS
 
-_OPEN_CLIP, _HUGGING_FACE = MODELS
+_OPEN_CLIP, _HUGGING_FACE, _ONNX = MODELS
 _OPEN_CLIP_KEYS = (
     "name",
     "pretrained",
@@ -67,11 +68,17 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
     if target == _OPEN_CLIP:
         return _open_clip(values, cache, offline)
     if target == _HUGGING_FACE:
-        _known(values, ("path", "name", "pretrained", "slug", *KEYS, *changes.KEYS))
+        _known(values, ("path", "name", "pretrained", "slug", "trust_remote_code", *KEYS, *changes.KEYS))
         if not values.get("path"):
             raise ClipevalError("model.path is missing: a folder that transformers' save_pretrained wrote, or ORG/NAME")
         asked, changed = _overrides(values), _changes(values, cache)
         return HuggingFace(**values, cache_root=cache, offline=offline, overrides=asked, changes=changed)
+    if target == _ONNX:
+        _known(values, ("path", "name", "pretrained", "slug", *KEYS))
+        if not values.get("path"):
+            raise ClipevalError("model.path is missing: a folder that optimum exported, or ORG/NAME")
+        asked = _overrides(values)
+        return Onnx(**values, cache_root=cache, overrides=asked, offline=offline)
     name, slug = values.pop("name", None), values.pop("slug", None)
     return UserModel(target, values, name=name, slug=slug, cache_root=cache)
 

@@ -20,6 +20,7 @@ from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_ma
 from clipeval.models.interpolation import mix
 from clipeval.models.no_code import refuse_code, refuse_unknown_type
 from clipeval.models.overrides import Overrides, applied
+from clipeval.models.remote_code import SAID, code_files, modules_of
 from clipeval.models.text_clean import NONE
 from clipeval.models.transformers_files import ADAPTER, CONFIG, PROCESSORS, Files
 from clipeval.models.transformers_processor import plain, versions
@@ -36,6 +37,8 @@ from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transfor
 from clipeval.results import safe_json
 
 _AS_TRAINED, _UNCHANGED = Overrides(), Changes()
+_LONGEST = 32_768
+"""Tokens of a text, beyond which a tokenizer's model_max_length says nothing."""
 
 
 class HuggingFace(ModelHandle):
@@ -49,6 +52,9 @@ class HuggingFace(ModelHandle):
     >>> HuggingFace("google/siglip2-base-patch16-224", cache_root=cache)
     """
 
+    _files: Files
+    _files_of = Files
+
     def __init__(
         self,
         path: str,
@@ -60,8 +66,11 @@ class HuggingFace(ModelHandle):
         overrides: Overrides = _AS_TRAINED,
         offline: bool = False,
         changes: Changes = _UNCHANGED,
+        trust_remote_code: bool = False,
     ):
-        self._files, self._cache, self._asked = Files(path, offline), cache_root, overrides
+        self._trusted = bool(trust_remote_code)
+        self._files = self._files_of(path, offline, code=self._trusted)
+        self._cache, self._asked = cache_root, overrides
         self._folder, self._changes, other = self._files.folder, changes, changes.interpolate
         self._other = None if other is None else Files(other, offline, "model.interpolate")
         self.name, self.pretrained, self.flags = name or Path(path).name, changes.name(pretrained), []
@@ -83,7 +92,11 @@ class HuggingFace(ModelHandle):
         self._type = str(self._config.get("model_type"))
         if self._type in REFUSED:
             raise ClipevalError(f"model.path={path} is {REFUSED[self._type]}")
-        refuse_unknown_type(config)
+        if self._trusted:
+            names = ", ".join(dict.fromkeys(file for _, file in modules_of(self._config))) or "none is named"
+            self.flags.append(SAID.format(names=names))
+        else:
+            refuse_unknown_type(config)
         if (self._folder / ADAPTER).exists():  # transformers applies it where peft is installed, and else says nothing
             raise ClipevalError(
                 f"model.path={path} holds an adapter beside the model ({ADAPTER}), which is not applied unless it is asked for: "
@@ -110,6 +123,8 @@ class HuggingFace(ModelHandle):
         known = KINDS.get(self._type)
         if known is not None:
             return getattr(transformers, known.model)
+        if self._trusted and any(True for _ in modules_of(self._config)):
+            return transformers.AutoModel  # what it embeds is seen once it is loaded
         try:
             found = transformers.MODEL_MAPPING[type(transformers.AutoConfig.for_model(self._type))]
         except (KeyError, ValueError) as problem:
@@ -153,7 +168,8 @@ class HuggingFace(ModelHandle):
             raise ClipevalError(f"{path} is not JSON ({problem})") from None
         if not isinstance(content, dict):
             raise ClipevalError(f"{path} holds a {type(content).__name__}, and an object was expected")
-        refuse_code(content, path)
+        if not self._trusted:
+            refuse_code(content, path)
         return content
 
     @property
@@ -195,7 +211,7 @@ class HuggingFace(ModelHandle):
 
     def _what_processors_depend_on(self) -> dict[str, Any] | None:
         """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""
-        stamp = None if "transformers" in sys.modules else package_stamp("transformers")
+        stamp = None if self._trusted or "transformers" in sys.modules else package_stamp("transformers")
         if stamp is None:
             return None
         configs = digest_files(sorted(self._folder.glob("*.json")), self._cache, {})
@@ -206,7 +222,7 @@ class HuggingFace(ModelHandle):
 
         try:
             load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
-            return load(self._folder, local_files_only=True, trust_remote_code=False)
+            return load(self._folder, local_files_only=True, trust_remote_code=self._trusted)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise ClipevalError(f"{self._folder} has no image processor that can be read: {error}") from None
 
@@ -217,6 +233,8 @@ class HuggingFace(ModelHandle):
         resized = {"image_size": self._asked.image_size} if self._asked.image_size is not None else {}
         other = None if self._other is None else digest_files(self._other.weights, self._cache, {}, names=False)
         about = {"config": self._config, **resized, **self._changes.digest_parts(other)}
+        if self._trusted:
+            about["code"] = digest_files(code_files(self._folder, self._config), self._cache, {})
         return digest_files(self._files.weights, self._cache, about, names=False)
 
     @property
@@ -240,7 +258,8 @@ class HuggingFace(ModelHandle):
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
         revision = {"revision": self._files.revision} if self._files.revision else {}
-        return {**super().describe(), **revision, **self._changes.describe(), **self._asked.describe()}
+        trusted = {"trust_remote_code": True} if self._trusted else {}
+        return {**super().describe(), **revision, **trusted, **self._changes.describe(), **self._asked.describe()}
 
     def _context(self) -> int:
         """Tokens of a text: the text tower's positions, or fewer where the tokenizer says so of a longer tower."""
@@ -248,6 +267,12 @@ class HuggingFace(ModelHandle):
 
         text = self._config.get("text_config") or {}
         context = text.get("max_position_embeddings")
+        if context is None and self._type not in KINDS and self._trusted:
+            if isinstance(self._longest, int) and self._longest <= _LONGEST:
+                return self._longest
+            raise ClipevalError(
+                f"model.path={self._files.path} does not say how many tokens its text tower reads: set model.context_length"
+            )
         if context is None:  # the type's own default
             load: Any = AutoConfig.from_pretrained
             context = load(self._folder, local_files_only=True).text_config.max_position_embeddings
@@ -262,7 +287,7 @@ class HuggingFace(ModelHandle):
         self._require()
         try:
             context = self._asked.context_length or self._context()
-            return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end)
+            return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end, self._trusted)
         except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             raise ClipevalError(f"the tokenizer in {self._folder} cannot be read: {error}") from error
 
@@ -287,10 +312,13 @@ class HuggingFace(ModelHandle):
 
     def _weights_of(self, files: Files) -> Any:
         """The model with the weights of some files: its own, or another folder's of the same architecture."""
+        from transformers import AutoConfig
+
         from clipeval.models.checkpoint import load_into
 
         kind, folder = self._class(), files.folder
-        own = {} if files is self._files else {"config": kind.config_class.from_pretrained(self._folder)}
+        trust: dict[str, Any] = {"trust_remote_code": True} if self._trusted else {}
+        own = {} if files is self._files else {"config": AutoConfig.from_pretrained(self._folder, **trust)}
         try:
             model, info = kind.from_pretrained(
                 folder,
@@ -299,6 +327,7 @@ class HuggingFace(ModelHandle):
                 output_loading_info=True,
                 weights_only=True,
                 **own,
+                **trust,
             )
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import hub_cache
 from clipeval.models.checkpoint_file import INDEX
+from clipeval.models.remote_code import fetch_code, missing_code
 from clipeval.results import safe_json
 
 CONFIG = "config.json"
@@ -27,13 +29,14 @@ class Files:
         path: a folder, or ORG/NAME.
         offline: never ask the network.
         key: of the config, for errors.
+        code: whether the Python files that its config names are wanted, too.
 
     Raises:
         ClipevalError: there is neither such a folder nor such a repository, or its config is not here and cannot be fetched.
     """
 
-    def __init__(self, path: str, offline: bool = False, key: str = "model.path"):
-        self.path, self._key = path, key
+    def __init__(self, path: str, offline: bool = False, key: str = "model.path", code: bool = False):
+        self.path, self._key, self._code = path, key, code
         folder = Path(path).expanduser()
         self.repository = path if not folder.exists() and _REPOSITORY.fullmatch(path) else None
         self._within = ""
@@ -91,10 +94,24 @@ class Files:
         if lacking:
             return f"{self.path}: {', '.join(lacking[:3])} of its weights is not on this machine{cure}"
         if not self.weights:
-            return f"{self.path} holds no model.safetensors or pytorch_model.bin{cure or f' ({self.folder})'}"
+            return f"{self._nothing}{cure or f' ({self.folder})'}"
         if not hub_cache.tokenizer_files(str(self.folder)):
             return f"{self.path} holds no tokenizer files{cure}"
+        if self._code and (modules := missing_code(self.folder, self._config())):
+            return f"{self.path}: the code that its {CONFIG} names, {', '.join(modules)}, is not on this machine{cure}"
         return None
+
+    @property
+    def _nothing(self) -> str:
+        """That there are no weights."""
+        return f"{self.path} holds no model.safetensors or pytorch_model.bin"
+
+    def _config(self) -> dict[str, Any]:
+        try:
+            content = safe_json.read(self.folder / CONFIG)
+        except (OSError, ValueError):
+            return {}  # whoever loads it says what is wrong
+        return content if isinstance(content, dict) else {}
 
     def _shards(self) -> Iterator[str]:
         """The names of an index's files; none where the weights are one file."""
@@ -118,15 +135,25 @@ class Files:
             for name in hub_cache.TOKENIZER_FILES:
                 self._fetched(self._within + name, self.revision)
             if not self.weights:
-                found = next(
-                    filter(None, (self._fetched(self._within + name, self.revision) for name in _WEIGHTS)), None
-                )
-                if found is None:
-                    raise ClipevalError(f"{self.path} has none of {', '.join(_WEIGHTS)} on the hub")
+                self._fetch_weights()
             for name in self._shards():
                 self._fetched(self._within + name, self.revision)
+            if self._code:
+                fetch_code(
+                    self._config(),
+                    lambda repository, name: (
+                        hub_cache.fetch_one(repository, name)
+                        if repository
+                        else self._fetched(self._within + name, self.revision)
+                    ),
+                )
         if self.missing is not None:
             raise ClipevalError(self.missing)
+
+    def _fetch_weights(self) -> None:
+        found = (self._fetched(self._within + name, self.revision) for name in _WEIGHTS)
+        if next(filter(None, found), None) is None:
+            raise ClipevalError(f"{self.path} has none of {', '.join(_WEIGHTS)} on the hub")
 
     @property
     def revision(self) -> str | None:

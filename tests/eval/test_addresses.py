@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import addresses
+from clipeval.results.run_folder import RunFolder
+from scripts.tiny_model import config_of, write_tiny_model
 
 CONTENT = b"weights" * 1000
 
@@ -118,6 +121,40 @@ def test_a_file_that_came_incomplete_is_not_kept(tmp_path: Path, monkeypatch: py
     with pytest.raises(ClipevalError, match=r"7,000 of 7,001 bytes"):
         addresses.fetch("memory://short.pt", tmp_path)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_run_fetches_the_weights_that_its_address_names(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; records say from where, and which content that was."""
+    import boto3
+
+    monkeypatch.chdir(tmp_path)
+    write_tiny_model(tmp_path / "model", seed=1)
+    weights = (tmp_path / "model" / "open_clip_model.safetensors").read_bytes()
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "architectures" / "tiny-clip.json").write_text(json.dumps(config_of()))
+    boto3.client("s3").put_object(Bucket="weights", Key="epoch_1.safetensors", Body=weights)
+    address = f"{bucket}/epoch_1.safetensors"
+    words = ["model=open_clip", "model.name=tiny-clip", "model.config_dir=architectures", "cache.root=cache"]
+    words += ["suite=none", "+task@tasks.emoji=quickstart_emoji_name", "runtime.workers=0", "runtime.device=cpu"]
+    assert main(["run", *words, f"model.pretrained={address}"]) == 0
+    assert "fetching the weights of tiny-clip" in capsys.readouterr().err
+    boto3.client("s3").delete_object(Bucket="weights", Key="epoch_1.safetensors")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "epoch_1" in folder.name
+    record = RunFolder(folder).record("emoji")
+    assert record.model["fetched"] == {
+        "address": address,
+        "size": len(weights),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    assert main(["run", *words, f"model.pretrained={address}"]) == 0
+    assert main(["run", *words, "model.pretrained=model/open_clip_model.safetensors", "out=local"]) == 0
+    local = RunFolder(tmp_path / "local").record("emoji")
+    assert (local.metrics, local.fingerprint) == (record.metrics, record.fingerprint)
+    assert main(["run", *words, f"model.pretrained={bucket}/none.pt", "out=none"]) == 1
+    assert "s3://weights/none.pt: there is no such file" in capsys.readouterr().err
 
 
 def test_signatures_and_passwords_are_told_to_nobody(tmp_path: Path) -> None:
