@@ -197,7 +197,10 @@ def check(config: DictConfig) -> None:
         )
 
 
-_OWN_ARGUMENTS = ("path", "config_dir", "text_clean", "context_length", "image_size", "adapter", "interpolate", "alpha")
+_OWN_ARGUMENTS = (
+    *("path", "config_dir", "text_clean", "context_length", "image_size"),
+    *("adapter", "interpolate", "alpha", "dimensions", "trust_remote_code"),
+)
 """Of a class of the user's own, these are its arguments, which only the class knows."""
 
 
@@ -245,7 +248,7 @@ def _model(value: object) -> None:
         _size("model.image_size", model["image_size"])
     if not own:
         _several("model.alpha", model.get("alpha"), MODEL["alpha"], Value(float, least=0, most=1))
-    _several("model.dimensions", model.get("dimensions"), MODEL["dimensions"], Value(int, least=1))
+        _several("model.dimensions", model.get("dimensions"), MODEL["dimensions"], Value(int, least=1))
     if "_target_" not in model and model.get("pretrained") is None and ":" not in str(model.get("name")):
         raise ClipevalError(
             f"model.pretrained must be set: a tag of {model.get('name')}, a checkpoint file, or hf-hub:ORG/REPO."

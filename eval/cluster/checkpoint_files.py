@@ -34,7 +34,8 @@ def several(overrides: Sequence[str], config_dir: str | None) -> tuple[DictConfi
     files = [] if pattern is None else words_of(checkpoints(pattern))
     config = compose(replaced(overrides, files[0]) if files else overrides, config_dir)
     choices = [files] if files else []
-    for key in LISTS:
+    own = not str(config.model.get("_target_", "clipeval.")).startswith("clipeval.")  # whose arguments only it knows
+    for key in () if own else LISTS:
         values = config.model.get(key)
         if isinstance(values, ListConfig):
             choices.append([[override(f"model.{key}", value)] for value in values])

@@ -33,6 +33,10 @@ TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken"
 """Further files that a tokenizer's config can name."""
 
 
+class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its users
+    """The hub cannot be reached from here."""
+
+
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """The file in the hub's cache, of a revision, or of what `main` was when it was fetched; None if it is not there."""
     found = try_to_load_from_cache(repository, filename, revision=revision)
@@ -86,7 +90,7 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
     try:
         return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
-        raise ClipevalError(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
+        raise OutOfReach(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
     except EntryNotFoundError:
         return None
     except GatedRepoError:

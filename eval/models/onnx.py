@@ -28,6 +28,8 @@ OUTPUTS = {"image": ("image_embeds", "image_embeddings"), "text": ("text_embeds"
 class OnnxFiles(Files):
     """The files of an exported model. Its weights are one graph of both towers, or one of each, and what lies beside them."""
 
+    _model = "onnx"
+
     @property
     def graphs(self) -> dict[str, Path]:
         """{"image": graph, "text": graph}, of those that are here."""
@@ -171,6 +173,11 @@ class Graphs:
 
 def _output(session: Any, tower: str, path: Path) -> str:
     """The name of a graph's embeddings."""
+    wanted, inputs = {"image": "pixel_values", "text": "input_ids"}[tower], [node.name for node in session.get_inputs()]
+    if wanted not in inputs:
+        raise ClipevalError(
+            f"{path} takes {', '.join(inputs)}, and {wanted} was expected of a graph for the {tower} tower"
+        )
     names = [node.name for node in session.get_outputs()]
     rows = [node.name for node in session.get_outputs() if len(node.shape or ()) == 2]
     found = next((name for name in OUTPUTS[tower] if name in names), None)

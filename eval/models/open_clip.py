@@ -59,6 +59,7 @@ class OpenClip(ModelHandle):
         changes: Changes = _UNCHANGED,
     ):
         self._cache, self._ema, self._state_dict = Path(cache_root), ema, state_dict
+        self._offline = offline
         self._of_checkpoint: tuple[str, ...] | None = None
         """What is to be said of the checkpoint; None until it was read, or that was looked up."""
         self._source = Source(name, pretrained, self._cache, config_dir, strict_quickgelu, offline)
@@ -143,7 +144,7 @@ class OpenClip(ModelHandle):
         for weights in (self._weights, self._other):
             if weights is not None and weights.path is None:
                 given = self._changes.interpolate if weights is self._other else self._source.pretrained
-                more = f" model.interpolate={given}" if weights is self._other else ""
+                more = f" model.interpolate={given} model.alpha={self._changes.alpha}" if weights is self._other else ""
                 what = f"the weights of {self.name} {given or ''}".strip()
                 return f"{what} are not on this machine; run `{command}{more}`"
         adapter = self._changes.adapter
@@ -161,7 +162,7 @@ class OpenClip(ModelHandle):
     def on_demand(self) -> bool:
         """See `ModelHandle.on_demand`."""
         lacking = [part for part in (self._weights, self._other) if part is not None and part.path is None]
-        return bool(lacking) and all(part.on_demand for part in lacking)
+        return not self._offline and bool(lacking) and all(part.on_demand for part in lacking)
 
     def fetch(self) -> None:
         """See `ModelHandle.fetch`."""

@@ -68,6 +68,11 @@ class Source:
         else:
             self.model_cfg = self._read_architecture()
             self._read_pretrained()
+        if any("naflex" in f"{key} {value}".lower() for key, value in self.model_cfg["vision_cfg"].items()):
+            raise ClipevalError(
+                f"{name} is a NaFlex model, whose images are patches of any aspect: use one of a fixed resolution, such as "
+                "model=vit_b_16_siglip2"
+            )
         self.archive_flags()
 
     @property
@@ -111,7 +116,10 @@ class Source:
         """The repository's config: without it, neither preprocessing nor architecture is known."""
         config = hub_cache.cached(repository, CONFIG)
         if config is None and not self._offline:
-            config = hub_cache.download(repository, (CONFIG,))
+            try:
+                config = hub_cache.download(repository, (CONFIG,))
+            except hub_cache.OutOfReach as problem:
+                raise ClipevalError(f"{problem}; where there is a network, run `{self.command}`") from problem
         if config is None:
             raise ClipevalError(f"the {CONFIG} of {repository} is not on this machine; run `{self.command}`")
         return exported_config(config)

@@ -53,17 +53,12 @@ def resolve(cfg_model: Mapping[str, Any], cache_root: Path | str, *, offline: bo
     assert isinstance(plain, Mapping)
     values = {str(key): value for key, value in plain.items()}
     values.pop(_NOTES, None)
-    if (length := _one("dimensions", values.get("dimensions"))) is not None and values.get("_target_") in (
-        None,
-        *MODELS,
+    if (
+        values.get("_target_") in (None, *MODELS)
+        and (length := _one("dimensions", values.pop("dimensions", None))) is not None
     ):
         slug = values.pop("slug", None)
-        whole = resolve(
-            {key: value for key, value in values.items() if key != "dimensions"}, cache_root, offline=offline
-        )
-        return Shortened(whole, int(length), slug)
-    if values.get("dimensions", 0) is None:
-        del values["dimensions"]
+        return Shortened(resolve(values, cache_root, offline=offline), int(length), slug)
     target, cache = current(str(values.pop("_target_", None) or _OPEN_CLIP)), Path(cache_root).expanduser()
     if target == _OPEN_CLIP:
         return _open_clip(values, cache, offline)

@@ -35,6 +35,9 @@ class Files:
         ClipevalError: there is neither such a folder nor such a repository, or its config is not here and cannot be fetched.
     """
 
+    _model = "hf_transformers"
+    """The preset that reads them."""
+
     def __init__(self, path: str, offline: bool = False, key: str = "model.path", code: bool = False):
         self.path, self._key, self._code = path, key, code
         folder = Path(path).expanduser()
@@ -73,12 +76,15 @@ class Files:
         try:
             return hub_cache.fetch_one(self.repository, name, revision)
         except ClipevalError as problem:
-            raise ClipevalError(f"{self._key}={self.path} is no folder here, and of the hub {problem}") from None
+            cure = (
+                f"; where there is a network, run `{self.command}`" if isinstance(problem, hub_cache.OutOfReach) else ""
+            )
+            raise ClipevalError(f"{self._key}={self.path} is no folder here, and of the hub {problem}{cure}") from None
 
     @property
     def command(self) -> str:
         """What fetches the rest."""
-        return f"clipeval download model=hf_transformers {self._key}={self.path}"
+        return f"clipeval download model={self._model} model.path={self.path}"
 
     @property
     def weights(self) -> list[Path]:

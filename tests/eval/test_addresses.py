@@ -16,6 +16,7 @@ import pytest
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import addresses
+from clipeval.models import resolve
 from clipeval.results.run_folder import RunFolder
 from scripts.tiny_model import config_of, write_tiny_model
 
@@ -153,6 +154,9 @@ def test_a_run_fetches_the_weights_that_its_address_names(
     assert main(["run", *words, "model.pretrained=model/open_clip_model.safetensors", "out=local"]) == 0
     local = RunFolder(tmp_path / "local").record("emoji")
     assert (local.metrics, local.fingerprint) == (record.metrics, record.fingerprint)
+    given = {"name": "tiny-clip", "config_dir": "architectures", "pretrained": f"{bucket}/run/model.pt"}
+    assert resolve(given, tmp_path / "cache").on_demand
+    assert not resolve(given, tmp_path / "cache", offline=True).on_demand  # as `clipeval rerun` of somebody else's run
     assert main(["run", *words, f"model.pretrained={bucket}/none.pt", "out=none"]) == 1
     assert "s3://weights/none.pt: there is no such file" in capsys.readouterr().err
 

@@ -45,13 +45,19 @@ class Pair(transformers.PreTrainedModel):
 """
 
 
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where transformers puts a copy of the code; one for all tests, since it is a package that is imported once."""
+    return str(tmp_path_factory.mktemp("modules"))
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(modules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A CLIP under a class that transformers has not."""
     from safetensors.torch import load_file, save_file
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
     path = write_hugging_face(tmp_path / "pair", "clip", CLIP_PROCESSOR)
     inner = json.loads((path / "config.json").read_text())
     weights = load_file(path / "model.safetensors")

@@ -124,7 +124,7 @@ def test_a_file_of_a_repository(models: Any, tmp_path: Path) -> None:
         local = handle(str(tmp_path / folder / "open_clip_model.safetensors"))
         assert found.weights_digest == local.weights_digest
         assert any("a checkpoint file says nothing of the mean and std" in flag for flag in found.flags)
-    with pytest.raises(ClipevalError, match="org/runs has none of a/none.pt"):
+    with pytest.raises(ClipevalError, match=r"org/runs has none of a/none\.pt"):
         handle("hf://org/runs/a/none.pt").fetch()
     with pytest.raises(ClipevalError, match=r"hf://ORG/NAME/FILE was expected.*hf-hub:org/runs"):
         handle("hf://org/runs")
