@@ -22,7 +22,7 @@ def test_what_it_saves_gives_what_it_encodes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False).state_dict()
     clip = write_as_transformers(weights, tmp_path / "clip")
-    model = library.SentenceTransformer(modules=[library.models.CLIPModel(str(clip))], device="cpu")
+    model = library.SentenceTransformer(str(clip), device="cpu")
     model.save(str(tmp_path / "saved"))
     handle = resolve(
         {"_target_": "clipeval.models.transformers.HuggingFace", "path": str(tmp_path / "saved")}, tmp_path
