@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import ListConfig, OmegaConf
 
 import clipeval
-from clipeval.configs.naming import CHECKPOINT_SUFFIXES, PATH_START, slug_of
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES, PATH_START, slug_of, value_name
 
 
 def bundled(name: str) -> str:
@@ -27,7 +27,9 @@ def slug(*parts: str | None) -> str:
     for part in parts:
         text = "" if part is None else str(part)
         scheme, _, rest = text.rpartition(":")
-        if scheme == "local-dir" or PATH_START.search(text) or text.endswith(CHECKPOINT_SUFFIXES):
+        if rest.startswith("//"):  # an address, which lies nowhere on this machine
+            text = value_name(text.partition("?")[0]) + ("-" + value_name(text)[-8:] if "?" in text else "")
+        elif scheme == "local-dir" or PATH_START.search(text) or text.endswith(CHECKPOINT_SUFFIXES):
             path = Path(rest if scheme == "local-dir" else text).expanduser().absolute()
             name = path.stem if path.suffix in CHECKPOINT_SUFFIXES else path.name
             text = f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -54,10 +56,11 @@ def word_if(switch: Any, word: str) -> str | None:
 
 
 def tagged(word: str, value: Any) -> str | None:
-    """`${tagged:size,${.image_size}}`: `size-336`; nothing where the value is null."""
+    """`${tagged:size,${.image_size}}`: `size-336`; a path by its last part and its digest; nothing where the value is null."""
     if value is None:
         return None
-    return f"{word}-{'x'.join(map(str, value)) if isinstance(value, list | tuple | ListConfig) else value}"
+    values = value if isinstance(value, list | tuple | ListConfig) else [value]
+    return f"{word}-{'x'.join(value_name(v) if isinstance(v, str) else f'{v:g}' for v in values)}"
 
 
 def file_name(path: str) -> str:

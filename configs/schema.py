@@ -99,7 +99,12 @@ MODEL = {
     "context_length": Value(int, null=True, least=1),
     "image_size": PIXELS["size"],
     "ema": SWITCH,
+    "trust_remote_code": SWITCH,
     "state_dict": TEXT_OR_NULL,
+    "adapter": TEXT_OR_NULL,
+    "interpolate": TEXT_OR_NULL,
+    "alpha": Value(object, null=True, hint="a number from 0 to 1, or a list of such"),
+    "dimensions": Value(object, null=True, hint="a whole number of at least 1, or a list of such"),
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
@@ -212,7 +217,10 @@ def check(config: DictConfig) -> None:
         )
 
 
-_OWN_ARGUMENTS = ("path", "config_dir", "text_clean", "context_length", "image_size")
+_OWN_ARGUMENTS = (
+    *("path", "config_dir", "text_clean", "context_length", "image_size"),
+    *("adapter", "interpolate", "alpha", "dimensions", "trust_remote_code"),
+)
 """Of a class of the user's own, these are its arguments, which only the class knows."""
 
 
@@ -258,10 +266,27 @@ def _model(value: object) -> None:
         pixels(model["preprocess"])
     if not own and model.get("image_size") is not None:
         _size("model.image_size", model["image_size"])
+    if not own:
+        _several("model.alpha", model.get("alpha"), MODEL["alpha"], Value(float, least=0, most=1))
+        _several("model.dimensions", model.get("dimensions"), MODEL["dimensions"], Value(int, least=1))
     if "_target_" not in model and model.get("pretrained") is None and ":" not in str(model.get("name")):
         raise ClipevalError(
             f"model.pretrained must be set: a tag of {model.get('name')}, a checkpoint file, or hf-hub:ORG/REPO."
         )
+
+
+def _several(key: str, given: object, rule: Value, one: Value) -> None:
+    """One value or a list of values, each of which is a model of its own."""
+    values = given if isinstance(given, list) else [given]
+    if given is None:
+        return
+    try:
+        for value in values:
+            one.check(key, value)
+    except ClipevalError:
+        values = []
+    if not values or len(set(values)) < len(values):
+        raise ClipevalError(f"{key}={shown(given)}: {rule.expected} was expected, each once.")
 
 
 def _task(location: str, value: object) -> None:

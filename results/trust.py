@@ -41,8 +41,12 @@ NOT_TASK = ("data", "outside", "prompts", "notes")
 PARTS = ("clipeval.captioning.scorer.CocoScorer",)
 """Classes of the package that a task's config may hold besides its own."""
 
-MODELS = ("clipeval.models.open_clip.OpenClip", "clipeval.models.transformers.HuggingFace")
-"""The handles of models whose checkpoints hold weights and no code: open_clip's and transformers'."""
+MODELS = (
+    "clipeval.models.open_clip.OpenClip",
+    "clipeval.models.transformers.HuggingFace",
+    "clipeval.models.onnx.Onnx",
+)
+"""The handles of models whose checkpoints hold weights and no code: open_clip's, transformers', and graphs of ONNX."""
 
 _TASKS = "clipeval.tasks"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
@@ -61,6 +65,8 @@ class Trust:
         return any(target == name or target.startswith(f"{name}.") for name in self.names)
 
 
+REMOTE_CODE = "transformers_modules"
+"""What `--trust` calls code that comes with a transformers checkpoint: the package that transformers imports it as."""
 NOBODY = Trust()
 """Trust in the package alone."""
 
@@ -111,6 +117,11 @@ def check_tasks(nodes: Mapping[str, Any], file: Path, trusted: Trust) -> None:
 def check_model(node: Mapping[str, Any], file: Path, trusted: Trust) -> None:
     """Checks the model of a stored config, which `clipeval.models.resolve` would make of it; as `check_tasks`."""
     target = node.get(TARGET)
+    if node.get("trust_remote_code") and target in MODELS and REMOTE_CODE not in trusted:
+        raise ClipevalError(
+            f"{file} says model.trust_remote_code={str(node['trust_remote_code'])[:20]}, which runs code that comes with the "
+            f"checkpoint {str(node.get('path'))[:200]}. Read that code, and say --trust {REMOTE_CODE}."
+        )
     if target is None or target in MODELS:  # without one, it is open_clip's
         return
     if not isinstance(target, str) or target not in trusted:

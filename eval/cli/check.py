@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clipeval.configs.errors import EXIT_ERROR, ClipevalError
+from clipeval.configs.errors import EXIT_ERROR
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,8 +36,7 @@ def check_model(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     console = Console(stderr=True)
     handle = resolve(config.model, Path(config.cache.root).expanduser())
-    if handle.missing:
-        raise ClipevalError(handle.missing)
+    handle.bring(lambda text: console.print(text, markup=False, highlight=False))
     with (
         console.status(f"loading {handle.name} …"),
         handle.load(str(pick_device(config.runtime.device)), config.runtime.precision) as encoder,

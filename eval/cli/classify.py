@@ -17,6 +17,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
 from clipeval.data.pictures import find_pictures
 from clipeval.models import Encoder
+from clipeval.models.shortened import shortened
 from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.preprocess.transforms import Transform
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
@@ -34,6 +35,7 @@ def classify(
     labels: Sequence[str],
     templates: Sequence[str],
     names: Sequence[str] | None = None,
+    dimensions: int | None = None,
 ) -> torch.Tensor:
     """Probabilities of each label for each image; see `Encoder.probabilities`.
 
@@ -43,6 +45,7 @@ def classify(
         labels: C of them.
         templates: with `{c}`; their embeddings are averaged.
         names: what the images are called in errors; None: their numbers.
+        dimensions: how many numbers of the embeddings are read; None: all.
 
     Returns:
         float32 [N, C].
@@ -54,6 +57,7 @@ def classify(
     for given, what in ((texts, asked), (rows, called)):
         if unsound := first_unsound(given):
             raise ClipevalError(f"the embedding of {what[unsound[0]]!r} is {unsound[1]}: {CAUSES}.")
+    texts, rows = shortened(texts, dimensions), shortened(rows, dimensions)
     weights = zero_shot_classifier(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 

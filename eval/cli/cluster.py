@@ -59,19 +59,6 @@ def share_parts(config: DictConfig, share: str) -> dict[str, ChunkRange | None]:
     return {unit.task: unit.part for unit in partition(config_costs(config), count)[index]}
 
 
-def run_checkpoints(overrides: list[str], config_dir: str | None, console: Console) -> list[Path] | None:
-    """The run folders of `model.pretrained=glob(…)`; None where the words name one model."""
-    from clipeval.cluster.checkpoint_files import checkpoints, pattern_of
-
-    pattern = pattern_of(overrides)
-    if pattern is None:
-        return None
-    paths = checkpoints(pattern)
-    from clipeval.cluster.checkpoints import run_checkpoints as run
-
-    return run(overrides, config_dir, paths, console)
-
-
 def say_pending(summary: RunSummary, console: Console) -> None:
     """Says which tasks wait for other processes' parts."""
     for task in summary.pending:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from clipeval.cli.check import add_commands as add_check_command
-from clipeval.cli.cluster import add_commands, add_run_options, run_checkpoints, say_pending, share_parts
+from clipeval.cli.cluster import add_commands, add_run_options, say_pending, share_parts
 from clipeval.cli.completion import COMPLETE, add_completion, answer
 from clipeval.cli.doctor import add_doctor
 from clipeval.cli.listing import add_list
@@ -155,7 +155,7 @@ class _Version(argparse.Action):
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cli.terminal import print_results, progress_console
-    from clipeval.configs.compose import compose
+    from clipeval.cluster.checkpoint_files import several
     from clipeval.results.run_folder import RunFolder
 
     if arguments.multirun:
@@ -163,11 +163,17 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
         return sweep(overrides, arguments.config_dir)
     console = progress_console(arguments.quiet)
-    folders = run_checkpoints(overrides, arguments.config_dir, console) if not arguments.share else None
-    if folders is not None:
+    config, models = several(overrides, arguments.config_dir)
+    if models and arguments.share:
+        raise ClipevalError(
+            f"--share cuts the run of one model, and these are {len(models)}: give one, or use clipeval submit"
+        )
+    if models:
+        from clipeval.cluster.checkpoints import run_models
+
+        folders = run_models(overrides, arguments.config_dir, models, console)
         print_results(folders, arguments.json)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
-    config = compose(overrides, arguments.config_dir)
     from clipeval.cluster import local  # torch and open_clip, for which a wrong word need not wait
     from clipeval.engine.evaluation import Evaluation
 

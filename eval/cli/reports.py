@@ -361,13 +361,19 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     templates = arguments.template or [WIDGET_TEMPLATE]
     pictures = read_pictures(names)
     handle = resolve(config.model, Path(config.cache.root).expanduser())
-    if handle.missing:
-        raise ClipevalError(handle.missing)
+    handle.bring(lambda text: print(text, file=sys.stderr))
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with handle.load(pick_device(config.runtime.device), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
         predictions = (
-            classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])
+            classify(
+                encoder,
+                decode(part, handle.preprocess),
+                labels,
+                templates,
+                [name for name, _ in part],
+                handle.dimensions,
+            )
             for part in parts
         )
         rows = torch.cat(list(predictions)).numpy()

@@ -1,10 +1,13 @@
-"""Many checkpoints of one architecture over a single decoding of the images.
+"""Many models of one architecture over a single decoding of the images: checkpoints, mixtures of two, lengths of embeddings.
 
     clipeval run model=open_clip model.name=ViT-B-32 model.pretrained='glob(checkpoints/*.pt)' suite=datacomp
+    clipeval run model=vit_b_32_openai model.interpolate=tuned.pt model.alpha=[0,0.5,1] suite=imagenet_robustness
+    clipeval run model=nllb_clip_base_siglip_mrl model.dimensions=[64,128,256] task=xtd10
 
 Where decoders are the limit, eight models cost little more than one. Each checkpoint has its run folder and its records, as
 if it had been run alone; the sets are opened once, the texts are tokenised once, and each batch of images goes through as
-many models as fit in memory at a time. A checkpoint that cannot be loaded fails alone.
+many models as fit in memory at a time. A checkpoint that cannot be loaded fails alone. Lengths of one model's embeddings share
+its encoding, too.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from clipeval.configs.compose import compose, override
+from clipeval.cluster.checkpoint_files import replaced
+from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.plan import Plan
@@ -30,36 +34,34 @@ WEIGHT = 2.5
 """Memory that a model takes while it is loaded, in sizes of its file."""
 
 
-def run_checkpoints(
+def run_models(
     overrides: Sequence[str],
     config_dir: str | None,
-    paths: Sequence[Path],
+    models: Sequence[Sequence[str]],
     console: Console,
     at_once: int | None = None,
 ) -> list[Path]:
-    """Evaluates checkpoints.
+    """Evaluates models that see images and texts alike.
 
     Args:
-        overrides: as of `clipeval run`; what they say of `model.pretrained` is replaced.
+        overrides: as of `clipeval run`; what they say of the keys in `models` is replaced.
         config_dir: as `--config-dir`.
-        paths: the checkpoints.
+        models: of each the overrides in which it differs from the others, as `clipeval.cluster.checkpoint_files.several` has them.
         console: for progress.
         at_once: how many in memory at a time; None: as many as fit.
 
     Returns:
-        Their run folders, in the order of `paths`.
+        Their run folders, in the order of `models`.
 
     Raises:
         ClipevalError: a task cannot run; or, after all others are done, which checkpoints failed and why.
     """
-    shared = [word for word in overrides if not word.startswith("model.pretrained=")]
     evaluations: list[Evaluation] = []
-    for path in paths:
-        config = compose([*shared, override("model.pretrained", str(path.absolute()))], config_dir)
-        evaluation = Evaluation.open(config, console)
+    for words in models:
+        evaluation = Evaluation.open(compose(replaced(overrides, words), config_dir), console)
         if evaluation.folder.path.absolute() in {other.folder.path.absolute() for other in evaluations}:
             raise ClipevalError(
-                f"out={evaluation.folder.path} would hold several checkpoints; leave out= away, or write "
+                f"out={evaluation.folder.path} would hold several models; leave out= away, or write "
                 "out='runs/${model.slug}'."
             )
         evaluations.append(evaluation)
@@ -67,6 +69,7 @@ def run_checkpoints(
     opened = first.plan()
     plans = [opened, *(_plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
     runs = [(evaluation, evaluation.prepare(plan)) for evaluation, plan in zip(evaluations, plans, strict=True)]
+    _share_encodings(evaluations)
     first.say_pixels(runs[0][1])
     for evaluation in evaluations:
         evaluation.announce()
@@ -74,15 +77,34 @@ def run_checkpoints(
     waiting = [(evaluation, plan) for evaluation, plan in runs if plan.open]
     run_planned([(evaluation, plan) for evaluation, plan in runs if not plan.open])
     while waiting:
-        count = at_once or _fitting(waiting[0][0])
+        count = _leading(waiting, at_once or _fitting(waiting[0][0]))
         group, waiting = waiting[:count], waiting[count:]
         names = ", ".join(evaluation.folder.name for evaluation, _ in group)
-        console.print(f"{len(group)} checkpoints at once: {names}", highlight=False)
+        console.print(f"{len(group)} models at once: {names}", highlight=False)
         failed += _run_group(group)
         gc.collect()  # the models, before the next ones are loaded
     if failed:
-        raise ClipevalError(f"{len(failed)} of {len(runs)} checkpoints failed:\n" + "\n".join(failed))
+        raise ClipevalError(f"{len(failed)} of {len(runs)} models failed:\n" + "\n".join(failed))
     return [evaluation.folder.path for evaluation in evaluations]
+
+
+def _share_encodings(evaluations: Sequence[Evaluation]) -> None:
+    """Gives those of one model, of which embeddings of several lengths are read, one set of stores: it encodes once."""
+    known: dict[tuple[str, str], Evaluation] = {}
+    for evaluation in evaluations:
+        if evaluation.handle.dimensions is not None:
+            encoding = evaluation.handle.image_digest, evaluation.handle.text_digest
+            evaluation.stores = known.setdefault(encoding, evaluation).stores
+
+
+def _leading(waiting: Sequence[tuple[Evaluation, Plan]], most: int) -> int:
+    """How many of the first are of no more than `most` encoders."""
+    seen: set[int] = set()
+    for place, (evaluation, _) in enumerate(waiting):
+        seen.add(id(evaluation.stores))
+        if len(seen) > most:
+            return place
+    return len(waiting)
 
 
 def _plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
@@ -92,10 +114,9 @@ def _plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
         ClipevalError: the two see images or texts differently, or its files are missing.
     """
     mine, theirs = evaluation.handle, first.handle
+    mine.bring(evaluation.say)
     if mine.preprocess != theirs.preprocess or mine.tokenizer_digest != theirs.tokenizer_digest:
         raise ClipevalError(f"{mine.slug} and {theirs.slug} differ in preprocessing or tokenizer; run them one by one.")
-    if mine.missing:
-        raise ClipevalError(mine.missing)
     tasks = [planned.with_weights_of(mine, evaluation.folder) for planned in plan.tasks]
     return Plan(tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
 

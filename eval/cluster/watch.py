@@ -149,10 +149,11 @@ def _evaluate(
     paths: Sequence[Path], overrides: Sequence[str], config_dir: str | None, console: Console
 ) -> tuple[dict[Path, Path], set[Path]]:
     """Run folders of checkpoints, and those that could not be evaluated, which are named and not tried again."""
-    from clipeval.cluster.checkpoints import run_checkpoints
+    from clipeval.cluster.checkpoint_files import words_of
+    from clipeval.cluster.checkpoints import run_models
 
     try:
-        return dict(zip(paths, run_checkpoints(overrides, config_dir, paths, console), strict=True)), set()
+        return dict(zip(paths, run_models(overrides, config_dir, words_of(paths), console), strict=True)), set()
     except ClipevalError as problem:
         if len(paths) == 1:
             console.print(f"{paths[0].name}: {problem}", markup=False, highlight=False)

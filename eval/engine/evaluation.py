@@ -83,8 +83,7 @@ class Evaluation:
 
     def plan(self) -> Plan:
         """Opens every task; see `clipeval.engine.plan`."""
-        if self.handle.missing:
-            raise ClipevalError(self.handle.missing)
+        self.handle.bring(self.say)
         self._keep_nothing_of_the_unknown()
         config, parts = self.config, self.parts
         if parts is not None:

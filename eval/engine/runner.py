@@ -28,7 +28,7 @@ from clipeval.engine.pixels import pixel_store
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.scoring import ScoringQueue, WriteRecord
-from clipeval.engine.store import ImageStore, TextStore
+from clipeval.engine.store import ImageStore, TextStore, key_of
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, ModelHandle, text_precision
 from clipeval.models.encoder_group import EncoderGroup, share_tokenizer
@@ -100,12 +100,17 @@ class ModelRun:
     encoder: Encoder | None = field(default=None, init=False)
     missing: dict[TextStore, list[str]] = field(default_factory=dict, init=False)
 
-    def start(self, options: RunOptions, scorer: ThreadPoolExecutor) -> None:
+    def start(self, options: RunOptions, scorer: ThreadPoolExecutor, opened: dict[str, TextStore]) -> None:
         """Finds out which texts are missing, and lets the tasks wait for their embeddings.
 
         Of a task that is done in parts, the process with the first part embeds the texts.
+
+        Args:
+            options: how the run is carried out.
+            scorer: where tasks are scored.
+            opened: the stores of texts that models with the same stores of images have opened.
         """
-        stores = text_stores(self, options)
+        stores = text_stores(self, options, opened)
         asked: dict[TextStore, list[str]] = {}
         for planned in self.tasks:
             if planned.part is None or planned.part.first == 0:
@@ -113,14 +118,27 @@ class ModelRun:
         self.missing = {store: missing for store, texts in asked.items() if (missing := store.missing(texts))}
         whole = [planned for planned in self.tasks if planned.part is None]
         told = self.write_record, self.progress, scorer, options.device, self.keep_heads, self.summary.records
-        self.queue = ScoringQueue(whole, self.stores, stores, *told)
+        self.queue = ScoringQueue(whole, self.stores, stores, *told, dimensions=self.handle.dimensions)
 
-    def load(self, stack: ExitStack, options: RunOptions, images: bool) -> None:
-        """Loads what is needed of the model, if anything is."""
-        if images:
+    def load(self, stack: ExitStack, options: RunOptions, images: bool, owner: ModelRun) -> None:
+        """Loads what is needed of the model, if anything is.
+
+        Args:
+            stack: closes it.
+            options: how the run is carried out.
+            images: whether images are to be embedded.
+            owner: the model that embeds for all that have its stores; the others take its encoder.
+        """
+        if owner is not self:
+            if owner.problem is not None:
+                raise owner.problem
+            self.encoder = owner.encoder
+        elif images:
             self.encoder = self.handle.load(str(options.device), options.precision, options.compile)
         elif self.missing:
             self.encoder = self.handle.load_text(str(options.device), options.precision)
+        if self.encoder is None and self.missing:  # another part of what its owner's tasks ask
+            self.encoder = owner.encoder = owner.handle.load_text(str(options.device), options.precision)
         if self.encoder is not None:
             stack.callback(self.encoder.close)
             if images and self.inspect is not None:
@@ -134,6 +152,7 @@ class ModelRun:
         """
         with self.progress.bar("texts", sum(map(len, self.missing.values())), "prompts") as bar:
             for store, missing in self.missing.items():
+                missing = store.missing(missing)  # but for what another model with the same stores has embedded
                 for first in range(0, len(missing), TEXTS_AT_ONCE):
                     assert self.encoder is not None
                     texts = missing[first : first + TEXTS_AT_ONCE]
@@ -165,23 +184,29 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         ClipevalError: an image cannot be read, a worker died, the only model fails. Records written before it stay.
     """
     started = time.monotonic()
-    jobs = _decode_jobs(models, options)
+    owners = {model: next(other for other in models if other.stores is model.stores) for model in models}
+    jobs = _decode_jobs(models, options, owners)
     sighted = {model for _, stores in jobs for model in stores}
     steady = deterministic_algorithms(options.device) if options.stream.aligned else nullcontext()
     with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
+        opened: dict[str, TextStore] = {}
         for model in models:
-            model.start(options, scorer)
+            model.start(options, scorer, opened)
+        for model in models:
+            model.queue.beside = [other.queue for other in models if other.stores is model.stores]
         # Decoders start before the models are loaded, and work while texts are embedded.
         decoders = [job for job, _ in jobs], models[0].handle.preprocess, options.stream, options.device
         with disable_tokenizer_threads(), ImageStream(*decoders) as stream, ExitStack() as loaded:
             for model in models:
                 with _failing_alone(model, models):
-                    model.load(loaded, options, images=model in sighted)
-            share_tokenizer([model.encoder for model in models if model.encoder is not None])
+                    model.load(loaded, options, owners[model] in sighted, owners[model])
+            share_tokenizer(list(dict.fromkeys(model.encoder for model in models if model.encoder is not None)))
             for model in models:
                 with _failing_alone(model, models):
                     model.embed_texts()
+            _fail_with_owners(owners)
             _embed_images(stream, [stores for _, stores in jobs], models)
+            _fail_with_owners(owners)
         for model in models:
             with _failing_alone(model, models):
                 model.queue.close()
@@ -189,6 +214,13 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         if model.problem is None:
             _finish_parts(model, options)
         model.summary.seconds = time.monotonic() - started
+
+
+def _fail_with_owners(owners: Mapping[ModelRun, ModelRun]) -> None:
+    """Whose embeddings another model was to make, fails with it."""
+    for model, owner in owners.items():
+        if owner.problem is not None and model.problem is None:
+            model.fail(owner.problem)
 
 
 @contextmanager
@@ -203,8 +235,10 @@ def _failing_alone(model: ModelRun, models: Sequence[ModelRun]) -> Iterator[None
         model.stores.flush()
 
 
-def _decode_jobs(models: Sequence[ModelRun], options: RunOptions) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
-    """What is missing of each split, decoded once for all models; and the stores that take it.
+def _decode_jobs(
+    models: Sequence[ModelRun], options: RunOptions, owners: Mapping[ModelRun, ModelRun]
+) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
+    """What is missing of each split, decoded once for all models; and the stores that take it, by the model that fills them.
 
     Of a task that is done in parts, this process embeds the chunks of its part.
     """
@@ -217,7 +251,7 @@ def _decode_jobs(models: Sequence[ModelRun], options: RunOptions) -> list[tuple[
                 store, key = model.stores.of(spec), spec.pixels_key
                 mine = slice(None) if planned.part is None else planned.part.rows(store.count)
                 missing.setdefault(key, np.zeros(store.count, dtype=bool))[mine] |= ~store.done[mine]
-                stores.setdefault(key, {})[model] = store
+                stores.setdefault(key, {})[owners[model]] = store
                 features.setdefault(key, (planned.task.name, spec))
     jobs = []
     for key, (name, spec) in features.items():
@@ -246,17 +280,24 @@ def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
     return {"text": handle.text_digest, "precision": text_precision(options.precision, str(options.device))}
 
 
-def text_stores(model: ModelRun, options: RunOptions) -> dict[str, TextStore]:
+def text_stores(model: ModelRun, options: RunOptions, opened: dict[str, TextStore]) -> dict[str, TextStore]:
     """The store of each task's texts: one for all, so that a text is embedded once.
 
     With fixed batches (`aligned`) a store for each list of texts: which others a text is embedded with, and so its last
     bits, must not depend on the other tasks of a run.
     """
-    root, parts, name = model.stores.root, text_parts(model.handle, options), model.handle.name
+    parts = text_parts(model.handle, options)
+
+    def store(parts: Mapping[str, Any]) -> TextStore:
+        key = f"{id(model.stores)}/{key_of(parts)}"
+        if key not in opened:
+            opened[key] = TextStore(model.stores.root, parts, model.handle.name)
+        return opened[key]
+
     if not options.stream.aligned:
-        return dict.fromkeys([planned.id for planned in model.tasks], TextStore(root, parts, name))
+        return dict.fromkeys([planned.id for planned in model.tasks], store(parts))
     lists = dict.fromkeys(planned.fingerprint.prompts for planned in model.tasks)
-    apart = {prompts: TextStore(root, {**parts, "only": prompts}, name) for prompts in lists}
+    apart = {prompts: store({**parts, "only": prompts}) for prompts in lists}
     return {planned.id: apart[planned.fingerprint.prompts] for planned in model.tasks}
 
 
@@ -280,7 +321,9 @@ def _embed_images(
                 with _failing_alone(model, models):
                     model.summary.images += store_batch(replace(piece, rows=rows), job, store)
                     if store.complete:
-                        model.queue.submit_ready()
+                        for other in models:  # those that have the same stores
+                            if other.stores is model.stores and other.problem is None:
+                                other.queue.submit_ready()
 
 
 def store_batch(piece: Embedded, job: DecodeJob, store: ImageStore) -> int:

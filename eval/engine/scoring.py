@@ -19,6 +19,7 @@ from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
 from clipeval.models.precision import current, full_float32
+from clipeval.models.shortened import shortened
 from clipeval.models.unsound import first_unsound
 from clipeval.results.records import Record
 from clipeval.results.run_folder import RunFolder
@@ -84,6 +85,8 @@ class ScoringQueue:
         device: where tasks compute that ask for an accelerator.
         keep_heads: whether a task's class vectors are wanted with its scores.
         records: those written so far.
+        dimensions: how many numbers of the embeddings are read; None: all.
+        beside: the queues of models that have the same stores, this one too: what one of them needs is not freed.
     """
 
     waiting: list[PlannedTask]
@@ -95,6 +98,8 @@ class ScoringQueue:
     device: torch.device
     keep_heads: bool = False
     records: list[Record] = field(default_factory=list)
+    dimensions: int | None = None
+    beside: Sequence[ScoringQueue] = ()
     _scoring: list[tuple[PlannedTask, Future[Record]]] = field(default_factory=list)
     _clock: float = field(default_factory=time.monotonic)
 
@@ -121,7 +126,8 @@ class ScoringQueue:
             record = pair[1].result()
             self.records.append(record)
             self.progress.done(record)
-            others = [*self.waiting, *(planned for planned, _ in self._scoring)]
+            queues = self.beside or [self]
+            others = [p for queue in queues for p in (*queue.waiting, *(planned for planned, _ in queue._scoring))]
             needed = {spec.key for planned in others for spec in planned.features.values()}
             for spec in pair[0].features.values():
                 if spec.key not in needed:
@@ -132,6 +138,9 @@ class ScoringQueue:
         samples, images, flags = self._embedded(planned)
         texts = planned.task.prompts(samples) if flags else planned.texts  # flagged by now is what was left out
         rows = self.texts[planned.id].rows(texts)
+        if planned.task.output == "embeddings":
+            images = {split: shortened(embedded, self.dimensions) for split, embedded in images.items()}
+            rows = shortened(rows, self.dimensions)
         self._check(planned, samples, images, texts, rows)
         if planned.task.on_device:
             images = {split: embedded.to(self.device) for split, embedded in images.items()}

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.prompts import prompts_digest
 from clipeval.models.identity import code_digest
-from clipeval.models.own_code import OwnCode, import_fresh, is_own, own_code
+from clipeval.models.module_files import is_own
+from clipeval.models.own_code import OwnCode, import_fresh, own_code
 from clipeval.models.state import Walk, modules_of
 from clipeval.results.trust import NOT_TASK
 from clipeval.tasks.base import Task

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class ModelHandle(ABC):
     """Names the run folder: safe for file systems, and the same for the same config."""
     text_clean: str | None = None
     """What is done to a text before the tokenizer reads it, a policy of `clipeval.models.text_clean`; None: the user's own."""
+    dimensions: int | None = None
+    """How many numbers of its embeddings are read, from the first on; None: all. The rest is kept with them all the same."""
     flags: list[str]
     """Warnings for whoever reads a score of this model; every record repeats them."""
 
@@ -47,9 +49,29 @@ class ModelHandle(ABC):
     def missing(self) -> str | None:
         """None if every file is on this machine; else a sentence that says which is not, and how to fetch it."""
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether a run fetches what is missing by itself: an address says where from, and there is nothing to choose."""
+        return False
+
     @abstractmethod
     def fetch(self) -> None:
         """Download what is missing. ClipevalError, with the reason, if that fails."""
+
+    def bring(self, say: Callable[[str], None]) -> None:
+        """Sees to it that every file is here; fetches what a run may fetch by itself.
+
+        Args:
+            say: told before anything is fetched.
+
+        Raises:
+            ClipevalError: something is missing, with the command that fetches it, or cannot be fetched.
+        """
+        if self.missing and self.on_demand:
+            say(f"fetching the weights of {self.name}, {self.pretrained or ''}, into the cache")
+            self.fetch()
+        if self.missing:
+            raise ClipevalError(self.missing)
 
     @property
     @abstractmethod

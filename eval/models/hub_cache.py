@@ -33,15 +33,19 @@ TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken"
 """Further files that a tokenizer's config can name."""
 
 
-def cached(repository: str, filename: str) -> Path | None:
-    """The file in the hub's cache, at the revision `main` pointed to when it was fetched; None if it is not there."""
-    found = try_to_load_from_cache(repository, filename)
+class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its users
+    """The hub cannot be reached from here."""
+
+
+def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
+    """The file in the hub's cache, of a revision, or of what `main` was when it was fetched; None if it is not there."""
+    found = try_to_load_from_cache(repository, filename, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def cached_any(repository: str, filenames: tuple[str, ...]) -> Path | None:
+def cached_any(repository: str, filenames: tuple[str, ...], revision: str | None = None) -> Path | None:
     """The first of several files that is in the cache."""
-    return next((path for name in filenames if (path := cached(repository, name)) is not None), None)
+    return next((path for name in filenames if (path := cached(repository, name, revision)) is not None), None)
 
 
 def weight_names(filename: str) -> tuple[str, ...]:
@@ -65,10 +69,10 @@ def tokenizer_files(source: str) -> list[Path]:
     return [path for name in TOKENIZER_FILES if (path := cached(source, name)) is not None]
 
 
-def download(repository: str, filenames: tuple[str, ...]) -> Path:
+def download(repository: str, filenames: tuple[str, ...], revision: str | None = None) -> Path:
     """Fetch the first of several files that the repository has. ClipevalError says why it cannot be fetched."""
     for filename in filenames:
-        path = fetch_one(repository, filename)
+        path = fetch_one(repository, filename, revision)
         if path is not None:
             return path
     raise ClipevalError(f"{repository} has none of {', '.join(filenames)}")
@@ -86,7 +90,7 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
     try:
         return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
-        raise ClipevalError(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
+        raise OutOfReach(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
     except EntryNotFoundError:
         return None
     except GatedRepoError:

@@ -1,8 +1,8 @@
 """Configs that lie beside a checkpoint: they choose among classes that are installed, and bring no code of their own.
 
 transformers runs Python files of a repository where a config's `auto_map` names them and `trust_remote_code` is on, and asks
-at the terminal where it is neither on nor off. Here it is off, whatever a config says, and nobody is asked; a model whose
-architecture is such a file is wrapped in a class that its user writes (`model=custom`).
+at the terminal where it is neither on nor off. Here it is off, whatever a config says, and nobody is asked; the user alone turns it
+on (`model.trust_remote_code=true`, see `clipeval.models.remote_code`), or wraps the model in a class (`model=custom`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ def refuse_unknown_type(path: Path) -> None:
     from transformers import CONFIG_MAPPING  # after seconds, which most configs need not wait for
 
     if config.get("model_type") not in CONFIG_MAPPING:
-        _refuse(path, f"auto_map={str(config['auto_map'])[:200]} for a model_type={config.get('model_type')}")
+        what = f"auto_map={str(config['auto_map'])[:200]} for a model_type={config.get('model_type')}"
+        raise ClipevalError(
+            f"{path} asks for code that comes with the checkpoint, which is not run unasked ({what}). Read it, and say "
+            "model.trust_remote_code=true; or wrap the model in a class of your own (model=custom model._target_=MODULE.CLASS)."
+        )
 
 
 def _refuse(path: Path | str, what: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,26 +11,24 @@ from typing import Any, cast
 
 import torch
 
-from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.naming import CHECKPOINT_SUFFIXES, slug_of
+from clipeval.configs.errors import ClipevalError
+from clipeval.configs.naming import slug_of
 from clipeval.models import hub_cache
-from clipeval.models.checkpoint_file import INDEX, checkpoint_in, files_of, torchscript_says
+from clipeval.models.changes import Changes
+from clipeval.models.checkpoint_file import files_of
 from clipeval.models.encoder import Encoder
-from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
-from clipeval.models.no_code import refuse_code
-from clipeval.models.open_clip_registry import Registry, exported_config
+from clipeval.models.handle import ModelHandle, digest_files, digest_of
+from clipeval.models.interpolation import load_between
+from clipeval.models.open_clip_source import CONFIG, HUB, LOCAL, RANDOM, Source
 from clipeval.models.open_clip_text import is_open_clips, own_policy, settings_digest
 from clipeval.models.overrides import Overrides
 from clipeval.models.positions import interpolated
 from clipeval.models.texts import Tokenizer
+from clipeval.models.weight_files import WeightFiles
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
 from clipeval.results.files import write_atomically
 
-RANDOM = "random"
-"""`model.pretrained=random`: the architecture with random weights, seed 0, to measure speed without a download."""
-LOCAL, HUB = "local-dir:", "hf-hub:"
-_CONFIG = "open_clip_config.json"
-_AS_TRAINED = Overrides()
+_AS_TRAINED, _UNCHANGED = Overrides(), Changes()
 
 
 class OpenClip(ModelHandle):
@@ -39,9 +36,11 @@ class OpenClip(ModelHandle):
 
     >>> OpenClip("ViT-B-32-256", "datacomp_s34b_b86k", cache_root=cache)     # a tag
     >>> OpenClip("ViT-B-32", "logs/run/checkpoints/epoch_5.pt", cache_root=cache)
+    >>> OpenClip("ViT-B-32", "s3://bucket/epoch_5.pt", cache_root=cache)     # fetched once
     >>> OpenClip("hf-hub:org/repo", cache_root=cache)                        # architecture and weights
     >>> OpenClip("ViT-B-32", "hf-hub:org/repo", cache_root=cache)            # weights alone
     >>> OpenClip("local-dir:exported", cache_root=cache)                     # as open_clip's push_to_hf_hub writes it
+    >>> OpenClip("ViT-B-32", "openai", changes=Changes(interpolate="tuned.pt", alpha=0.5), cache_root=cache)
     """
 
     def __init__(
@@ -57,140 +56,41 @@ class OpenClip(ModelHandle):
         state_dict: str | None = None,
         offline: bool = False,
         overrides: Overrides = _AS_TRAINED,
+        changes: Changes = _UNCHANGED,
     ):
-        self.name, self.pretrained, self._flags = name, pretrained or None, list[str]()
-        self._ema, self._state_dict = ema, state_dict
+        self._cache, self._ema, self._state_dict = Path(cache_root), ema, state_dict
+        self._offline = offline
         self._of_checkpoint: tuple[str, ...] | None = None
         """What is to be said of the checkpoint; None until it was read, or that was looked up."""
-        self._cache, self._offline = Path(cache_root), offline
-        self._registry = Registry(self._cache, config_dir, {"name": name, "pretrained": pretrained})
-        if name.startswith((LOCAL, HUB)) and pretrained:
-            raise ClipevalError(f"model.name={name} brings its own weights; leave model.pretrained={pretrained} out")
-        self._repository: str | None = None
-        """A hub repository with the weights; `_filenames` are the names to look for, best first."""
-        self._filenames: tuple[str, ...] = hub_cache.WEIGHTS
-        self._file: Path | None = None
-        self._model_cfg: dict[str, Any] | None = None
-        self._preprocess_cfg: dict[str, Any] = {}
-        if name.startswith(LOCAL):
-            self._read_folder(Path(name[len(LOCAL) :]).expanduser())
-        elif name.startswith(HUB):
-            self._repository = name[len(HUB) :]
-            self._read_repository(architecture=True)
-        else:
-            self._read_architecture()
-            self._read_pretrained(strict_quickgelu)
+        self._source = Source(name, pretrained, self._cache, config_dir, strict_quickgelu, offline)
+        self.name, self._weights, self._flags = name, self._source.weights, list(self._source.flags)
+        self._changes, given = changes, changes.interpolate
+        self._other = None if given is None else self._source.other_weights("model.interpolate", given)
+        self.pretrained = changes.name(pretrained or None)
         self._override(overrides)
-        self.slug = slug_of(slug) if slug else self._slug()
-
-    # -- what the config names ------------------------------------------------------------------------------------
-
-    def _read_folder(self, folder: Path) -> None:
-        config = folder / _CONFIG
-        if not config.is_file():
-            raise ClipevalError(
-                f"model.name={self.name}: there is no {config}; expected a folder that open_clip exported"
-            )
-        self._read_config(config, architecture=True)
-        indices = sorted(folder.glob(f"*{INDEX}"))
-        if indices and not (folder / hub_cache.WEIGHTS[0]).is_file():
-            self._file = checkpoint_in(folder)
-            return
-        self._file = self._registry.checkpoint_in(folder)
-        if self._file is None:
-            raise ClipevalError(f"model.name={self.name}: {folder} holds no .safetensors, .bin or .pth file")
-
-    def _read_repository(self, architecture: bool) -> dict[str, Any]:
-        """The repository's config: without it, neither preprocessing nor architecture is known."""
-        assert self._repository is not None
-        config = hub_cache.cached(self._repository, _CONFIG)
-        if config is None and not self._offline:
-            config = hub_cache.download(self._repository, (_CONFIG,))
-        if config is None:
-            raise ClipevalError(f"the {_CONFIG} of {self._repository} is not on this machine; run `{self._command}`")
-        return self._read_config(config, architecture)
-
-    def _read_config(self, path: Path, architecture: bool) -> dict[str, Any]:
-        """Take the preprocessing, and the architecture if it is wanted, from an exported config; its `model_cfg`."""
-        model, self._preprocess_cfg = exported_config(path)
-        if architecture:
-            self._model_cfg = model
-        return model
-
-    def _read_architecture(self) -> None:
-        name = self.name.replace("/", "-")
-        self._model_cfg = self._registry.architecture(name)
-        if self._model_cfg is None:
-            raise ClipevalError(nearest("model.name", self.name, self._registry.names()))
-        refuse_code(self._model_cfg, f"the architecture {name}")
-
-    def _read_pretrained(self, strict_quickgelu: bool) -> None:
-        name, given = self.name.replace("/", "-"), self.pretrained
-        if given is None:
-            choices = ", ".join(self._registry.tags(name)) or "none: give a checkpoint file"
-            raise ClipevalError(
-                f"model.name={self.name} needs model.pretrained, a tag ({choices}), file or hf-hub:org/repo"
-            )
-        if given == RANDOM:
-            self._flags.append("random weights: scores mean nothing")
-        elif given.startswith(HUB):
-            self._repository = given[len(HUB) :]
-            trained = self._read_repository(architecture=False)
-            self._check_quickgelu(bool(trained.get("quick_gelu", False)), strict_quickgelu)
-        elif cfg := self._registry.pretrained(name, given):
-            repository, _, filename = cfg["hf_hub"].rpartition("/")
-            self._repository, self._filenames = repository, hub_cache.weight_names(filename)
-            self._preprocess_cfg = cfg
-            self._check_quickgelu(bool(cfg.get("quick_gelu", False)), strict_quickgelu)
-        elif Path(given).expanduser().exists():
-            self._file = checkpoint_in(Path(given).expanduser())
-            if torchscript_says(self._file, "QuickGELU"):
-                self._check_quickgelu(True, strict_quickgelu)
-        elif os.sep in given or Path(given).suffix in CHECKPOINT_SUFFIXES:
-            raise ClipevalError(f"model.pretrained={given}: there is no such file")
-        else:
-            raise ClipevalError(nearest(f"model.pretrained for {self.name}", given, self._registry.tags(name)))
-
-    def _check_quickgelu(self, trained: bool, strict: bool) -> None:
-        """A checkpoint trained with QuickGELU and run without it loses points, and nothing else shows it."""
-        assert self._model_cfg is not None
-        built = bool(self._model_cfg.get("quick_gelu", False))
-        if trained == built:
-            return
-        base = self.name.removesuffix("-quickgelu")
-        better = f"{base}-quickgelu" if trained else base
-        hint = f"; use model.name={better}" if self._registry.architecture(better) is not None else ""
-        message = (
-            f"QuickGELU mismatch: {self.pretrained} was trained {'with' if trained else 'without'} it,"
-            f" {self.name} runs {'with' if built else 'without'} it{hint}"
-        )
-        if strict:
-            raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
-        self._flags.append(message)
+        which = ("ema" if ema else None, state_dict, *changes.slug_parts(), *overrides.slug_parts())
+        self.slug = slug_of(slug) if slug else self._source.slug(*which)
 
     text_clean: str
 
     def _override(self, asked: Overrides) -> None:
         """Put what is asked for in the place of the model's own; flag it, and what open_clip would assume without a word."""
-        assert self._model_cfg is not None
-        self._asked = asked
-        text, vision = self._model_cfg["text_cfg"], self._model_cfg["vision_cfg"]
-        self._native_size = vision.get("image_size", 224)
-        own = own_policy(text), text.get("context_length", 77), self._native_size
-        self._flags += asked.flags(self._preprocess_cfg, *own)
+        self._asked, source = asked, self._source
+        text, vision = source.model_cfg["text_cfg"], source.model_cfg["vision_cfg"]
+        own = own_policy(text), text.get("context_length", 77), vision.get("image_size", 224)
+        self._flags += asked.flags(source.preprocess_cfg, *own)
         self.text_clean = asked.text_clean or own[0]
-        self._model_cfg = {**self._model_cfg, "text_cfg": {**text}, "vision_cfg": {**vision}}
+        self._model_cfg: dict[str, Any] = {**source.model_cfg, "text_cfg": {**text}, "vision_cfg": {**vision}}
         if asked.context_length is not None:
             self._model_cfg["text_cfg"]["context_length"] = asked.context_length
         if asked.image_size is not None:
             size = asked.image_size
             self._model_cfg["vision_cfg"]["image_size"] = list(size) if isinstance(size, tuple) else size
-        self._preprocess_cfg = {**self._preprocess_cfg, **asked.preprocess}
+        self._preprocess_cfg = {**source.preprocess_cfg, **asked.preprocess}
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
-        if self.pretrained == RANDOM or not absent:
+        if self._weights is None or not absent:
             return
-        alone = self._file is not None and self._repository is None and not self.name.startswith(LOCAL)
-        location = "a checkpoint file" if alone else f"its {_CONFIG}"
+        location = "a checkpoint file" if source.is_file else f"its {CONFIG}"
         used = ", ".join(f"{key} {getattr(from_open_clip({}), key)}" for key in absent)
         self._flags.append(
             f"{location} says nothing of the {' and '.join(absent)} of its images: open_clip's own are assumed ({used}); "
@@ -201,21 +101,15 @@ class OpenClip(ModelHandle):
     def flags(self) -> list[str]:  # type: ignore[override]
         """See `ModelHandle.flags`. Looks into the checkpoint, if it is on this machine."""
         known = self._known()
-        return [*self._flags, *(self._interpolated if known is None else known)]
+        names = (self._source.name, self._source.pretrained, self._weights.repository if self._weights else None)
+        of_adapter = self._changes.adapter.flags(names) if self._changes.adapter else []
+        archive = self._source.archive_flags()
+        return [*self._flags, *archive, *of_adapter, *(self._interpolated if known is None else known)]
 
     @cached_property
     def _interpolated(self) -> list[str]:
-        path = self._weights()
-        return [] if path is None else interpolated(path, self._model_cfg or {})
-
-    def _slug(self) -> str:
-        if self.name.startswith(LOCAL):
-            folder = Path(self.name[len(LOCAL) :]).expanduser()
-            return slug_of(f"{folder.resolve().name}-{path_mark(folder)}", *self._asked.slug_parts())
-        which = ("ema" if self._ema else None, self._state_dict, *self._asked.slug_parts())
-        if self._file is not None:
-            return slug_of(self.name, f"{self._file.stem}-{path_mark(self._file)}", *which)
-        return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB), *which)
+        path = self._path
+        return [] if path is None else interpolated(path, self._model_cfg)
 
     # -- what is here ---------------------------------------------------------------------------------------------
 
@@ -227,15 +121,9 @@ class OpenClip(ModelHandle):
         return from_open_clip({**self._preprocess_cfg, "size": self._asked.preprocess.get("size", size)})
 
     @property
-    def _command(self) -> str:
-        pretrained = f" model.pretrained={self.pretrained}" if self.pretrained else ""
-        return f"clipeval download model=open_clip model.name={self.name}{pretrained}"
-
-    def _weights(self) -> Path | None:
+    def _path(self) -> Path | None:
         """The checkpoint on this machine; None if it must be fetched, or if the weights are random."""
-        if self._file is not None or self._repository is None:
-            return self._file
-        return hub_cache.cached_any(self._repository, self._filenames)
+        return None if self._weights is None else self._weights.path
 
     def _text_cfg(self) -> Mapping[str, Any]:
         assert self._model_cfg is not None
@@ -252,20 +140,35 @@ class OpenClip(ModelHandle):
     @property
     def missing(self) -> str | None:
         """See `ModelHandle.missing`."""
-        if self.pretrained != RANDOM and self._weights() is None:
-            return f"the weights of {self.name} {self.pretrained or ''} are not on this machine; run `{self._command}`"
+        command = self._source.command
+        for weights in (self._weights, self._other):
+            if weights is not None and weights.path is None:
+                given = self._changes.interpolate if weights is self._other else self._source.pretrained
+                more = f" model.interpolate={given} model.alpha={self._changes.alpha}" if weights is self._other else ""
+                what = f"the weights of {self.name} {given or ''}".strip()
+                return f"{what} are not on this machine; run `{command}{more}`"
+        adapter = self._changes.adapter
+        if adapter is not None and (lacking := adapter.missing):
+            return f"{lacking}; run `{command} model.adapter={adapter.given}`"
         source = self._tokenizer_source()
         if source is not None and not hub_cache.tokenizer_files(source):
-            return f"the tokenizer {source} is not on this machine; run `{self._command}`"
+            return f"the tokenizer {source} is not on this machine; run `{command}`"
         tower = self._text_cfg().get("hf_model_name")
         if tower and not Path(tower).is_dir() and hub_cache.cached(tower, "config.json") is None:
-            return f"the config of the text tower {tower} is not on this machine; run `{self._command}`"
+            return f"the config of the text tower {tower} is not on this machine; run `{command}`"
         return None
+
+    @property
+    def on_demand(self) -> bool:
+        """See `ModelHandle.on_demand`."""
+        lacking = [part for part in (self._weights, self._other) if part is not None and part.path is None]
+        return not self._offline and bool(lacking) and all(part.on_demand for part in lacking)
 
     def fetch(self) -> None:
         """See `ModelHandle.fetch`."""
-        if self._repository is not None and self._weights() is None:
-            hub_cache.download(self._repository, self._filenames)
+        for part in (self._weights, self._other, self._changes.adapter):
+            if part is not None:
+                part.fetch()
         source, tower = self._tokenizer_source(), self._text_cfg().get("hf_model_name")
         if source is not None and not hub_cache.tokenizer_files(source):
             hub_cache.download_tokenizer(source)
@@ -290,19 +193,24 @@ class OpenClip(ModelHandle):
     @property
     def weights_digest(self) -> str:
         """See `ModelHandle.weights_digest`."""
-        path = self._weights()
-        if path is None:
-            if self.pretrained != RANDOM:
-                self._require()
-            return digest_of({"weights": RANDOM, "torch": torch.__version__, "architecture": self._model_cfg})
+        self._require_weights()
+        other = None if self._other is None else self._digest_of(self._other.path)
+        about = {"architecture": self._model_cfg, **self._changes.digest_parts(other)}
+        if self._weights is None:
+            return digest_of({"weights": RANDOM, "torch": torch.__version__, **about})
         # The file's name says nothing of its weights.
-        return digest_of(
-            {
-                "file": digest_files(files_of(path), self._cache, {}, names=False),
-                "architecture": self._model_cfg,
-                **self._which,
-            }
-        )
+        return digest_of({"file": self._digest_of(self._weights.path), **about, **self._which})
+
+    def _digest_of(self, path: Path | None) -> str:
+        assert path is not None
+        return digest_files(files_of(path), self._cache, {}, names=False)
+
+    def _require_weights(self) -> None:
+        parts = self._weights, self._other
+        if any(part is not None and part.path is None for part in parts) or (
+            self._changes.adapter is not None and self._changes.adapter.missing
+        ):
+            self._require()
 
     @property
     def _which(self) -> dict[str, Any]:
@@ -312,23 +220,23 @@ class OpenClip(ModelHandle):
 
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
-        return {**super().describe(), **self._which, **self._asked.describe()}
+        fetched = {} if self._weights is None else self._weights.describe()
+        return {**super().describe(), **self._which, **fetched, **self._changes.describe(), **self._asked.describe()}
 
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
-        path = self._weights()
         if (
-            path is not None and self._known() is None
-        ):  # an older version cached the features, or this memory was removed
+            self._path is not None and self._known() is None
+        ):  # an older version cached the features, or this was removed
             from clipeval.models.checkpoint import flags_of
 
-            self._of_checkpoint = flags_of(self._build(blank=True), path, ema=self._ema, name=self._state_dict)
+            self._of_checkpoint = self._load_weights(self._build(blank=True), flags_of)
             self._remember()
         return self._of_checkpoint or ()
 
     def _known(self) -> tuple[str, ...] | None:
         """What a load has found, this one or an earlier one of the same weights; None where there was none."""
-        if self._of_checkpoint is None and self._weights() is not None:
+        if self._of_checkpoint is None and self.missing is None and self._path is not None:
             known = self._cache / "checkpoints" / f"{self.weights_digest}.json"
             with suppress(OSError, ValueError, TypeError):  # not there, or damaged: it is found out again
                 self._of_checkpoint = tuple(map(str, json.loads(known.read_text("utf-8"))))
@@ -343,7 +251,7 @@ class OpenClip(ModelHandle):
     def tokenizer_digest(self) -> str:
         """See `ModelHandle.tokenizer_digest`."""
         source = self._tokenizer_source()
-        files = [self._registry.vocabulary()] if source is None else hub_cache.tokenizer_files(source)
+        files = [self._source.registry.vocabulary()] if source is None else hub_cache.tokenizer_files(source)
         if not files:
             self._require()
             raise ClipevalError(f"{self.name}: there are no tokenizer files in {source}")
@@ -388,16 +296,23 @@ class OpenClip(ModelHandle):
         from clipeval.models.checkpoint import load_into, load_text_into
 
         self._require()
-        path = self._weights()
+        path = self._path
         model = self._build(blank=path is not None)
         seen = from_open_clip({**self._preprocess_cfg, "size": getattr(model.visual, "image_size", None)})
         if seen != self.preprocess and "size" not in self._asked.preprocess:
             raise ClipevalError(
                 f"{self.name} sees {seen.describe()}, not {self.preprocess.describe()} as its config says"
             )
-        if path is not None and (images or self._which or not load_text_into(model, path)):
-            self._of_checkpoint = load_into(model, path, ema=self._ema, name=self._state_dict)
-            self._remember()
+        whole = images or self._which or self._changes.any
+        if whole or (path is not None and not load_text_into(model, path)):
+            self._of_checkpoint = self._load_weights(model, load_into)
+            if path is not None:
+                self._remember()
+        if self._changes.adapter is not None:
+            from clipeval.models.checkpoint import check_finite
+
+            model = self._changes.adapter.merge_into(model)
+            check_finite(model, f"{self.name} with the adapter {self._changes.adapter.name}")
         if self._asked.image_size is not None and hasattr(model.visual, "set_input_size"):
             cast(Any, model.visual).set_input_size(
                 self._asked.image_size
@@ -405,6 +320,20 @@ class OpenClip(ModelHandle):
         if images and "size" in self._asked.preprocess:
             self._try_size(model)
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
+
+    def _load_weights(self, model: Any, load: Callable[..., tuple[str, ...]]) -> tuple[str, ...]:
+        """Loads the checkpoint, or what lies between two, by `load_into`; or looks into it, by `flags_of`."""
+
+        def of(weights: WeightFiles | None) -> Callable[[Any], tuple[str, ...]]:
+            if weights is None or weights.path is None:  # random ones
+                return lambda model: ()
+            # Which of a training script's state dicts is asked for; what others published is one.
+            which = {"ema": self._ema, "name": self._state_dict} if self._other is None or not weights.published else {}
+            return lambda model: load(model, weights.path, **which)
+
+        if self._other is None or self._changes.alpha is None:
+            return of(self._weights)(model)
+        return load_between(model, self._changes.alpha, of(self._weights), of(self._other))
 
     def _try_size(self, model: Any) -> None:
         """ClipevalError where images of the size that was asked for do not fit the tower, before any is read."""

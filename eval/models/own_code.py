@@ -10,25 +10,19 @@ import ast
 import contextlib
 import hashlib
 import importlib
-import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.models.module_files import content_of, is_own, is_own_file, is_product, origin_of, spec_of
 
-PRODUCT = ("clipeval", "clipeval.configs", "clipeval.results", "clipeval.tasks")
-"""The packages of clipeval, whose folders lie side by side in a clone.
-
-Records of another version of it are refused, and each protocol has a version of its own.
-"""
 DYNAMIC = frozenset(
     {"import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "exec"}
 )
@@ -74,7 +68,7 @@ def own_code(modules: Iterable[str]) -> OwnCode:
         tree = _read(name, name in roots, found)
         if tree is not None:
             dynamic = dynamic or any(map(_is_dynamic, ast.walk(tree)))
-            package = _spec(name)
+            package = spec_of(name)
             new = _imports(tree, name, package is not None and package.submodule_search_locations is not None)
             open_ += [other for other in dict.fromkeys(new) if other not in seen]
             seen.update(open_)
@@ -86,17 +80,17 @@ def own_code(modules: Iterable[str]) -> OwnCode:
 
 def _read(name: str, is_root: bool, found: OwnCode) -> ast.Module | None:
     """Takes in a module's source; what it consists of, where its imports are to be followed."""
-    spec = _spec(name)
-    path = None if spec is None else _origin(spec)
+    spec = spec_of(name)
+    path = None if spec is None else origin_of(spec)
     if spec is None or path is None:
         is_known = spec is not None and (spec.origin in ("built-in", "frozen") or spec.submodule_search_locations)
         if is_root and not is_known:
             found.problem = _unreadable(name)
         return None
-    installed = not _is_own(path)
-    if installed and (not is_root or _is_product(path)):
+    installed = not is_own_file(path)
+    if installed and (not is_root or is_product(path)):
         return None
-    content = _content(spec, path)
+    content = content_of(spec, path)
     if content is None:
         found.problem = _unreadable(name)
         return None
@@ -111,17 +105,6 @@ def _read(name: str, is_root: bool, found: OwnCode) -> ast.Module | None:
     tree = _parsed(content, path)
     found.files.update(_named_files(tree, path.parent))
     return tree
-
-
-def is_own(module: str) -> bool:
-    """Whether a module is neither Python's, nor installed, nor clipeval's. What has no file is one's own: a notebook's cell."""
-    if module in sys.builtin_module_names or module.partition(".")[0] in sys.stdlib_module_names:
-        return module == "__main__"
-    spec = _spec(module)
-    path = None if spec is None else _origin(spec)
-    if path is not None:
-        return _is_own(path)
-    return module in sys.modules and (spec is None or not spec.submodule_search_locations)
 
 
 def forget_changed(target: str) -> None:
@@ -169,33 +152,10 @@ def _unreadable(name: str) -> str:
     return f"the source of {what} cannot be read"
 
 
-@lru_cache(maxsize=1)
-def _installed() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({Path(sysconfig.get_paths()[name]).resolve() for name in names})
-
-
-def _is_product(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _product())
-
-
-@lru_cache(maxsize=1)
-def _product() -> tuple[Path, ...]:
-    found = [place for name in PRODUCT for place in importlib.import_module(name).__path__]
-    return tuple(Path(place).resolve() for place in found)
-
-
-@lru_cache(maxsize=4096)
-def _is_own(path: Path) -> bool:
-    if {"site-packages", "dist-packages"} & set(path.parts) or _is_product(path):
-        return False
-    return not any(path.is_relative_to(folder) for folder in _installed())
-
-
 def _is_loaded_own(name: str) -> bool:
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and file.endswith(".py") and _is_own(Path(file).resolve())
+    return isinstance(file, str) and file.endswith(".py") and is_own_file(Path(file).resolve())
 
 
 @lru_cache(maxsize=64)
@@ -206,52 +166,6 @@ def _distributions(package: str) -> dict[str, str]:
         record = metadata.distribution(name).read_text("RECORD") or ""
         found[f"{name}=={metadata.version(name)}"] = hashlib.sha256(record.encode()).hexdigest()
     return found
-
-
-def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is, found without importing anything."""
-    loaded = sys.modules.get(name)
-    if loaded is not None:
-        spec = getattr(loaded, "__spec__", None)
-        if isinstance(spec, ModuleSpec):
-            return spec
-        file = getattr(loaded, "__file__", None)  # a script has a file and no spec
-        return importlib.util.spec_from_file_location(name, file) if isinstance(file, str) else None
-    parent, _, _ = name.rpartition(".")
-    try:
-        if not parent:
-            return importlib.util.find_spec(name)
-        above = _spec(parent)
-        places = None if above is None else above.submodule_search_locations
-        return None if places is None else _below(name, list(places))
-    except (ImportError, ValueError, AttributeError):
-        return None
-
-
-def _below(name: str, places: list[str]) -> ModuleSpec | None:
-    try:
-        return PathFinder.find_spec(name, places)
-    except KeyError:  # a folder without __init__.py in one that is not loaded
-        spec = ModuleSpec(name, None, is_package=True)
-        folders = [Path(place, name.rpartition(".")[2]) for place in places]
-        spec.submodule_search_locations = [str(folder) for folder in folders if folder.is_dir()]
-        return spec
-
-
-def _origin(spec: ModuleSpec) -> Path | None:
-    return Path(spec.origin).resolve() if spec.has_location and spec.origin else None
-
-
-def _content(spec: ModuleSpec, path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        pass  # in a zip, which its loader reads
-    get_data = getattr(spec.loader, "get_data", None)
-    try:
-        return None if get_data is None else bytes(get_data(str(spec.origin)))
-    except OSError:
-        return None
 
 
 def _parsed(content: bytes, path: Path) -> ast.Module:
@@ -288,9 +202,9 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
 
 def _submodules(base: str) -> Iterator[str]:
     """What `from base import *` may import of a package: `__all__` can name its modules."""
-    spec = _spec(base)
+    spec = spec_of(base)
     for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-        if _is_own(Path(place).resolve()):
+        if is_own_file(Path(place).resolve()):
             yield from (f"{base}.{path.stem}" for path in sorted(Path(place).glob("*.py")) if path.stem != "__init__")
 
 
@@ -348,11 +262,11 @@ def named_file(text: str, folders: Iterable[Path] = (Path(),), by_ending: bool =
 
 
 def _has_changed(name: str) -> bool:
-    spec = _spec(name)
-    path = None if spec is None else _origin(spec)
+    spec = spec_of(name)
+    path = None if spec is None else origin_of(spec)
     if spec is None or path is None or path.suffix != ".py":
         return False
-    content = _content(spec, path)
+    content = content_of(spec, path)
     return content is not None and _differs(name, content, path)
 
 

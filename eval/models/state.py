@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from clipeval.models.own_code import is_own, methods, named_file
+from clipeval.models.module_files import is_own
+from clipeval.models.own_code import methods, named_file
 
 _UNCOUNTED = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
 """The book-keeping of torch modules; their mode (`training`) among it. Hooks change outputs."""

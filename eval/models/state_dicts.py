@@ -23,6 +23,7 @@ from torch import nn
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.checkpoint_file import tensors_in
+from clipeval.models.fitting import architectures_that_fit
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 """Names that wrappers (DistributedDataParallel, torch.compile, FSDP, activation checkpointing) put among a module's own."""
@@ -329,7 +330,9 @@ def _misfit(path: Path, best: Found, model: nn.Module) -> str:
             f"{path} holds an adapter (LoRA) that is not merged into the weights: {what}. Merge it, and save the model"
         )
     if _another(best, model):
-        return f"{path} is of another architecture than model.name says: {what}"
+        fitting = architectures_that_fit(best.weights)
+        hint = f". Its shapes are those of model.name={' or '.join(fitting)}" if fitting else ""
+        return f"{path} is of another architecture than model.name says: {what}{hint}"
     return (
         f"{path} does not hold just this model's weights, though the architecture is the same: {what}. Save the model's whole "
         "state_dict() and nothing else"

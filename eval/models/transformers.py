@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,18 @@ from PIL import Image
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import slug_of
 from clipeval.models import hub_cache
+from clipeval.models.changes import Changes
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
 from clipeval.models.facts import Facts, package_stamp
 from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
+from clipeval.models.interpolation import mix
 from clipeval.models.no_code import refuse_code, refuse_unknown_type
 from clipeval.models.overrides import Overrides, applied
+from clipeval.models.remote_code import SAID, code_files, modules_of
 from clipeval.models.text_clean import NONE
-from clipeval.models.transformers_files import CONFIG, PROCESSORS, Files
+from clipeval.models.transformers_files import ADAPTER, CONFIG, PROCESSORS, Files
+from clipeval.models.transformers_processor import plain, versions
 from clipeval.models.transformers_towers import (
     KINDS,
     REFUSED,
@@ -33,8 +36,9 @@ from clipeval.models.transformers_towers import (
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform, from_open_clip
 from clipeval.results import safe_json
 
-_INTERPOLATION = {2: "bilinear", 3: "bicubic"}
-_AS_TRAINED = Overrides()
+_AS_TRAINED, _UNCHANGED = Overrides(), Changes()
+_LONGEST = 32_768
+"""Tokens of a text, beyond which a tokenizer's model_max_length says nothing."""
 
 
 class HuggingFace(ModelHandle):
@@ -48,6 +52,9 @@ class HuggingFace(ModelHandle):
     >>> HuggingFace("google/siglip2-base-patch16-224", cache_root=cache)
     """
 
+    _files: Files
+    _files_of = Files
+
     def __init__(
         self,
         path: str,
@@ -58,12 +65,19 @@ class HuggingFace(ModelHandle):
         slug: str | None = None,
         overrides: Overrides = _AS_TRAINED,
         offline: bool = False,
+        changes: Changes = _UNCHANGED,
+        trust_remote_code: bool = False,
     ):
-        self._files, self._cache, self._asked = Files(path, offline), cache_root, overrides
-        self._folder = self._files.folder
-        self.name, self.pretrained, self.flags = name or Path(path).name, pretrained, []
+        self._trusted = bool(trust_remote_code)
+        self._files = self._files_of(path, offline, code=self._trusted)
+        self._cache, self._asked = cache_root, overrides
+        self._folder, self._changes, other = self._files.folder, changes, changes.interpolate
+        self._other = None if other is None else Files(other, offline, "model.interpolate")
+        self.name, self.pretrained, self.flags = name or Path(path).name, changes.name(pretrained), []
         default = path if self._files.repository else f"{self.name}-{path_mark(self._folder)}"
-        self.slug = slug_of(slug) if slug else slug_of(default, *overrides.slug_parts())
+        self.slug = slug_of(slug) if slug else slug_of(default, *changes.slug_parts(), *overrides.slug_parts())
+        if changes.adapter is not None:
+            self.flags += changes.adapter.flags([path, name])
         config = self._folder / CONFIG
         try:
             self._config: dict[str, Any] = safe_json.read(config)
@@ -78,12 +92,15 @@ class HuggingFace(ModelHandle):
         self._type = str(self._config.get("model_type"))
         if self._type in REFUSED:
             raise ClipevalError(f"model.path={path} is {REFUSED[self._type]}")
-        refuse_unknown_type(config)
-        adapter = self._folder / "adapter_config.json"
-        if adapter.exists():  # transformers applies it where peft is installed, and else says nothing
+        if self._trusted:
+            names = ", ".join(dict.fromkeys(file for _, file in modules_of(self._config))) or "none is named"
+            self.flags.append(SAID.format(names=names))
+        else:
+            refuse_unknown_type(config)
+        if (self._folder / ADAPTER).exists():  # transformers applies it where peft is installed, and else says nothing
             raise ClipevalError(
-                f"model.path={path} holds an adapter ({adapter.name}), which is not applied: merge it into the weights (peft's "
-                "merge_and_unload, then save_pretrained) and give that folder, or move the adapter's files away"
+                f"model.path={path} holds an adapter beside the model ({ADAPTER}), which is not applied unless it is asked for: "
+                "move the adapter's files into a folder of their own, and give that as model.adapter"
             )
         if self._type not in KINDS:
             self._class()
@@ -106,6 +123,8 @@ class HuggingFace(ModelHandle):
         known = KINDS.get(self._type)
         if known is not None:
             return getattr(transformers, known.model)
+        if self._trusted and any(True for _ in modules_of(self._config)):
+            return transformers.AutoModel  # what it embeds is seen once it is loaded
         try:
             found = transformers.MODEL_MAPPING[type(transformers.AutoConfig.for_model(self._type))]
         except (KeyError, ValueError) as problem:
@@ -149,7 +168,8 @@ class HuggingFace(ModelHandle):
             raise ClipevalError(f"{path} is not JSON ({problem})") from None
         if not isinstance(content, dict):
             raise ClipevalError(f"{path} holds a {type(content).__name__}, and an object was expected")
-        refuse_code(content, path)
+        if not self._trusted:
+            refuse_code(content, path)
         return content
 
     @property
@@ -160,11 +180,16 @@ class HuggingFace(ModelHandle):
     @property
     def missing(self) -> str | None:
         """See `ModelHandle.missing`. What a local folder lacks cannot be fetched."""
-        return self._files.missing
+        adapter = self._changes.adapter
+        if adapter is not None and adapter.missing:
+            return f"{adapter.missing}; run `{self._files.command} model.adapter={adapter.given}`"
+        return self._files.missing or (self._other.missing if self._other is not None else None)
 
     def fetch(self) -> None:
         """See `ModelHandle.fetch`. Nothing to do for a local folder; ClipevalError if it is incomplete."""
-        self._files.fetch()
+        for part in (self._files, self._other, self._changes.adapter):
+            if part is not None:
+                part.fetch()
 
     def _require(self) -> None:
         if self.missing is not None:
@@ -173,31 +198,31 @@ class HuggingFace(ModelHandle):
     def _read_processor(self) -> Transform:
         facts = Facts(self._cache, self._what_processors_depend_on())
         settings = facts.ask("settings of the image processor", lambda: self._processor().to_dict())
-        plain = _plain(settings)
-        if not isinstance(plain, str):
-            return from_open_clip(plain)
+        own = plain(settings)
+        if not isinstance(own, str):
+            return from_open_clip(own)
         processor = self._processor()  # which has to run
 
         def transform(image: Image.Image) -> torch.Tensor:
             pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
             return pixels
 
-        return CustomTransform(transform, digest_of(settings), plain)
+        return CustomTransform(transform, digest_of(settings), own)
 
     def _what_processors_depend_on(self) -> dict[str, Any] | None:
         """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""
-        stamp = None if "transformers" in sys.modules else package_stamp("transformers")
+        stamp = None if self._trusted or "transformers" in sys.modules else package_stamp("transformers")
         if stamp is None:
             return None
         configs = digest_files(sorted(self._folder.glob("*.json")), self._cache, {})
-        return {"folder": str(self._folder), "configs": configs, "transformers": stamp, "beside it": _versions()}
+        return {"folder": str(self._folder), "configs": configs, "transformers": stamp, "beside it": versions()}
 
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor
 
         try:
             load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
-            return load(self._folder, local_files_only=True, trust_remote_code=False)
+            return load(self._folder, local_files_only=True, trust_remote_code=self._trusted)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise ClipevalError(f"{self._folder} has no image processor that can be read: {error}") from None
 
@@ -206,7 +231,11 @@ class HuggingFace(ModelHandle):
         """See `ModelHandle.weights_digest`."""
         self._require()
         resized = {"image_size": self._asked.image_size} if self._asked.image_size is not None else {}
-        return digest_files(self._files.weights, self._cache, {"config": self._config, **resized}, names=False)
+        other = None if self._other is None else digest_files(self._other.weights, self._cache, {}, names=False)
+        about = {"config": self._config, **resized, **self._changes.digest_parts(other)}
+        if self._trusted:
+            about["code"] = digest_files(code_files(self._folder, self._config), self._cache, {})
+        return digest_files(self._files.weights, self._cache, about, names=False)
 
     @property
     def tokenizer_digest(self) -> str:
@@ -229,7 +258,8 @@ class HuggingFace(ModelHandle):
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
         revision = {"revision": self._files.revision} if self._files.revision else {}
-        return {**super().describe(), **revision, **self._asked.describe()}
+        trusted = {"trust_remote_code": True} if self._trusted else {}
+        return {**super().describe(), **revision, **trusted, **self._changes.describe(), **self._asked.describe()}
 
     def _context(self) -> int:
         """Tokens of a text: the text tower's positions, or fewer where the tokenizer says so of a longer tower."""
@@ -237,6 +267,12 @@ class HuggingFace(ModelHandle):
 
         text = self._config.get("text_config") or {}
         context = text.get("max_position_embeddings")
+        if context is None and self._type not in KINDS and self._trusted:
+            if isinstance(self._longest, int) and self._longest <= _LONGEST:
+                return self._longest
+            raise ClipevalError(
+                f"model.path={self._files.path} does not say how many tokens its text tower reads: set model.context_length"
+            )
         if context is None:  # the type's own default
             load: Any = AutoConfig.from_pretrained
             context = load(self._folder, local_files_only=True).text_config.max_position_embeddings
@@ -251,78 +287,64 @@ class HuggingFace(ModelHandle):
         self._require()
         try:
             context = self._asked.context_length or self._context()
-            return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end)
+            return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end, self._trusted)
         except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             raise ClipevalError(f"the tokenizer in {self._folder} cannot be read: {error}") from error
 
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`."""
-        from clipeval.models.checkpoint import check_finite, load_into
+        from clipeval.models.checkpoint import check_finite
 
         self._require()
-        kind = self._class()
-        try:
-            model, info = kind.from_pretrained(
-                self._folder,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                weights_only=True,
-            )
-        except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ClipevalError(f"{self._folder} cannot be loaded as a {kind.__name__}: {line}") from error
-        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
-        if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
-            indices, weights = sorted(self._folder.glob(f"*{INDEX}")), self._files.weights
-            path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else self._folder)
-            self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
-        elif extra:
-            raise ClipevalError(
-                f"{self._folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
-                "is another model's"
-            )
+        if self._other is None or self._changes.alpha == 0:
+            model = self._weights_of(self._files)
+        else:
+            model = self._weights_of(self._other)
+            if self._changes.alpha is not None and self._changes.alpha < 1:
+                mix(self._weights_of(self._files).state_dict(), model, self._changes.alpha)
+        if self._changes.adapter is not None:
+            model = self._changes.adapter.merge_into(model)
         check_finite(model, str(self._folder))
         check_features(model, self._files.path)
         tokenizer = self.tokenizer()
         towers = Towers(model, padding_of(tokenizer) if self._kind.masked else None, self._asked.image_size is not None)
         return Encoder(towers, tokenizer, self._preprocess, device, precision, compile=compile)
 
+    def _weights_of(self, files: Files) -> Any:
+        """The model with the weights of some files: its own, or another folder's of the same architecture."""
+        from transformers import AutoConfig
+
+        from clipeval.models.checkpoint import load_into
+
+        kind, folder = self._class(), files.folder
+        trust: dict[str, Any] = {"trust_remote_code": True} if self._trusted else {}
+        own = {} if files is self._files else {"config": AutoConfig.from_pretrained(self._folder, **trust)}
+        try:
+            model, info = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                weights_only=True,
+                **own,
+                **trust,
+            )
+        except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ClipevalError(f"{folder} cannot be loaded as a {kind.__name__}: {line}") from error
+        extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
+        if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
+            indices, weights = sorted(folder.glob(f"*{INDEX}")), files.weights
+            path = weights[0] if len(weights) == 1 else checkpoint_in(indices[0] if indices else folder)
+            self.flags = list(dict.fromkeys([*self.flags, *load_into(model, path)]))
+        elif extra:
+            raise ClipevalError(
+                f"{folder} holds {len(extra)} weights that a {kind.__name__} has not (such as {extra[0]!r}): config.json "
+                "is another model's"
+            )
+        return model
+
 
 def _image_size(config: dict[str, Any]) -> Any:
     vision = config.get("vision_config")
     return vision.get("image_size") if isinstance(vision, dict) else None
-
-
-def _versions() -> list[str]:
-    """Of the packages that decide which kind of processor there is, and how it sets itself."""
-    found = []
-    for package in ("torch", "torchvision", "pillow", "numpy"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"no {package}")
-    return found
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any] | str:
-    """An image processor's settings as open_clip's; or, in words, what open_clip's cannot say."""
-    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
-    size = {"shortest_edge": size} if isinstance(size, int) else dict(size)
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else dict(crop)
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if not settings.get(step, True):
-            return f"its image processor has {step}=False"
-    if abs(float(settings.get("rescale_factor") or 1 / 255) * 255 - 1) > 1e-6:
-        return "its image processor scales pixels by another factor than 1/255"
-    interpolation = _INTERPOLATION.get(int(settings.get("resample") or 0))
-    if interpolation is None:
-        return f"its image processor resizes with filter {settings.get('resample')}"
-    common = {"mean": settings["image_mean"], "std": settings["image_std"], "interpolation": interpolation}
-    cropped = bool(settings.get("do_center_crop"))
-    if {"height", "width"} <= set(size) and not cropped:
-        return {**common, "size": (size["height"], size["width"]), "resize_mode": "squash"}
-    edge = size.get("shortest_edge")
-    if cropped and edge and crop.get("height") == crop.get("width") == edge:
-        return {**common, "size": edge, "resize_mode": "shortest"}
-    return f"its image processor resizes to {size} and crops to {crop if cropped else None}"

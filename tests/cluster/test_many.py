@@ -74,7 +74,7 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
         torch.save({"state_dict": bad}, training / "checkpoints" / f"epoch_{number}.pt")
     assert main(["run", *command(training, data, "glob(checkpoints/*.pt)", caches[0], inside)]) == 1
     error = capsys.readouterr().err
-    assert "3 of 6 checkpoints failed" in error
+    assert "3 of 6 models failed" in error
     assert "are NaN or infinite" in error and error.count("is zero") == 2 == error.count("the embedding of")
     assert error.count("the embedding of the text") == 1
     beats = [
@@ -119,6 +119,6 @@ def test_watch(training: Path, data: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_out_for_several_checkpoints(training: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pattern = f"glob({training}/checkpoints/*.pt)"
     assert main(["run", *command(training, data, pattern, f"out={training / 'one'}")]) == 1
-    assert "several checkpoints" in capsys.readouterr().err
+    assert "several models" in capsys.readouterr().err
     assert main(["run", *command(training, data, "glob(nothing/*.pt)")]) == 1
     assert "no file has such a name" in capsys.readouterr().err

@@ -126,4 +126,4 @@ def test_models_beyond_open_clip() -> None:
 
 
 def test_every_model_that_is_offered_was_looked_at() -> None:
-    assert set(group_options("model")) == {*PRESETS, "open_clip", "quickstart", "hf_transformers", "custom"}
+    assert set(group_options("model")) == {*PRESETS, "open_clip", "quickstart", "hf_transformers", "onnx", "custom"}

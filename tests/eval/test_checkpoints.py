@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import ModelHandle, resolve
+from clipeval.models.fitting import architectures_that_fit
 from scripts.tiny_model import KINDS, config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
 
@@ -412,7 +413,17 @@ class TestMisfits:
 
     @pytest.mark.parametrize("kind", ["deeper", "resnet"])
     def test_another_architecture(self, kind: str, shared: Path, one: State, tmp_path: Path) -> None:
-        assert "is of another architecture" in self.refused(shared, tmp_path / "a.pt", {"state_dict": one}, kind)
+        message = self.refused(shared, tmp_path / "a.pt", {"state_dict": one}, kind)
+        assert "is of another architecture" in message
+        offered = message.partition("Its shapes are those of model.name=")[2].split(" or ")
+        assert "tiny-clip" in offered and f"tiny-{kind}" not in offered
+
+    def test_the_architecture_that_fits(self) -> None:
+        """Of open_clip's own, told from a checkpoint's shapes alone."""
+        for name in ("ViT-B-32", "ViT-L-14-336", "coca_ViT-B-32", "ViT-B-16-plus-240"):
+            weights = open_clip.create_model(name, device="meta").state_dict()
+            assert name in architectures_that_fit(weights)
+        assert architectures_that_fit({"visual.trunk.patch_embed.proj.weight": torch.zeros(2)}) == []
 
     def test_another_width(self, shared: Path, one: State, tmp_path: Path) -> None:
         message = self.refused(shared, tmp_path / "a.pt", {**one, "text_projection": torch.zeros(32, 8)})

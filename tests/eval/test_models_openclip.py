@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.schema import TEXT_CLEAN
 from clipeval.models import ModelHandle, resolve
 from clipeval.models import hub_cache as hub_module
 from clipeval.models.handle import file_digest
-from clipeval.preprocess.transforms import Preprocess
+from clipeval.models.open_clip_build import build
+from clipeval.preprocess.transforms import Preprocess, from_open_clip
 from clipeval.results import stamp
 from scripts.tiny_model import config_of, write_tiny_model
 
@@ -106,12 +109,30 @@ def test_siglip_constants_come_from_the_tag() -> None:
     assert preprocess == Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
 
 
-@pytest.mark.parametrize("name", [n for i, n in enumerate(open_clip.list_models()) if i % 8 == 0])
-def test_every_architecture_resolves(name: str) -> None:
-    """A sample of open_clip's list; each has a size that its config tells."""
-    preprocess = resolve({"name": name, "pretrained": "random"}, "cache").preprocess
-    assert isinstance(preprocess, Preprocess)
-    assert min(preprocess.size) >= 32
+def test_every_architecture_builds_and_says_what_it_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All of the installed open_clip, without weights (the meta device): what is used of its private names is still there.
+
+    Those with a text tower of transformers, whose config is on the hub, are resolved and not built.
+    """
+    monkeypatch.setattr(open_clip, "create_model", partial(open_clip.create_model, device="meta"))
+    for name in open_clip.list_models():
+        handle = resolve({"name": name, "pretrained": "random"}, tmp_path)
+        seen, architecture = handle.preprocess, handle.architecture
+        assert isinstance(seen, Preprocess) and min(seen.size) >= 32, name
+        assert architecture is not None and handle.text_clean in TEXT_CLEAN, name
+        if not architecture["text_cfg"].get("hf_model_name"):
+            model = build(architecture, name, blank=True)
+            assert from_open_clip({"size": model.visual.image_size}).size == seen.size, name
+
+
+def test_a_model_without_one_input_size_is_refused(architecture: Path, tmp_path: Path) -> None:
+    config = config_of()
+    config["vision_cfg"] = {"timm_model_name": "naflexvit_base_patch16_gap", "image_size": 224}
+    (architecture / "Tiny-NaFlex.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ClipevalError, match="Tiny-NaFlex is a NaFlex model, whose images are patches of any aspect: use one"
+    ):
+        resolve({"name": "Tiny-NaFlex", "pretrained": "random", "config_dir": str(architecture)}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +176,7 @@ def put_in_hub_cache(root: Path, repository: str, files: list[Path]) -> None:
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache. (The function's own default folder is bound when it is imported.)"""
     root = tmp_path / "hub"
-    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repository, name: _lookup(root, repository, name))
+    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repo, name, **_: _lookup(root, repo, name))
     return root
 
 

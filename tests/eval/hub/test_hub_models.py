@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import ModelHandle, resolve
+from scripts.tiny_model import config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
 
 HF = "clipeval.models.transformers.HuggingFace"
@@ -97,6 +99,58 @@ def test_sentence_transformers(models: Any, tmp_path: Path) -> None:
     assert remote.describe()["revision"] == models.repos["sentence-transformers/clip-tiny"].branches["main"]
     with local.load() as encoder:
         assert encoder.encode_texts(["a dog"]).shape == (1, 8)
+
+
+def test_a_file_of_a_repository(models: Any, tmp_path: Path) -> None:
+    """hf://ORG/NAME/FILE, of a branch too: the checkpoint itself, whatever the repository is."""
+    for seed, branch in ((1, "main"), (2, "late")):
+        write_tiny_model(tmp_path / branch, seed=seed)
+        content = (tmp_path / branch / "open_clip_model.safetensors").read_bytes()
+        models.push("org/runs", {"a/epoch.safetensors": content}, **({} if branch == "main" else {"branch": branch}))
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "architectures" / "tiny-clip.json").write_text(json.dumps(config_of()))
+
+    def handle(pretrained: str) -> ModelHandle:
+        given = {"name": "tiny-clip", "config_dir": str(tmp_path / "architectures"), "pretrained": pretrained}
+        return resolve(given, tmp_path / "cache")
+
+    for address, folder in (
+        ("hf://org/runs/a/epoch.safetensors", "main"),
+        ("hf://org/runs@late/a/epoch.safetensors", "late"),
+    ):
+        found = handle(address)
+        assert found.missing is not None and f"model.pretrained={address}" in found.missing
+        found.fetch()
+        local = handle(str(tmp_path / folder / "open_clip_model.safetensors"))
+        assert found.weights_digest == local.weights_digest
+        assert any("a checkpoint file says nothing of the mean and std" in flag for flag in found.flags)
+    with pytest.raises(ClipevalError, match=r"org/runs has none of a/none\.pt"):
+        handle("hf://org/runs/a/none.pt").fetch()
+    with pytest.raises(ClipevalError, match=r"hf://ORG/NAME/FILE was expected.*hf-hub:org/runs"):
+        handle("hf://org/runs")
+    models.push("org/closed", {"x.pt": b""}, gated=True)
+    with pytest.raises(ClipevalError, match="org/closed is gated: accept its terms"):
+        handle("hf://org/closed/x.pt").fetch()
+
+
+def test_an_adapter_of_the_hub(models: Any, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    import transformers
+
+    folder = write_hugging_face(tmp_path / "folder", "clip", CLIP_PROCESSOR)
+    built = peft.get_peft_model(
+        transformers.CLIPModel.from_pretrained(folder),
+        peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False),
+    )
+    built.save_pretrained(tmp_path / "lora")
+    push(models, "org/lora", tmp_path / "lora")
+    given = {"_target_": HF, "path": str(folder)}
+    remote, local = (resolve({**given, "adapter": a}, tmp_path) for a in ("org/lora", str(tmp_path / "lora")))
+    assert remote.missing is not None and "model.adapter=org/lora" in remote.missing
+    remote.fetch()
+    assert remote.weights_digest == local.weights_digest
+    with remote.load() as one, local.load() as other:
+        assert torch.equal(one.encode_texts(["a dog"]), other.encode_texts(["a dog"]))
 
 
 def test_what_cannot_be_fetched_says_why(models: Any, tmp_path: Path) -> None:
