@@ -6,6 +6,7 @@ from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.calibration import Calibration
 from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
+from clipeval.tasks.clustering import Clustering
 from clipeval.tasks.groups import GroupMetrics
 from clipeval.tasks.means import Drop
 from clipeval.tasks.multilabel import MultiLabel
@@ -24,6 +25,7 @@ __all__ = [
     "Calibration",
     "Captioning",
     "Classification",
+    "Clustering",
     "Drop",
     "GroupMetrics",
     "Harm",

@@ -31,7 +31,7 @@ OWN = {
     "captions": "data.path=/pictures/captions.csv",
     "pairs": "data.path=/pictures/pairs.csv",
 }
-NEW_SUITES = ("compositionality", "long_captions")
+NEW_SUITES = ("compositionality", "long_captions", "embeddings")
 ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
 """Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
