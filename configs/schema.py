@@ -105,7 +105,13 @@ MODEL = {
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
 }
 DATA = {
-    "kind": Value(str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs")),
+    "kind": Value(
+        str,
+        choices=(
+            *("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs"),
+            *("qrels", "queries", "videos", "video_captions"),
+        ),
+    ),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
     "root": TEXT_OR_NULL,
@@ -129,6 +135,12 @@ DATA = {
     "first": Value(int, null=True, least=1),
     "clean": Value(str, null=True, choices=("first_line", "one_line", "sentences")),
     "box": Value(list),
+    "score": TEXT_OR_NULL,
+    "relevant": Value(list),
+    "junk": Value(list),
+    "among": Value(list),
+    "gallery": Value(object, null=True, hint="{files: pattern or null}"),
+    "frames": Value(int, null=True, least=1),
     "language": TEXT_OR_NULL,
     "languages": Value(list),
     "hub": TEXT_OR_NULL,

@@ -8,6 +8,7 @@ from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
 from clipeval.tasks.clustering import Clustering
 from clipeval.tasks.groups import GroupMetrics
+from clipeval.tasks.image_retrieval import ImageRetrieval
 from clipeval.tasks.means import Drop
 from clipeval.tasks.multilabel import MultiLabel
 from clipeval.tasks.out_of_distribution import OutOfDistribution
@@ -15,6 +16,7 @@ from clipeval.tasks.pairs import Pairs
 from clipeval.tasks.probe import LinearProbe
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
+from clipeval.tasks.similarity import ImageSimilarity
 from clipeval.tasks.statistics import Statistic
 from clipeval.tasks.zero_shot import Templates
 
@@ -29,6 +31,8 @@ __all__ = [
     "Drop",
     "GroupMetrics",
     "Harm",
+    "ImageRetrieval",
+    "ImageSimilarity",
     "LinearProbe",
     "MultiLabel",
     "OutOfDistribution",

@@ -18,13 +18,16 @@ from clipeval.data.text_table import decode, parse_lines
 from clipeval.preprocess.transforms import Convert
 from clipeval.tasks.base import Samples
 
+AS_THEY_ARE = ("pairs", "caption_rows", "qrels", "queries", "videos", "video_captions")
+"""Kinds of sets whose files are kept as their makers have them, tables of any form beside pictures or videos."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """The `data` part of a task's config: where its images are and what the facts say of them."""
 
     kind: str = "webdataset"
-    """webdataset | folder | table | captions | caption_rows | huggingface | pairs"""
+    """webdataset | folder | table | captions | caption_rows | huggingface | pairs | qrels | queries | videos | video_captions"""
     folder: str | None = None
     """The set's folder below `data.root`."""
     path: str | None = None
@@ -71,6 +74,18 @@ class DataConfig:
     """What is done to captions: `clipeval.data.caption_rows`."""
     box: tuple[str, ...] = ()
     """Pairs: columns of left, top, width and height of what is shown of a picture."""
+    score: str | None = None
+    """Pairs: a column of numbers, how alike two pictures are."""
+    relevant: tuple[str, ...] = ()
+    """Queries: patterns of the pictures that are sought. This and what follows: `clipeval.data.queries`."""
+    junk: tuple[str, ...] = ()
+    """Queries: patterns of pictures that do not count."""
+    among: tuple[str, ...] = ()
+    """Queries: patterns of the pictures that are ranked, where each query has its own."""
+    gallery: Mapping[str, str | None] | None = None
+    """Queries: {files: a pattern in their rows; null: they are the pictures}: what is ranked."""
+    frames: int | None = None
+    """Videos: how many frames of each are embedded; None: 8. See `clipeval.data.videos`."""
     language: str | None = None
     """The language of the captions, or of the class names, where there are several."""
     languages: tuple[str, ...] = ()
@@ -125,7 +140,7 @@ class DataConfig:
     @property
     def is_of_hub(self) -> bool:
         """Whether the hub's files are read as they are, in a folder that is named after the repository."""
-        return self.kind in ("huggingface", "pairs", "caption_rows")
+        return self.kind in ("huggingface", *AS_THEY_ARE)
 
     def for_split(self) -> str:
         """What to do where a split is missing, as a sentence."""
@@ -251,7 +266,17 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _readers() -> dict[str, Reader]:
-    from clipeval.data import caption_files, caption_rows, huggingface, image_folder, pairs, table, webdataset
+    from clipeval.data import (
+        caption_files,
+        caption_rows,
+        huggingface,
+        image_folder,
+        pairs,
+        qrels,
+        queries,
+        table,
+        webdataset,
+    )
 
     return {
         "webdataset": webdataset.read,
@@ -261,6 +286,8 @@ def _readers() -> dict[str, Reader]:
         "caption_rows": caption_rows.read,
         "huggingface": huggingface.read,
         "pairs": pairs.read,
+        "qrels": qrels.read,
+        "queries": queries.read,
     }
 
 
