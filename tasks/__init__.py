@@ -18,6 +18,7 @@ from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
 from clipeval.tasks.similarity import ImageSimilarity
 from clipeval.tasks.statistics import Statistic
+from clipeval.tasks.video import VideoClassification, VideoRetrieval
 from clipeval.tasks.zero_shot import Templates
 
 __all__ = [
@@ -44,4 +45,6 @@ __all__ = [
     "Statistic",
     "Task",
     "Templates",
+    "VideoClassification",
+    "VideoRetrieval",
 ]

@@ -275,6 +275,7 @@ def _readers() -> dict[str, Reader]:
         qrels,
         queries,
         table,
+        videos,
         webdataset,
     )
 
@@ -288,6 +289,8 @@ def _readers() -> dict[str, Reader]:
         "pairs": pairs.read,
         "qrels": qrels.read,
         "queries": queries.read,
+        "videos": videos.read,
+        "video_captions": videos.read_captions,
     }
 
 

@@ -30,8 +30,9 @@ OWN = {
     "hf_dataset": "data.hub=org/name",
     "captions": "data.path=/pictures/captions.csv",
     "pairs": "data.path=/pictures/pairs.csv",
+    "videos": "data.path=/videos",
 }
-NEW_SUITES = ("compositionality", "long_captions", "embeddings")
+NEW_SUITES = ("compositionality", "long_captions", "embeddings", "video")
 ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
 """Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
