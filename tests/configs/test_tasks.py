@@ -227,10 +227,18 @@ def test_quickstart_tasks_say_what_the_bundled_data_is() -> None:
         "association",
         "attributes",
         "selection",
+        "pairs",
+        "calibration",
+        "clustering",
+        "video_classification",
     }
     for name, node in config.tasks.items():
         data, folder = node.data, BUNDLED / node.data.folder
         assert Path(data.root) == BUNDLED.resolve()
+        if data.kind == "videos":
+            assert data.samples == len([path for path in folder.rglob("*") if path.is_file()])
+            assert data.classes == len(list(folder.iterdir()))
+            continue
         images = [n for n in tar_names(folder / "test") if not n.endswith(".cls")]
         if data.instances:
             questions = (folder / "test" / data.instances).read_text().splitlines()

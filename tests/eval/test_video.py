@@ -177,7 +177,7 @@ def test_each_set_against_perception_models(place: Path) -> None:
         for name, value in metrics.items():
             assert found["metrics"][name] == pytest.approx(value, abs=1e-6), (task, name)
     assert main(["verify", str(place / "run")]) == 0
-    assert main(["report", str(place / "run"), "--format", "html", "-o", str(place / "page.html")]) == 0
+    assert main(["report", str(place / "run"), "--format", "html", "--output", str(place / "page.html")]) == 0
 
 
 def test_class_names(place: Path) -> None:
