@@ -11,6 +11,7 @@ from clipeval.tasks.groups import GroupMetrics
 from clipeval.tasks.image_retrieval import ImageRetrieval
 from clipeval.tasks.means import Drop
 from clipeval.tasks.multilabel import MultiLabel
+from clipeval.tasks.neighbours import NearestNeighbours
 from clipeval.tasks.out_of_distribution import OutOfDistribution
 from clipeval.tasks.pairs import Pairs
 from clipeval.tasks.probe import LinearProbe
@@ -36,6 +37,7 @@ __all__ = [
     "ImageSimilarity",
     "LinearProbe",
     "MultiLabel",
+    "NearestNeighbours",
     "OutOfDistribution",
     "Pairs",
     "Retrieval",
