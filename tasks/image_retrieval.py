@@ -138,7 +138,7 @@ class ImageRetrieval(Task):
             return {number[name]: float(g) for name, g in one["relevant"].items() if g > 0 and name in number}
         assert test.labels is not None
         same = np.flatnonzero(test.labels[place] == test.labels[one["label"]])
-        return {int(i): 1.0 for i in same if names[i] != one["id"]}
+        return {i: 1.0 for i in same.tolist() if names[i] != one["id"]}
 
     def _scores(
         self,

@@ -143,4 +143,4 @@ def _correlation(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
     x, y = (v - (weights * v).sum(axis=1, keepdims=True) / total for v in (first, second))
     products = [(weights * a * b).sum(axis=1) for a, b in ((x, y), (x, x), (y, y))]
     scale = np.sqrt(products[1] * products[2])
-    return np.divide(products[0], scale, out=np.full(len(scale), np.nan), where=scale > 0)
+    return np.asarray(np.divide(products[0], scale, out=np.full(len(scale), np.nan), where=scale > 0))

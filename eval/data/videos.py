@@ -12,6 +12,7 @@ spaces and parentheses left out; names that are all written LikeThis are parted.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -152,8 +153,7 @@ def decode(path: str, frames: int) -> list[Image.Image]:
         with Image.open(path) as image:
             every = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
         return [every[i] for i in chosen(len(every), frames)]
-    import av
-
+    av = _av()
     try:
         count = _packets(path)
         found, decoded = _decoded(path, set(chosen(count, frames)))
@@ -176,10 +176,13 @@ def chosen(count: int, frames: int) -> list[int]:
     return [count // 2] if frames == 1 else [int(i * (count - 1) / (frames - 1)) for i in range(frames)]
 
 
-def _packets(path: str) -> int:
-    import av
+def _av() -> Any:
+    """PyAV, whose types are known only where it is installed."""
+    return importlib.import_module("av")
 
-    with av.open(path) as container:
+
+def _packets(path: str) -> int:
+    with _av().open(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
@@ -187,10 +190,8 @@ def _packets(path: str) -> int:
 
 def _decoded(path: str, wanted: set[int]) -> tuple[dict[int, Image.Image], int]:
     """{number: frame} of those that are wanted, and how many there are."""
-    import av
-
     found, count = {}, 0
-    with av.open(path) as container:
+    with _av().open(path) as container:
         for frame in container.decode(container.streams.video[0]):
             if count in wanted:
                 found[count] = frame.to_image()

@@ -279,3 +279,15 @@ def test_chance_of_bundled_tasks(name: str, column: str) -> None:
     with (BUNDLED / task.data.folder / "test" / "samples.csv").open(newline="", encoding="utf-8") as file:
         labels = [row[column] for row in csv.DictReader(file)]
     assert task.chance == pytest.approx(chance(labels), abs=1e-6)
+
+
+def test_bundled_pairs_differ_in_one_word_and_all_of_it_is_small() -> None:
+    folder = BUNDLED / "wds_quickstart_emoji_test" / "test"
+    rows = csv.DictReader(io.StringIO((folder / "samples.csv").read_text(encoding="utf-8")))
+    caption = {row["key"]: row["caption"] for row in rows}
+    for line in (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
+        pair = json.loads(line)
+        assert pair["captions"] == [caption[key] for key in pair["images"]]
+        one, other = (text.split() for text in pair["captions"])
+        assert sum(a != b for a, b in zip(one, other, strict=True)) == 1
+    assert sum(path.stat().st_size for path in BUNDLED.parent.rglob("*") if path.is_file()) < 12_000_000
