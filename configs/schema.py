@@ -291,6 +291,7 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
         "correct": not (correct is None or isinstance(correct, str) or all(COUNT_OR_NULL._is_kind(n) for n in numbers)),
         "sets": not _is_mapping_of(data.get("sets"), str),
         "where": not _is_mapping_of(data.get("where"), list),
+        "gallery": not _is_mapping_of(data.get("gallery"), str | None),
         "box": len(data.get("box") or ()) not in (0, 4),
     }
     hints = {"box": "four columns, left, top, width and height, were"}
@@ -300,7 +301,7 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
         )
 
 
-def _is_mapping_of(value: object, kind: type) -> bool:
+def _is_mapping_of(value: object, kind: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()))
 
 

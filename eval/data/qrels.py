@@ -55,9 +55,9 @@ def read(
         )
     files = {part: _files(location, part, folders, split) for part, folders in PARTS.items()}
     check_lock(location, [path for several in files.values() for path in several])
-    texts = [Pattern.parse(text, "data.captions") for text in config.captions or ()]
+    texts = [Pattern.parse(text, "data.captions") for text in config.caption_patterns]
     if len(texts) > 1:
-        raise ClipevalError(f"data.captions={list(config.captions or ())}: one text for each query was expected.")
+        raise ClipevalError(f"data.captions={list(config.caption_patterns)}: one text for each query was expected.")
     needed = {"corpus": [config.image], "queries": [config.image, *(name for text in texts for name in text.columns)]}
     tables: dict[str, list[Row]] = {}
     cells: dict[str, ParquetImages] = {}

@@ -51,7 +51,7 @@ def read(
     """
     if not location.is_dir():
         raise ClipevalError(f"{location} is not a folder. Fetch the set's files there, or set data.root or data.path.")
-    captions = config.captions if isinstance(config.captions, tuple) else ()
+    captions = config.caption_patterns
     patterns = {
         "images": [Pattern.parse(text, "data.images") for text in config.images],
         "captions": [Pattern.parse(text, "data.captions") for text in captions],

@@ -111,6 +111,11 @@ class DataConfig:
     max_text_chunk: int | None = None
     """The longest text chunk of a PNG that is read, in bytes; None: Pillow's own limit."""
 
+    @property
+    def caption_patterns(self) -> tuple[str, ...]:
+        """`captions` as columns or patterns, none or several."""
+        return (self.captions,) if isinstance(self.captions, str) else self.captions or ()
+
     def location(self, root: str | None) -> Path:
         """The set's folder (or file).
 

@@ -101,7 +101,7 @@ def read_captions(
         raise ClipevalError(f"{location} does not exist. Fetch the set's files there, or set data.root or data.path.")
     patterns = {
         "data.images": [Pattern.parse(text, "data.images") for text in config.images],
-        "data.captions": [Pattern.parse(text, "data.captions") for text in config.captions or ()],
+        "data.captions": [Pattern.parse(text, "data.captions") for text in config.caption_patterns],
     }
     if len(config.images) != 1 or not config.captions:
         raise ClipevalError("data.images must name one video for each row, and data.captions its captions.")

@@ -454,3 +454,8 @@ def test_a_score_that_is_none_is_named(bench: Bench) -> None:
             open_split(data_config(node), str(bench.root), "test", None)
     finally:
         path.write_bytes(before)
+
+
+def test_a_gallery_is_a_mapping() -> None:
+    with pytest.raises(ClipevalError, match=r"data\.gallery=.x.: .files: pattern or null.*was expected"):
+        compose(["suite=none", "task=cirr", "task.data.gallery=x"])
