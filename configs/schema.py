@@ -111,7 +111,11 @@ MODEL = {
 }
 DATA = {
     "kind": Value(
-        str, choices=("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths")
+        str,
+        choices=(
+            *("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths"),
+            *("qrels", "queries", "videos", "video_captions"),
+        ),
     ),
     "folder": TEXT_OR_NULL,
     "path": TEXT_OR_NULL,
@@ -144,6 +148,12 @@ DATA = {
     "exclude": TEXT_OR_NULL,
     "hierarchy": TEXT_OR_NULL,
     "heights": TEXT_OR_NULL,
+    "score": TEXT_OR_NULL,
+    "relevant": Value(list),
+    "junk": Value(list),
+    "among": Value(list),
+    "gallery": Value(object, null=True, hint="{files: pattern or null}"),
+    "frames": Value(int, null=True, least=1),
     "language": TEXT_OR_NULL,
     "languages": Value(list),
     "hub": TEXT_OR_NULL,
@@ -324,6 +334,7 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
         "correct": not (correct is None or isinstance(correct, str) or all(COUNT_OR_NULL._is_kind(n) for n in numbers)),
         "sets": not _is_mapping_of(data.get("sets"), str),
         "where": not _is_mapping_of(data.get("where"), list),
+        "gallery": not _is_mapping_of(data.get("gallery"), str | None),
         "box": len(data.get("box") or ()) not in (0, 4),
     }
     hints = {"box": "four columns, left, top, width and height, were"}
@@ -333,7 +344,7 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
         )
 
 
-def _is_mapping_of(value: object, kind: type) -> bool:
+def _is_mapping_of(value: object, kind: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import quickstart_more
 import quickstart_sources as sources
 from PIL import Image
 from quickstart_sources import Emoji
@@ -186,7 +187,7 @@ def make_people(folder: Path, emoji: Sequence[Emoji]) -> None:
 
 
 def main() -> None:
-    """Write the four folders anew."""
+    """Write the folders anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="where fetched packages are kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "eval" / "bundled" / "data")
@@ -197,6 +198,7 @@ def main() -> None:
     make_digits(args.out / "wds_quickstart_digits_test")
     make_emoji(args.out / "wds_quickstart_emoji_test", [e for e in emoji if e.tone == 0])
     make_people(args.out / "wds_quickstart_emoji_people_test", emoji)
+    quickstart_more.write(args.out)
     for folder in sorted(args.out.iterdir()):
         print(folder.name, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()), "bytes")
 

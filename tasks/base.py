@@ -95,7 +95,8 @@ class Task(ABC):
     scaled: ClassVar[bool] = False
     """Whether it turns cosines into probabilities: where its field `logit_scale` is None, `with_scale` sets the model's own."""
     output: ClassVar[str] = "embeddings"
-    """What the model makes of an image: `embeddings`, or `captions`, what it writes about it, as `clipeval.tasks.text_rows`."""
+    """What the model makes of an image: `embeddings`; `raw`, the same, not normalised; or `captions`, what it writes about it, as
+    `clipeval.tasks.text_rows`."""
 
     _: KW_ONLY
     key: str

@@ -12,6 +12,7 @@ import torch
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples
+from clipeval.tasks.bootstrap import TurnedBootstrap
 from clipeval.tasks.classification import ROWS, Classification, class_logits
 from clipeval.tasks.means import RealMean
 from clipeval.tasks.seeds import Constant
@@ -92,12 +93,10 @@ class Calibration(Classification):
         return {**found, **super().statistics(predictions)}
 
 
-class CalibrationError(Statistic):
+class CalibrationError(TurnedBootstrap):
     """The mean over bins of |accuracy - confidence|, each weighed by its samples.
 
-    Noise makes it larger: in a bin of n samples the two differ by about 1 / sqrt(n) even where nothing is wrong. The interval is a
-    bootstrap's, turned about the value (2 · value - percentiles; Davison and Hinkley, Bootstrap Methods, 1997, section 5.2), which
-    takes that noise off once, so that the value may lie near its upper end.
+    Noise makes it larger: in a bin of n samples the two differ by about 1 / sqrt(n) even where nothing is wrong.
     """
 
     def __init__(self, confidence: np.ndarray, right: np.ndarray, bins: int) -> None:
@@ -113,17 +112,6 @@ class CalibrationError(Statistic):
     def value(self) -> float:
         gaps = np.bincount(self.index, self.right - self.confidence, self.bins + 1)
         return float(np.abs(gaps).sum() / self.units)
-
-    def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        rng, found = np.random.default_rng(seed), []
-        step = max(1, CELLS // self.units)
-        for start in range(0, draws, step):
-            size = min(step, draws - start)
-            found.append(self.resample(rng.multinomial(self.units, np.full(self.units, 1 / self.units), size=size)))
-        low, high = np.quantile(np.concatenate(found), [0.5 - level / 2, 0.5 + level / 2])
-        return max(0.0, min(self.value, 2 * self.value - float(high))), min(
-            1.0, max(self.value, 2 * self.value - float(low))
-        )
 
     def resample(self, weights: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
         weights = np.asarray(weights, dtype=np.float64)

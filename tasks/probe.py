@@ -14,7 +14,7 @@ import torch
 from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.classification import ROWS, in_top_k, top_k_of_logits
-from clipeval.tasks.neighbours import CLOSE_VOTES, mean_cosines, votes
+from clipeval.tasks.neighbours import CLOSE_VOTES, choices, mean_cosines, shares, votes
 from clipeval.tasks.seeds import Constant, SeedMean
 from clipeval.tasks.solvers import LinearClassifier, adamw, lbfgs, sample_few_shot, search_log_grid
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
@@ -180,20 +180,11 @@ class LinearProbe(Task):
         names = list(columns)
         others = [{name: t[name].to_numpy() for name in names} for t in ties.ranked_otherwise(plain, located)]
         worst, best = others or (dict(columns), dict(columns))
-        for name, scores in (
-            ("mean_prediction", ((cosines,) * 3 for cosines in mean_cosines(*known))),
-            ("knn_prediction", map(_shares, votes(*known, self.neighbours, truth))),
+        for name, scores, close in (
+            ("mean_prediction", ((cosines,) * 3 for cosines in mean_cosines(*known)), ties.CLOSE),
+            ("knn_prediction", map(shares, votes(*known, self.neighbours, truth)), CLOSE_VOTES),
         ):
-            close = ties.CLOSE if name == "mean_prediction" else CLOSE_VOTES
-            answered: list[list[np.ndarray]] = [[], [], []]
-            start = 0
-            for plainly, against, towards in scores:
-                wanted = truth[start : start + len(plainly)]
-                start += len(plainly)
-                answered[0].append(plainly.argmax(dim=1).cpu().numpy())
-                answered[1].append(ties.chosen_otherwise(against, wanted, close)[0])
-                answered[2].append(ties.chosen_otherwise(towards, wanted, close)[1])
-            columns[name], worst[name], best[name] = map(np.concatenate, answered)
+            columns[name], worst[name], best[name] = choices(scores, truth, close)
             hanging |= (worst[name] == label) != (best[name] == label)
         return _Answer((columns, worst, best), hanging)
 
@@ -260,11 +251,6 @@ class LinearProbe(Task):
             }
         metrics |= {name: Constant(float(np.median([part[name].iloc[0] for part in seeds]))) for name in settings}
         return {**metrics, "seed": Constant(float(predictions["seed"].iloc[0])), "seeds": Constant(len(seeds))}
-
-
-def _shares(votes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Votes as shares of each row's most."""
-    return tuple(table / table.amax(dim=1, keepdim=True) for table in votes)
 
 
 def accuracy(model: LinearClassifier, x: torch.Tensor, y: torch.Tensor) -> float:

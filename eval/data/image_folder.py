@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
@@ -17,6 +21,23 @@ from clipeval.tasks.base import Samples
 _SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Files in class folders.
+
+    Attributes:
+        paths: sorted.
+        keys: their names below the folder of classes.
+        labels: int64 [N].
+        classnames: C names.
+    """
+
+    paths: list[Path]
+    keys: list[str]
+    labels: np.ndarray
+    classnames: list[str]
+
+
 def read(
     config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
 ) -> tuple[FileImages, Samples]:
@@ -25,24 +46,54 @@ def read(
     Raises:
         ClipevalError: there are no pictures, a class has none, classes cannot be named, or it is unclear which split is meant.
     """
+    found = class_folders(config, location, split, account, find_pictures, "picture", _spoken)
+    flag_deep(deep_files(found.paths, found.keys), account)
+    samples = Samples(keys=found.keys, labels=found.labels, classnames=found.classnames)
+    return whole_files(found.paths, found.keys), samples
+
+
+def _spoken(names: Sequence[str]) -> dict[str, str]:
+    return {name: name.replace("_", " ").strip() for name in names}
+
+
+def class_folders(
+    config: DataConfig,
+    location: Path,
+    split: str,
+    account: Account,
+    find: Callable[[Path, Account], list[Path]],
+    what: str,
+    speak: Callable[[Sequence[str]], dict[str, str]],
+) -> Labelled:
+    """Files below class folders.
+
+    Args:
+        find: the files below a folder, sorted.
+        what: what they are, for errors: `picture`.
+        speak: {folder: class name} of the folders' names.
+
+    Raises:
+        ClipevalError: as `read`.
+    """
     if not location.is_dir():
         raise ClipevalError(
             f"{location} is not a folder; task.data.path names a folder that holds a folder for each class."
         )
     base = _base(location, split, account)
     paths = []
-    for path in find_pictures(base, account):
+    for path in find(base, account):
         if path.parent == base:
-            account.leave_out(path.name, "a picture that lies in no class folder")
+            account.leave_out(path.name, f"a {what} that lies in no class folder")
         else:
             paths.append(path)
     if not paths:
+        kinds = "in a format that Pillow reads" if what == "picture" else "such as .mp4 or .avi"
         raise ClipevalError(
-            f"{base} holds no picture in a class folder; expected {base}/<class name>/<picture>, in a format that Pillow reads."
+            f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}."
         )
     classes = [path.relative_to(base).parts[0] for path in paths]
-    _check_empty(config, location, base, set(classes))
-    spoken = {name: name.replace("_", " ").strip() for name in sorted(set(classes))}
+    _check_empty(config, location, base, set(classes), what)
+    spoken = speak(sorted(set(classes)))
     for name, text in spoken.items():
         other = next(n for n, t in spoken.items() if t == text)
         if other != name:
@@ -62,9 +113,7 @@ def read(
         account,
         by_order=True,
     )
-    keys = [path.relative_to(base).as_posix() for path in paths]
-    flag_deep(deep_files(paths, keys), account)
-    return whole_files(paths, keys), Samples(keys=keys, labels=labels, classnames=classnames)
+    return Labelled(paths, [path.relative_to(base).as_posix() for path in paths], labels, classnames)
 
 
 def _base(location: Path, split: str, account: Account) -> Path:
@@ -84,13 +133,13 @@ def _base(location: Path, split: str, account: Account) -> Path:
     return location
 
 
-def _check_empty(config: DataConfig, location: Path, base: Path, filled: set[str]) -> None:
+def _check_empty(config: DataConfig, location: Path, base: Path, filled: set[str], what: str) -> None:
     """An empty class folder is an error, unless its name is among `data.classnames`: then it is a class nobody belongs to."""
     given = given_names(config, location)
     for folder in sorted(p for p in base.iterdir() if p.is_dir() and not is_litter(p.name)):
         chosen = given is not None and ({folder.name, folder.name.replace("_", " ")} & set(given))
         if folder.name not in filled and not chosen:
             raise ClipevalError(
-                f"{folder} is a class folder without a picture. Remove it; or, if it is to be a class to choose from, list all "
+                f"{folder} is a class folder without a {what}. Remove it; or, if it is to be a class to choose from, list all "
                 "class names in task.data.classnames."
             )

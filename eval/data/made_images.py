@@ -43,9 +43,9 @@ class MadeImages:
         """The encoded image; what is cut out or made of an array is written as PNG, which keeps every pixel."""
         data = self.sources[int(self.source[position])].read(int(self.position[position]))
         if data.startswith(_NPY):
-            data = _encoded(_of_array(data, self.location(position)))
+            data = encoded(_of_array(data, self.location(position)))
         box = self.boxes[position] if self.boxes else None
-        return data if box is None else _encoded(_cut(data, box))
+        return data if box is None else encoded(_cut(data, box))
 
     def location(self, position: int) -> str:
         place = self.sources[int(self.source[position])].location(int(self.position[position]))
@@ -71,7 +71,8 @@ def _of_array(data: bytes, location: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
 
 
-def _encoded(image: Image.Image) -> bytes:
+def encoded(image: Image.Image) -> bytes:
+    """A picture as PNG, which keeps every pixel."""
     sink = io.BytesIO()
     image.save(sink, "PNG", compress_level=1)
     return sink.getvalue()

@@ -6,6 +6,7 @@
     data.group, data.sets                  what macro averages are over; rows that count together (`clipeval.tasks.pairs`)
     data.where: {type: [SCAM]}             the rows to read
     data.box: [x, y, width, height]        columns of the part of the picture that is shown
+    data.score: score                      a column of numbers, how alike two pictures are (`clipeval.tasks.similarity`)
 
 The set is a table (CSV, TSV, JSON, JSON lines, parquet), several in a folder (`data.tables`), or a folder that holds one.
 Pictures lie in cells of parquet, or below the set's folder. Each distinct picture is embedded once.
@@ -13,6 +14,7 @@ Pictures lie in cells of parquet, or below the set's folder. Each distinct pictu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +64,7 @@ class _Columns:
             Pattern.parse(config.correct, "data.correct") if isinstance(config.correct, str) else None
         )
         others |= {f"data.where.{name}": Pattern.parse(name, "data.where") for name in config.where or ()}
+        others["data.score"] = Pattern.parse(config.score, "data.score") if config.score else None
         others |= {f"data.box ({name})": Pattern.parse(name, "data.box") for name in config.box}
         for key, one in others.items():
             if one is not None:
@@ -109,12 +112,14 @@ def _instance(rows: Sequence[Row], columns: _Columns, config: DataConfig, pictur
     """One question, as `clipeval.tasks.pairs` wants it."""
     images, captions = [], []
     for row in rows:
-        box = _box(row, config)
+        box = box_of(row, config)
         images += [key for pattern in columns.images for key in pictures.find(pattern, row, box)]
         captions += [text for pattern in columns.captions for text in pattern.texts(row.content, "the caption")]
     found: dict[str, Any] = {"id": rows[0].name, "images": images, "captions": captions}
     if config.correct is not None:
         found["correct"] = _correct(rows, config, len(images), len(captions))
+    if config.score is not None:
+        found["score"] = _score(cell(rows[0].content, config.score), config.score)
     if columns.group is not None:
         groups = dict.fromkeys(columns.group.text(row.content, "the group") for row in rows)
         if len(groups) > 1:
@@ -156,7 +161,22 @@ def _numbers(value: Any, column: str) -> list[int]:
     return numbers
 
 
-def _box(row: Row, config: DataConfig) -> Box | None:
+def _score(value: Any, column: str) -> float:
+    try:
+        score = float(str(value))
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise Unusable(f"column {column!r}: a number was expected, not {value!r:.80}")
+    return score
+
+
+def box_of(row: Row, config: DataConfig) -> Box | None:
+    """The part of a row's picture that `data.box` names; None: all of it.
+
+    Raises:
+        Unusable: it is no box.
+    """
     if not config.box:
         return None
     try:

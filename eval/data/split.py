@@ -18,13 +18,17 @@ from clipeval.data.text_table import decode, parse_lines
 from clipeval.preprocess.transforms import Convert
 from clipeval.tasks.base import Samples
 
+AS_THEY_ARE = ("pairs", "caption_rows", "qrels", "queries", "videos", "video_captions")
+"""Kinds of sets whose files are kept as their makers have them, tables of any form beside pictures or videos."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """The `data` part of a task's config: where its images are and what the facts say of them."""
 
     kind: str = "webdataset"
-    """webdataset | folder | table | captions | caption_rows | huggingface | pairs | paths"""
+    """webdataset | folder | table | captions | caption_rows | huggingface | pairs | paths | qrels | queries | videos |
+    video_captions"""
     folder: str | None = None
     """The set's folder below `data.root`."""
     path: str | None = None
@@ -89,6 +93,18 @@ class DataConfig:
     """A file of the classes' hierarchy, lines `parent child`."""
     heights: str | None = None
     """A file of its nodes' distances; None: heights are those of the hierarchy itself."""
+    score: str | None = None
+    """Pairs: a column of numbers, how alike two pictures are."""
+    relevant: tuple[str, ...] = ()
+    """Queries: patterns of the pictures that are sought. This and what follows: `clipeval.data.queries`."""
+    junk: tuple[str, ...] = ()
+    """Queries: patterns of pictures that do not count."""
+    among: tuple[str, ...] = ()
+    """Queries: patterns of the pictures that are ranked, where each query has its own."""
+    gallery: Mapping[str, str | None] | None = None
+    """Queries: {files: a pattern in their rows; null: they are the pictures}: what is ranked."""
+    frames: int | None = None
+    """Videos: how many frames of each are embedded; None: 8. See `clipeval.data.videos`."""
     language: str | None = None
     """The language of the captions, or of the class names, where there are several."""
     languages: tuple[str, ...] = ()
@@ -113,6 +129,11 @@ class DataConfig:
     """The largest image that is decoded, in pixels; None: Pillow's own limit."""
     max_text_chunk: int | None = None
     """The longest text chunk of a PNG that is read, in bytes; None: Pillow's own limit."""
+
+    @property
+    def caption_patterns(self) -> tuple[str, ...]:
+        """`captions` as columns or patterns, none or several."""
+        return (self.captions,) if isinstance(self.captions, str) else self.captions or ()
 
     def location(self, root: str | None) -> Path:
         """The set's folder (or file).
@@ -143,7 +164,7 @@ class DataConfig:
     @property
     def is_of_hub(self) -> bool:
         """Whether the hub's files are read as they are, in a folder that is named after the repository."""
-        return self.kind in ("huggingface", "pairs", "caption_rows")
+        return self.kind in ("huggingface", *AS_THEY_ARE)
 
     def for_split(self) -> str:
         """What to do where a split is missing, as a sentence."""
@@ -276,7 +297,10 @@ def _readers() -> dict[str, Reader]:
         image_folder,
         pairs,
         path_pictures,
+        qrels,
+        queries,
         table,
+        videos,
         webdataset,
     )
 
@@ -289,6 +313,10 @@ def _readers() -> dict[str, Reader]:
         "huggingface": huggingface.read,
         "pairs": pairs.read,
         "paths": path_pictures.read,
+        "qrels": qrels.read,
+        "queries": queries.read,
+        "videos": videos.read,
+        "video_captions": videos.read_captions,
     }
 
 

@@ -22,6 +22,7 @@ from rich.filesize import decimal
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
 from clipeval.data.lock import NAME, Entry, Lock, entry_of, write_lock
+from clipeval.data.split import AS_THEY_ARE
 from clipeval.download.cached import convert_cached
 from clipeval.download.convert import convert
 from clipeval.download.plan import Action, DataSet, Plan, gather, plan
@@ -211,7 +212,7 @@ class _Work:
 
 def _locked(p: Plan) -> Lock:
     """The lock of a set whose files have all been checked; written, unless the folder cannot be."""
-    form = "files" if p.data.kind in ("huggingface", "pairs", "caption_rows") else "webdataset"
+    form = "files" if p.data.kind in ("huggingface", *AS_THEY_ARE) else "webdataset"
     files = {file.path: _entry(file, p.data.folder / file.path) for file in p.files}
     lock = Lock(p.data.hub, p.data.revision, p.commit, form, files, splits=p.splits)
     if lock.requested is None and p.lock is not None:

@@ -14,6 +14,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
 from clipeval.data.lock import NAME, Lock, damage, read_lock
+from clipeval.data.split import AS_THEY_ARE
 from clipeval.data.splits import same_split, split_of
 from clipeval.download.cached import CACHE, cached_tables
 from clipeval.download.remote import Hub, RemoteFile
@@ -174,7 +175,7 @@ def plan(data: DataSet, hub: Hub, *, full: bool = False) -> Plan:
     else:
         commit = hub.commit(data.hub, data.revision)
         files = hub.files(data.hub, commit)
-    as_it_is = data.kind in ("pairs", "caption_rows")  # a table of any kind, beside pictures of its own
+    as_it_is = data.kind in AS_THEY_ARE  # a table of any kind, beside pictures of its own
     if data.revision is None and not (as_it_is or _is_usable(files)):
         try:
             commit = hub.commit(data.hub, CONVERTED)
@@ -206,7 +207,7 @@ def _fetch(
     """A repository whose files are used as they are."""
     wanted = [file for file in files if not _is_about(file.path)]
     splits = None
-    if data.kind == "huggingface" or (data.kind in ("pairs", "caption_rows") and _of(wanted, ".parquet")):
+    if data.kind == "huggingface" or (data.kind in AS_THEY_ARE and _of(wanted, ".parquet")):
         # Parquet alone is read, and of a large set the splits that tasks need.
         wanted, splits = _of(wanted, ".parquet"), data.splits
         wanted = [

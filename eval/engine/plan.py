@@ -273,7 +273,7 @@ def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mappin
 def _identity(task: Task, test: Samples, handle: ModelHandle, given_head: bool) -> dict[str, str]:
     """What scores depend on that no part of the fingerprint says."""
     identity = dict(handle.identity)
-    if given_head and task.output == "embeddings":
+    if given_head and task.output != "captions":
         for part in ("tokenizer", "text clean-up"):  # no text is embedded
             identity.pop(part, None)
     if isinstance(test.templates, Mapping) and not given_head:

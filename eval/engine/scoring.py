@@ -183,7 +183,7 @@ class ScoringQueue:
         Raises:
             ClipevalError: an embedding is NaN, infinite or zero, or images and texts have different widths.
         """
-        if planned.task.output != "embeddings":
+        if planned.task.output == "captions":
             return
         store = self.texts[planned.id]
         who = f"{store.parts['label']}, {planned.task.name}"

@@ -34,6 +34,9 @@ from clipeval.tasks.text_rows import to_rows
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TOKENS_IN_BATCH = {"cpu": 2048, "cuda": 131072}
 
+RAW = "raw"
+"""The output that is an image's embedding as long as the model makes it; every model has it."""
+
 
 class Encoder:
     """What the runner holds while it embeds. Use it as a context manager, or call `close`.
@@ -150,6 +153,11 @@ class Encoder:
         Returns:
             float32 [B, D], L2-normalised, on `device`.
         """
+        with self._running(None):
+            return functional.normalize(self.raw_images(batch, mixed), dim=-1)
+
+    def raw_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        """As `encode_images`, but as long as the model makes them."""
         rows = len(batch)
         images = batch.to(self.device, non_blocking=True)
         with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):
@@ -163,7 +171,7 @@ class Encoder:
             except torch.OutOfMemoryError:
                 self.forget_shape()
                 raise
-            return functional.normalize(embeddings.float(), dim=-1)
+            return embeddings.float()
 
     def forget_shape(self) -> None:
         """Lets a compiled tower be compiled for smaller batches: it fills none up to a size that memory does not hold."""
@@ -190,7 +198,8 @@ class Encoder:
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         """What the model makes of some images, a row each, by a task's name for it: see `clipeval.tasks.base.Task.output`."""
-        return {"embeddings": self.encode_images, "captions": self.caption_images}[output](batch, mixed)
+        how = {"embeddings": self.encode_images, RAW: self.raw_images, "captions": self.caption_images}
+        return how[output](batch, mixed)
 
     def caption_images(self, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         """What the model writes about some images.

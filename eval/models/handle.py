@@ -16,7 +16,7 @@ import torch
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.cuts import Cuts
-from clipeval.models.encoder import Encoder
+from clipeval.models.encoder import RAW, Encoder
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Transform
 from clipeval.results.files import sha256_of
@@ -145,7 +145,7 @@ class ModelHandle(ABC):
 
     def require(self, output: str, task: str) -> None:
         """ClipevalError where the model has no such output."""
-        if output not in self.outputs:
+        if output not in (RAW, *self.outputs):
             raise ClipevalError(
                 f"{task} asks for {output}, and {self.name} gives {' and '.join(self.outputs)} only: take a model with a text "
                 "decoder, such as model=open_clip model.name=coca_ViT-B-32 model.pretrained=laion2b_s13b_b90k"
@@ -155,6 +155,8 @@ class ModelHandle(ABC):
         """What an image's output depends on, but for the image, the precision and the preprocessing mode."""
         if output == "embeddings":
             return {"image": self.image_digest}
+        if output == RAW:
+            return {"image": self.image_digest, "output": output}
         return {"image": self.image_digest, "output": output, "tokenizer": self.tokenizer_digest}
 
     def checkpoint_flags(self) -> tuple[str, ...]:

@@ -30,8 +30,9 @@ OWN = {
     "hf_dataset": "data.hub=org/name",
     "captions": "data.path=/pictures/captions.csv",
     "pairs": "data.path=/pictures/pairs.csv",
+    "videos": "data.path=/videos",
 }
-NEW_SUITES = ("compositionality", "long_captions", "imagenet_plus")
+NEW_SUITES = ("compositionality", "long_captions", "imagenet_plus", "embeddings", "video")
 ONE_BY_ONE = {"aro_relation_mteb", "aro_attribution_mteb", "eqben", "ood"}
 """Tasks in no suite: another way of scoring, another size, or what needs more words."""
 PROTOCOLS = {
@@ -228,10 +229,18 @@ def test_quickstart_tasks_say_what_the_bundled_data_is() -> None:
         "association",
         "attributes",
         "selection",
+        "pairs",
+        "calibration",
+        "clustering",
+        "video_classification",
     }
     for name, node in config.tasks.items():
         data, folder = node.data, BUNDLED / node.data.folder
         assert Path(data.root) == BUNDLED.resolve()
+        if data.kind == "videos":
+            assert data.samples == len([path for path in folder.rglob("*") if path.is_file()])
+            assert data.classes == len(list(folder.iterdir()))
+            continue
         images = [n for n in tar_names(folder / "test") if not n.endswith(".cls")]
         if data.instances:
             questions = (folder / "test" / data.instances).read_text().splitlines()
@@ -272,3 +281,15 @@ def test_chance_of_bundled_tasks(name: str, column: str) -> None:
     with (BUNDLED / task.data.folder / "test" / "samples.csv").open(newline="", encoding="utf-8") as file:
         labels = [row[column] for row in csv.DictReader(file)]
     assert task.chance == pytest.approx(chance(labels), abs=1e-6)
+
+
+def test_bundled_pairs_differ_in_one_word_and_all_of_it_is_small() -> None:
+    folder = BUNDLED / "wds_quickstart_emoji_test" / "test"
+    rows = csv.DictReader(io.StringIO((folder / "samples.csv").read_text(encoding="utf-8")))
+    caption = {row["key"]: row["caption"] for row in rows}
+    for line in (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
+        pair = json.loads(line)
+        assert pair["captions"] == [caption[key] for key in pair["images"]]
+        one, other = (text.split() for text in pair["captions"])
+        assert sum(a != b for a, b in zip(one, other, strict=True)) == 1
+    assert sum(path.stat().st_size for path in BUNDLED.parent.rglob("*") if path.is_file()) < 12_000_000

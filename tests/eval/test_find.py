@@ -157,7 +157,7 @@ def test_weights_are_where_open_clip_fetches_them() -> None:
 def test_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
     found = parsed(capsys, "show", "suite=quickstart", "--json")
     assert isinstance(found, dict)
-    assert found["here"] == len(found["tasks"]) == 10
+    assert found["here"] == len(found["tasks"]) == 14
     assert "tasks    10, of which 10 are here" in ask(capsys, "show", "suite=quickstart")
 
 
