@@ -165,7 +165,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         ClipevalError: an image cannot be read, a worker died, the only model fails. Records written before it stay.
     """
     started = time.monotonic()
-    jobs = _decode_jobs(models, options)
+    jobs = decode_jobs(models, options)
     sighted = {model for _, stores in jobs for model in stores}
     steady = deterministic_algorithms(options.device) if options.stream.aligned else nullcontext()
     with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
@@ -181,7 +181,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
             for model in models:
                 with _failing_alone(model, models):
                     model.embed_texts()
-            _embed_images(stream, [stores for _, stores in jobs], models)
+            embed_images(stream, [stores for _, stores in jobs], models)
         for model in models:
             with _failing_alone(model, models):
                 model.queue.close()
@@ -203,7 +203,7 @@ def _failing_alone(model: ModelRun, models: Sequence[ModelRun]) -> Iterator[None
         model.stores.flush()
 
 
-def _decode_jobs(models: Sequence[ModelRun], options: RunOptions) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
+def decode_jobs(models: Sequence[ModelRun], options: RunOptions) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
     """What is missing of each split, decoded once for all models; and the stores that take it.
 
     Of a task that is done in parts, this process embeds the chunks of its part.
@@ -260,7 +260,7 @@ def text_stores(model: ModelRun, options: RunOptions) -> dict[str, TextStore]:
     return {planned.id: apart[planned.fingerprint.prompts] for planned in model.tasks}
 
 
-def _embed_images(
+def embed_images(
     stream: ImageStream, stores: Sequence[Mapping[ModelRun, ImageStore]], models: Sequence[ModelRun]
 ) -> None:
     """Embeds what the stream decodes with all models; each task is scored once its last image is stored."""

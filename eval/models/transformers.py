@@ -173,16 +173,7 @@ class HuggingFace(ModelHandle):
     def _read_processor(self) -> Transform:
         facts = Facts(self._cache, self._what_processors_depend_on())
         settings = facts.ask("settings of the image processor", lambda: self._processor().to_dict())
-        plain = _plain(settings)
-        if not isinstance(plain, str):
-            return from_open_clip(plain)
-        processor = self._processor()  # which has to run
-
-        def transform(image: Image.Image) -> torch.Tensor:
-            pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-            return pixels
-
-        return CustomTransform(transform, digest_of(settings), plain)
+        return from_open_clip(plain) if isinstance(plain := _plain(settings), dict) else pixels_of(self._processor())
 
     def _what_processors_depend_on(self) -> dict[str, Any] | None:
         """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""
@@ -287,6 +278,20 @@ class HuggingFace(ModelHandle):
         tokenizer = self.tokenizer()
         towers = Towers(model, padding_of(tokenizer) if self._kind.masked else None, self._asked.image_size is not None)
         return Encoder(towers, tokenizer, self._preprocess, device, precision, compile=compile)
+
+
+def pixels_of(processor: Any) -> Transform:
+    """An image processor of transformers as a `Preprocess`; one that open_clip cannot express runs as it is."""
+    settings = processor.to_dict()
+    plain = _plain(settings)
+    if not isinstance(plain, str):
+        return from_open_clip(plain)
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    return CustomTransform(transform, digest_of(settings), plain)
 
 
 def _image_size(config: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_each_class_has_its_share_and_a_smaller_subset_is_part_of_a_larger() -> 
     assert np.bincount(labels[chosen_rows(keys, labels, 37)]).tolist() == pytest.approx([18.5, 11.1, 7.4], abs=1)
     subsets = [set(chosen_rows(keys, labels, n).tolist()) for n in (1, 10, 37, 100)]
     assert [len(rows) for rows in subsets] == [1, 10, 37, 100]
-    assert all(small <= large for small, large in zip(subsets, subsets[1:], strict=False))
+    assert all(small <= large for small, large in pairwise(subsets))
 
 
 def test_the_order_of_the_files_does_not_matter() -> None:
@@ -71,7 +72,12 @@ def test_questions_bring_their_images_and_what_counts_together_stays_together() 
 
 def test_a_run_names_and_flags_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"out={tmp_path / 'run'}", f"cache.root={tmp_path / 'cache'}", "data.limit=40", "runtime.workers=0"]
-    chosen = ["quickstart_digits", "quickstart_digits_probe", "quickstart_emoji_retrieval", "quickstart_emoji_association"]
+    chosen = [
+        "quickstart_digits",
+        "quickstart_digits_probe",
+        "quickstart_emoji_retrieval",
+        "quickstart_emoji_association",
+    ]
     tasks = [f"+task@tasks.{name}={name}" for name in chosen]
     assert main(["run", "suite=none", *tasks, *words]) == 0
     table = capsys.readouterr().out
