@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from clipeval.results.records import Record
+
 PREFIX = "zero_shot"
 QUICK = "a quick subset, "
 """How the flag of `data.limit` begins."""
@@ -33,6 +35,17 @@ def metric_names(table: pd.DataFrame) -> dict[str, float]:
     if len(main) > 1:
         found[f"{PREFIX}/average"] = float(main.mean())
     return found
+
+
+def scores_of(records: Sequence[Record]) -> dict[str, float]:
+    """The same of a run's records."""
+    found: dict[str, float] = {}
+    for record in records:
+        for metric, value in record.metrics.items():
+            if value is not None:
+                found[metric_name(record.task, metric, record.flags, record.samples)] = float(value)
+    main = [record.value for record in records if record.value is not None]
+    return {**found, f"{PREFIX}/average": sum(main) / len(main)} if len(main) > 1 else found
 
 
 def averaged(table: pd.DataFrame) -> str:

@@ -48,6 +48,8 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     watch.add_argument("--curve", type=Path, metavar="FILE", help="the CSV; default runs/<folder>.curve.csv")
     watch.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks")
     watch.add_argument("--once", action="store_true", help="end after the checkpoints that are there")
+    sink = "also tell it: tensorboard=FOLDER, wandb=PROJECT or mlflow=EXPERIMENT; may be given again"
+    watch.add_argument("--sink", action="append", default=[], metavar="KIND=WHERE", help=sink)
     watch.set_defaults(command=_watch, overrides=True)
 
 
@@ -100,4 +102,5 @@ def _watch(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cluster.watch import watch
 
     console, how = Console(stderr=True), {"curve": arguments.curve, "every": arguments.every, "once": arguments.once}
+    how["sinks"] = arguments.sink
     return watch(arguments.folder, overrides, arguments.config_dir, console, **how)
