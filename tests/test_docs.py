@@ -13,19 +13,23 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from clipeval.cli.main import _parser, main
+from clipeval.cluster.shares import parse_share
 from clipeval.configs.compose import compose
-from scripts.make_miniature import write_miniature
+from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import config_of, write_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +66,10 @@ def hooks() -> ModuleType:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with everything that the guides speak of."""
     base = tmp_path_factory.mktemp("docs")
-    write_miniature(base / "data", samples=8)
+    rng = np.random.default_rng(0)
+    for fact in facts():
+        if fact.key.startswith(("vtab/", "wilds/")):  # what the guides run of DataComp's sets
+            write_set(base / "data" / fact.folder, fact, 8, 40, 1, rng, 2)
     (base / "shards").symlink_to(BUNDLED / "wds_quickstart_digits_test")
     rows = []
     for label in ("playing music", "playing sports"):
@@ -185,3 +192,23 @@ def test_the_site_builds_and_its_links_hold(tmp_path: Path) -> None:
     assert "runtime.precision" in config
     assert "made:" not in config
     assert "Evaluates <code>model</code> on a suite" in (tmp_path / "site" / "reference" / "python.html").read_text()
+
+
+def test_the_job_of_kubernetes() -> None:
+    (block,) = [block for block in blocks("guides/kubernetes.md", "yaml") if "batch/v1" in block]
+    job = yaml.safe_load(block)["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    command = container["args"][0].replace("clipeval run", "printf '%s\\n'", 1)
+    environment = {**os.environ, "JOB_COMPLETION_INDEX": "3"}
+    words = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True).stdout.split("\n")
+    arguments, rest = _parser().parse_known_args(["run", *filter(None, words)])
+    assert parse_share(arguments.share) == (3, job["completions"])
+    assert len(compose(rest).tasks) == 40
+
+
+def test_the_image_is_made_of_what_is_here() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert any(line.startswith("RUN scripts/install ") for line in lines)
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
+    assert not {*packaged, "scripts", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"} & set(left_out)
