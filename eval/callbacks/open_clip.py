@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.callbacks.zero_shot import ZeroShot
-from clipeval.results.json_io import plain
+from clipeval.results.json_io import to_jsonable
 
 
 class ZeroShotCallback(ZeroShot):
@@ -84,7 +84,7 @@ def _report(scores: Mapping[str, float], step: int, args: Any, tb_writer: Any) -
             for name, value in scores.items():
                 tb_writer.add_scalar(name, value, step)
         with (Path(args.checkpoint_path) / "results.jsonl").open("a+") as file:
-            file.write(json.dumps(plain({**scores, "step": step})) + "\n")
+            file.write(json.dumps(to_jsonable({**scores, "step": step})) + "\n")
     if args.wandb:
         import wandb
 
