@@ -31,6 +31,7 @@ CONFIG: dict[str, dict[str, Value]] = {
         "encoding": TEXT_OR_NULL,
         "max_pixels": Value(int, null=True, least=1),
         "max_text_chunk": Value(int, null=True, least=1),
+        "limit": Value(int, null=True, least=1),
         "source": TEXT_OR_NULL,
         "sources": Value(object, hint="sources, each with folder and hub"),
     },
@@ -166,6 +167,7 @@ DATA = {
     "names_as_published": SWITCH,
     "max_pixels": Value(int, null=True, least=1),
     "max_text_chunk": Value(int, null=True, least=1),
+    "limit": Value(int, null=True, least=1),
 }
 TASK = {
     "_target_": TEXT,

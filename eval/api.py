@@ -9,7 +9,8 @@ print(table[["name", "metric", "value", "low", "high"]])
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from rich.console import Console
 
 from clipeval.cluster.local import run
+from clipeval.cluster.training import run_on_ranks
 from clipeval.configs.compose import compose, override
 from clipeval.engine.evaluation import Evaluation
+from clipeval.engine.ranks import Ranks
 from clipeval.models import from_memory
 from clipeval.results.records import Record
 
@@ -35,6 +38,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     name: str = "in-memory",
     quiet: bool = True,
+    ranks: Ranks | None = None,
 ) -> pd.DataFrame:
     """Evaluates `model` on a suite and leaves it as it was: its mode, its device and every random state.
 
@@ -48,6 +52,8 @@ def evaluate(
         overrides: further words of the command line, such as "~tasks.sun397" or "runtime.precision=bf16".
         name: the model's name in the records.
         quiet: whether to show no progress.
+        ranks: the processes of a training run, all of which call this with the same arguments: each embeds a share, the first
+            one writes, and all get the table. None: this process does it all.
 
     Returns:
         A row for each task: task, key, name, group, metric, value, low, high (95% interval), chance, samples, flags, and
@@ -56,21 +62,71 @@ def evaluate(
     Raises:
         ClipevalError: the config, the data or the model is not what it must be.
     """
-    words = [f"suite={suite}", *overrides]
-    if data_root is not None:
-        words.append(override("data.root", str(data_root)))
-    words.append(override("runtime.device", _device_of(model)))
+    words = _words(suite, data_root, overrides)
+    ranks = Ranks() if ranks is None else ranks
+    with _opened(model, tokenizer, transform, words, out, name, quiet, ranks) as evaluation:
+        if ranks.count == 1:
+            run(evaluation)
+        else:
+            run_on_ranks(evaluation, ranks)
+        return ranks.tell(_table(evaluation) if ranks.first else None)  # type: ignore[no-any-return]
+
+
+def check(
+    model: torch.nn.Module,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    transform: Callable[[Any], torch.Tensor],
+    suite: str = "quickstart",
+    data_root: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+) -> list[str]:
+    """Opens every task as `evaluate` would, and embeds nothing.
+
+    Args:
+        model, tokenizer, transform, suite, data_root, overrides: as of `evaluate`.
+
+    Returns:
+        The tasks' names.
+
+    Raises:
+        ClipevalError: a task cannot run.
+    """
+    words = _words(suite, data_root, overrides)
+    with _opened(model, tokenizer, transform, words, None, "in-memory", True, Ranks()) as evaluation:
+        return [planned.id for planned in evaluation.prepare().tasks]
+
+
+def _words(suite: str, data_root: str | Path | None, overrides: Sequence[str]) -> list[str]:
+    return [f"suite={suite}", *overrides, *([] if data_root is None else [override("data.root", str(data_root))])]
+
+
+@contextmanager
+def _opened(
+    model: torch.nn.Module,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    transform: Callable[[Any], torch.Tensor],
+    words: list[str],
+    out: str | Path | None,
+    name: str,
+    quiet: bool,
+    ranks: Ranks,
+) -> Iterator[Evaluation]:
+    """An evaluation of a model in memory; what it leaves lies in `out`, or nowhere. Random states are put back."""
+    words = [*words, override("runtime.device", _device_of(model))]
     devices = list(range(torch.cuda.device_count()))
     with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, torch.random.fork_rng(devices=devices):
-        words.append(override("out", str(out if out is not None else scratch)))
-        if out is None:
+        words.append(override("out", str(out if out is not None and ranks.first else scratch)))
+        if out is None or ranks.count > 1:
             words.append("cache.features=false")
         handle = from_memory(model, tokenizer, transform, name=name)
-        evaluation = Evaluation.open(compose(words), Console(quiet=quiet, stderr=True), handle)
-        run(evaluation)
-        names = [name for name in evaluation.config.tasks if name not in evaluation.skipped]
-        frame = records_frame([r for r in map(evaluation.folder.record, names) if r is not None])
-        return pd.concat([frame, _skipped(evaluation)], ignore_index=True) if evaluation.skipped else frame
+        yield Evaluation.open(compose(words), Console(quiet=quiet or not ranks.first, stderr=True), handle)
+
+
+def _table(evaluation: Evaluation) -> pd.DataFrame:
+    names = [name for name in evaluation.config.tasks if name not in evaluation.skipped]
+    frame = records_frame([r for r in map(evaluation.folder.record, names) if r is not None])
+    return pd.concat([frame, _skipped(evaluation)], ignore_index=True) if evaluation.skipped else frame
 
 
 def _device_of(model: torch.nn.Module) -> str:

@@ -3,7 +3,7 @@
     python scripts/make_pictures.py                  # runs the quickstart, then draws it
     python scripts/make_pictures.py runs/quickstart  # draws a run that exists
 
-Writes results/pictures/. Needs what the tests need: selenium (scripts/install test), chromium and chromedriver (Debian:
+Writes docs/pictures/. Needs what the tests need: selenium (scripts/install test), chromium and chromedriver (Debian:
 chromium chromium-driver). Run it on a clean working tree, for the table names the commit.
 """
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-PICTURES = ROOT / "results" / "pictures"
+PICTURES = ROOT / "docs" / "pictures"
 WIDTH = 104
 """Characters of the table's lines: enough for the names of tasks and metrics."""
 
@@ -143,7 +143,7 @@ def main() -> None:
     """Draws the run that is named, or the quickstart's."""
     from clipeval.cli.main import main as clipeval
 
-    parser = argparse.ArgumentParser(description="Draws the README's pictures into results/pictures/.")
+    parser = argparse.ArgumentParser(description="Draws the README's pictures into docs/pictures/.")
     parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the quickstart is run")
     run = parser.parse_args().run
     PICTURES.mkdir(exist_ok=True)

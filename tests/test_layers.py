@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"eval": "clipeval", **{name: f"clipeval.{name}" for name in ("tasks", "configs", "results")}}
-_UPPER = ["__main__", "cli", "replay", "api", "cluster", "engine", "models", "captioning"]
+_UPPER = ["__main__", "cli", "replay", "callbacks", "api", "cluster", "engine", "models", "captioning"]
 ORDER = [*_UPPER, "download", "data", "preprocess", "results", "tasks", "configs"]
 """From the top."""
 LATER = {"api", "results"}

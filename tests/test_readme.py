@@ -29,7 +29,11 @@ from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import config_of, write_tiny_model
 from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN_DATA, OWN_MODEL = (
+    (ROOT / "docs" / "guides" / f"{name}.md").read_text("utf-8") for name in ("own_data", "own_model")
+)
 COMPOSED = ("run", "plan", "download", "submit")
 CLASSES = ("playing music", "playing sports")
 TEMPLATE = "a photo of a {c}."
@@ -53,9 +57,9 @@ class MyModel(nn.Module):
 """
 
 
-def commands() -> list[str]:
+def commands(text: str = README) -> list[str]:
     """The lines of code that begin with clipeval, without their remarks and what stands in square brackets."""
-    lines = re.findall(r"^    (clipeval .*)$", README, re.MULTILINE)
+    lines = re.findall(r"^(?:    )?(clipeval .*)$", text, re.MULTILINE)
     return [re.sub(r"\[--.*?\](?= |$)", "", line.partition("  #")[0].partition(" # ")[0]).strip() for line in lines]
 
 
@@ -75,14 +79,14 @@ def test_every_command_is_one(line: str, tmp_path: Path) -> None:
     assert compose(rest, arguments.config_dir).tasks
 
 
-@pytest.mark.parametrize("words", re.findall(r"`(model=[^`…]+)`", README))
+@pytest.mark.parametrize("words", re.findall(r"`(model=[^`…]+)`", README + OWN_MODEL))
 def test_every_way_to_say_a_model_composes(words: str) -> None:
     assert compose(["suite=none", *words.split()]).model.name
 
 
 def test_what_it_names_is_there() -> None:
-    for path in re.findall(r"(?:`|\]\()((?:configs|eval|tasks|results|scripts)/[\w./-]*)", README):
-        assert (Path(__file__).parents[1] / path).exists(), path
+    for path in re.findall(r"(?:`|\]\()((?:configs|docs|eval|tasks|results|scripts)/[\w./-]*)", README):
+        assert (ROOT / path).exists(), path
     for name in re.findall(r"prompts=(\w+)", README):
         assert name in group_options("prompts")
 
@@ -187,7 +191,7 @@ def run(line: str, tmp_path: Path, model: str, *more: str) -> tuple[dict, pd.Dat
 
 
 def line_of(*parts: str) -> str:
-    (found,) = [line for line in commands() if all(part in line for part in parts)]
+    (found,) = [line for line in commands(OWN_DATA) if all(part in line for part in parts)]
     return found
 
 
@@ -195,11 +199,11 @@ def line_of(*parts: str) -> str:
 def test_own_labelled_pictures(kind: str, tmp_path: Path, pictures: list, model: str, vectors: tuple) -> None:
     images, texts = vectors
     if kind == "folder":
-        path, name = write_folder(tmp_path / "own", pictures), "PICTURES"
+        path, name = write_folder(tmp_path / "own", pictures), "pictures"
     elif kind == "webdataset":
         files = {"classnames": "\n".join(CLASSES), "zeroshot_classification_templates": TEMPLATE}
         path = write_tar(tmp_path / "own", pictures, lambda i, label: ("cls", str(label).encode()), **files)
-        name = "FOLDER"
+        name = "shards"
     else:
         path, name = write_parquet(tmp_path / "rows.parquet", pictures), "rows.parquet"
     line = line_of(f"task={kind}", "task.data.path").replace(f"task.data.path={name}", f"task.data.path={path}")
@@ -257,7 +261,7 @@ def test_multilabel_pictures(tmp_path: Path, pictures: list, model: str, vectors
 def test_classify(tmp_path: Path, pictures: list, model: str, vectors: tuple, capsys: pytest.CaptureFixture) -> None:
     folder = write_folder(tmp_path / "own", pictures)
     words = shlex.split(line_of("clipeval classify"))[1:]
-    words = [str(folder) if word == "*.jpg" else word for word in words]
+    words = [str(folder) if word == "pictures" else word for word in words]
     assert main([*words, "--json", "model=open_clip", f"model.name={model}"]) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(shown) == len(pictures)
@@ -280,7 +284,7 @@ def folder(tmp_path: Path, pictures: list) -> str:
 
 
 def words_of(*parts: str) -> str:
-    (found,) = [words for words in re.findall(r"`(model=[^`…]+)`", README) if all(part in words for part in parts)]
+    (found,) = [words for words in re.findall(r"`(model=[^`…]+)`", OWN_MODEL) if all(part in words for part in parts)]
     return found
 
 
@@ -315,7 +319,7 @@ def test_an_architecture_of_ones_own(tmp_path: Path, folder: str, pictures: list
     torch.save(
         {"state_dict": load_file(Path(model.removeprefix("local-dir:")) / "open_clip_model.safetensors")}, checkpoint
     )
-    assert "`model.config_dir=FOLDER`" in README
+    assert "`model.config_dir=FOLDER`" in OWN_MODEL
     words = words_of("epoch_32.pt").replace("/path/epoch_32.pt", str(checkpoint)).replace("ViT-B-32", "Tiny-Readme")
     record, frame = run(f"{folder} {words} model.config_dir={archs}", tmp_path, "")
     images, texts = vectors

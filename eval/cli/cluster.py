@@ -39,15 +39,17 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     submit.set_defaults(command=_submit, overrides=True)
     text = "which tasks of a run folder are done, running, waiting, failed or missing; status 0 when all are done"
     status = commands.add_parser("status", help=text, description=text)
-    status.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    status.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     status.set_defaults(command=_status, overrides=False)
     text = "evaluate each new checkpoint of a training run as it appears, and keep a curve of every metric"
     watch = commands.add_parser("watch", help=text, description=text)
-    watch.add_argument("folder", type=Path, metavar="FOLDER")
+    watch.add_argument("folder", type=Path, metavar="FOLDER", help="where the checkpoints appear")
     watch.add_argument("--config-dir", **CONFIG_DIR)
     watch.add_argument("--curve", type=Path, metavar="FILE", help="the CSV; default runs/<folder>.curve.csv")
     watch.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks")
     watch.add_argument("--once", action="store_true", help="end after the checkpoints that are there")
+    sink = "also tell it: tensorboard=FOLDER, wandb=PROJECT or mlflow=EXPERIMENT; may be given again"
+    watch.add_argument("--sink", action="append", default=[], metavar="KIND=WHERE", help=sink)
     watch.set_defaults(command=_watch, overrides=True)
 
 
@@ -87,4 +89,5 @@ def _watch(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cluster.watch import watch
 
     console, how = Console(stderr=True), {"curve": arguments.curve, "every": arguments.every, "once": arguments.once}
+    how["sinks"] = arguments.sink
     return watch(arguments.folder, overrides, arguments.config_dir, console, **how)

@@ -12,7 +12,9 @@ from clipeval.configs.errors import ClipevalError
 def add_convert(commands: Any) -> None:
     """Adds `convert` and the sets that it knows to the command line."""
     text = "lay a set's own files out as tasks read them: SugarCrepe, Winoground"
-    sets = commands.add_parser("convert", help=text, description=text).add_subparsers(required=True, metavar="SET")
+    sets = commands.add_parser("convert", help=text, description=text).add_subparsers(
+        required=True, metavar="SET", help="sugar_crepe or winoground, each with its own --help"
+    )
     crepe = sets.add_parser(
         "sugar_crepe", help="COCO's val2017 images and SugarCrepe's JSON files, all parts over one folder"
     )

@@ -31,7 +31,7 @@ def add_leaderboard(commands: Any) -> None:
     sub.add_argument(
         "--format", choices=FORMATS, help="table, md, csv or html; by the name of --output where it is given"
     )
-    sub.add_argument("--output", type=Path, metavar="FILE")
+    sub.add_argument("--output", type=Path, metavar="FILE", help="a file in place of the terminal")
     sub.set_defaults(command=_leaderboard, overrides=False)
 
 

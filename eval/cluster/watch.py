@@ -23,9 +23,11 @@ from clipeval.cluster.checkpoint_files import natural
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
+from clipeval.results.curve import scores_of
 from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
+from clipeval.results.sinks import Sinks
 
 COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
 
@@ -39,6 +41,7 @@ def watch(
     curve: Path | None = None,
     every: float = 30.0,
     once: bool = False,
+    sinks: Sequence[str] = (),
 ) -> int:
     """Evaluates what is there, then what comes, until it is stopped.
 
@@ -50,6 +53,7 @@ def watch(
         curve: the CSV; None: runs/<folder's name>.curve.csv.
         every: seconds between two looks. A file counts once its size has not changed between two of them.
         once: whether to end after what is there.
+        sinks: who else is told of each checkpoint: `clipeval.results.sinks`.
 
     Returns:
         0, or 1 if with `once` a checkpoint failed.
@@ -60,6 +64,20 @@ def watch(
         raise ClipevalError("watch takes the weights from its folder; leave model.pretrained= away.")
     compose([*overrides, override("model.pretrained", str(folder))], config_dir)  # a wrong word waits for no checkpoint
     curve = curve or Path("runs") / f"{folder.resolve().parent.name}-{folder.resolve().name}.curve.csv"
+    with Sinks(sinks, curve.name.removesuffix(".csv"), curve.with_suffix(".sinks.json")) as told:
+        return _watch(folder, overrides, config_dir, console, curve, every, once, told)
+
+
+def _watch(
+    folder: Path,
+    overrides: Sequence[str],
+    config_dir: str | None,
+    console: Console,
+    curve: Path,
+    every: float,
+    once: bool,
+    sinks: Sinks,
+) -> int:
     runs: dict[Path, Path] = {}
     failed: set[Path] = set()
     sizes = {} if not once else _sizes(folder)
@@ -73,6 +91,9 @@ def watch(
             failed |= broken
             write_atomically(curve, curve_csv(runs).encode())
             print_curve(runs, curve, console)
+            for number, path in enumerate(sorted(folders, key=natural)):
+                step = step_of(path)
+                sinks.log(path.name, scores_of(_scored(folders[path])[0]), number if step is None else step)
         if once:
             return 1 if failed else 0
         time.sleep(every)

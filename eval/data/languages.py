@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.data.split import Split, split_digest, take
+from clipeval.data.split import Split, split_digest
+from clipeval.data.subset import take
 from clipeval.tasks.base import Samples
 
 BABEL = "babel_imagenet"

@@ -85,7 +85,10 @@ class RowPictures:
         sources: dict[str, Images] = dict(self.cells)
         digests = list(self._digests)
         if self._paths:
-            files = whole_files(list(self._paths), [str(path.relative_to(self.folder)) for path in self._paths])
+            shown = [
+                path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in self._paths
+            ]
+            files = whole_files(list(self._paths), list(map(str, shown)))
             sources[""] = files
             digests.append(files.digest.encode())
         names = list(sources)

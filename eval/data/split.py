@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
 from clipeval.data.images import Images, digest_of
+from clipeval.data.subset import limited
 from clipeval.data.text_table import decode, parse_lines
 from clipeval.preprocess.transforms import Convert
 from clipeval.tasks.base import Samples
@@ -129,6 +130,8 @@ class DataConfig:
     """The largest image that is decoded, in pixels; None: Pillow's own limit."""
     max_text_chunk: int | None = None
     """The longest text chunk of a PNG that is read, in bytes; None: Pillow's own limit."""
+    limit: int | None = None
+    """How many samples of the scored split are used, a quick subset: `clipeval.data.subset`; None: all."""
 
     @property
     def caption_patterns(self) -> tuple[str, ...]:
@@ -197,6 +200,7 @@ class Split:
         digest: sha256 of everything that a score depends on, prompts left out.
         flags: what a reader of the scores must know.
         remarks: what is said once, when the data is read.
+        limited: whether it is a quick subset (`data.limit`).
     """
 
     images: Images
@@ -204,6 +208,7 @@ class Split:
     digest: str
     flags: tuple[str, ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
+    limited: bool = False
 
 
 Reader = Callable[[DataConfig, Path, str, Path | None, Account], tuple[Images, Samples]]
@@ -242,10 +247,21 @@ def open_split(
     flags = _count_flags(config, samples, split)
     if flags and strict:
         raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
-    return Split(images, samples, split_digest(images, samples), (*flags, *account.flags), remarks=account.remarks)
+    subset = limited(images, samples, config.limit) if config.limit else None
+    if subset is not None:
+        images, samples, flag = subset
+        flags.append(flag)
+    return Split(
+        images,
+        samples,
+        split_digest(images, samples),
+        (*flags, *account.flags),
+        remarks=account.remarks,
+        limited=subset is not None,
+    )
 
 
-OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk")
+OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk", "limit")
 """What may be said for all tasks at once, as data.sep, or for one, as task.data.sep."""
 
 
@@ -259,24 +275,6 @@ def data_config(node: DictConfig, common: Mapping[str, Any] | None = None, part:
             given[key] = (common or {})[key]
     values: dict[str, Any] = {str(k): tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
     return DataConfig(**values)
-
-
-def take(samples: Samples, rows: np.ndarray) -> Samples:
-    """The same table with some of its rows only. Instances that name an image left out go with it."""
-    keys = [samples.keys[int(i)] for i in rows]
-    kept = set(keys)
-    instances = samples.instances
-    if instances is not None:
-        instances = [i for i in instances if kept.issuperset(i.get("candidates", i.get("images", ())))]
-    return replace(
-        samples,
-        keys=keys,
-        labels=None if samples.labels is None else samples.labels[rows],
-        captions=None if samples.captions is None else [samples.captions[int(i)] for i in rows],
-        instances=instances,
-        metadata=samples.metadata.iloc[rows].reset_index(drop=True) if len(samples.metadata) else samples.metadata,
-        positions=np.asarray(rows) if samples.positions is None else samples.positions[rows],
-    )
 
 
 def read_instances(path: Path) -> list[Mapping[str, Any]]:

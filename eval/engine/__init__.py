@@ -11,7 +11,7 @@ scoring      ScoringQueue: a task is scored once its embeddings are there
 An image, from shard to table cell:
     decode:_Decoder.__getitem__ → data/images:FileImages.read → preprocess/transforms:pixels → _decode → _resize
     → decode:Decoders.__iter__ → stream:ImageStream.embed → _Batches.add → _send → transforms:normalise → stream:_encode
-    → models/encoder:encode → encode_images → stream:_land → runner:_embed_images → store_batch → store:ImageStore.put → _save
+    → models/encoder:encode → encode_images → stream:_land → runner:embed_images → store_batch → store:ImageStore.put → _save
     → scoring:submit_ready → _score → _embedded → store:finish → tasks/base:score → classification:answers → statistics
     → evaluation:write_record → results/run_folder:write → results/runs:load → results/sheet → the table's cell
 

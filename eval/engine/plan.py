@@ -18,7 +18,8 @@ from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.annotated import annotate
 from clipeval.data.languages import translate
 from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
-from clipeval.data.split import DataConfig, Split, data_config, open_split, take
+from clipeval.data.split import DataConfig, Split, data_config, open_split
+from clipeval.data.subset import take
 from clipeval.engine.derived import can_derive, find_record
 from clipeval.engine.features import FeatureSpec, feature_specs
 from clipeval.engine.store import ChunkRange
@@ -31,6 +32,8 @@ from clipeval.results.run_folder import RunFolder
 from clipeval.tasks.base import Samples, Task
 from clipeval.tasks.names import name_flags
 
+SCORED = ("test", "outside")
+"""The roles of splits whose samples are scored."""
 FEW = 32
 """Samples that a task's metrics are tried on while planning."""
 
@@ -182,6 +185,8 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     cache = Path(config.cache.root).expanduser()
     data = data_config(node, config.data)
     splits = _open_splits(task, data, config, task.roles)
+    if splits["test"].limited:
+        task = replace(task, name=f"{task.name} (quick {data.limit:,})")
     plain = {role: split.digest for role, split in splits.items()}
     splits = {role: annotate(split, data, config.data.root) for role, split in splits.items()}
     features = feature_specs(task, splits, data, config, handle)
@@ -254,11 +259,17 @@ def translated(task: Task, data: DataConfig) -> dict[str, str]:
 
 
 def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mapping[str, str]) -> dict[str, Split]:
-    """The splits that a task needs, by its own names for them; `roles`: {that name: the split's name in the data}."""
+    """The splits that a task needs, by its own names for them; `roles`: {that name: the split's name in the data}.
+
+    `data.limit` is of what is scored: a probe trains on all of its training split.
+    """
     root, index = config.data.root, Path(config.cache.root).expanduser() / "index"
     how = index, bool(config.data.strict), str(config.data.on_error)
     try:
-        splits = {role: open_split(data, root, split, *how) for role, split in roles.items()}
+        splits = {
+            role: open_split(data if role in SCORED else replace(data, limit=None), root, split, *how)
+            for role, split in roles.items()
+        }
     except ClipevalError as problem:
         raise MissingData(str(problem)) from problem
     except OSError as problem:  # a folder that this user may not read, a disk that has gone

@@ -185,7 +185,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
     """
     started = time.monotonic()
     owners = {model: next(other for other in models if other.stores is model.stores) for model in models}
-    jobs = _decode_jobs(models, options, owners)
+    jobs = decode_jobs(models, options, owners)
     sighted = {model for _, stores in jobs for model in stores}
     steady = deterministic_algorithms(options.device) if options.stream.aligned else nullcontext()
     with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
@@ -205,7 +205,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
                 with _failing_alone(model, models):
                     model.embed_texts()
             _fail_with_owners(owners)
-            _embed_images(stream, [stores for _, stores in jobs], models)
+            embed_images(stream, [stores for _, stores in jobs], models)
             _fail_with_owners(owners)
         for model in models:
             with _failing_alone(model, models):
@@ -235,8 +235,8 @@ def _failing_alone(model: ModelRun, models: Sequence[ModelRun]) -> Iterator[None
         model.stores.flush()
 
 
-def _decode_jobs(
-    models: Sequence[ModelRun], options: RunOptions, owners: Mapping[ModelRun, ModelRun]
+def decode_jobs(
+    models: Sequence[ModelRun], options: RunOptions, owners: Mapping[ModelRun, ModelRun] | None = None
 ) -> list[tuple[DecodeJob, dict[ModelRun, ImageStore]]]:
     """What is missing of each split, decoded once for all models; and the stores that take it, by the model that fills them.
 
@@ -251,7 +251,7 @@ def _decode_jobs(
                 store, key = model.stores.of(spec), spec.pixels_key
                 mine = slice(None) if planned.part is None else planned.part.rows(store.count)
                 missing.setdefault(key, np.zeros(store.count, dtype=bool))[mine] |= ~store.done[mine]
-                stores.setdefault(key, {})[owners[model]] = store
+                stores.setdefault(key, {})[owners[model] if owners else model] = store
                 features.setdefault(key, (planned.task.name, spec))
     jobs = []
     for key, (name, spec) in features.items():
@@ -301,7 +301,7 @@ def text_stores(model: ModelRun, options: RunOptions, opened: dict[str, TextStor
     return {planned.id: apart[planned.fingerprint.prompts] for planned in model.tasks}
 
 
-def _embed_images(
+def embed_images(
     stream: ImageStream, stores: Sequence[Mapping[ModelRun, ImageStore]], models: Sequence[ModelRun]
 ) -> None:
     """Embeds what the stream decodes with all models; each task is scored once its last image is stored."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import take
+from clipeval.data.subset import take
 from clipeval.engine.derived import derived_scores
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask

@@ -110,6 +110,10 @@ class ImageStore:
         self.done[indices] = True
         self._save_complete(indices)
 
+    def rows(self, indices: np.ndarray) -> torch.Tensor:
+        """float32 [n, D] of what was embedded of some images; [0, 0] where nothing was."""
+        return torch.zeros(0, 0) if self._rows is None else torch.from_numpy(self._rows[indices])
+
     def skip(self, failures: Sequence[tuple[int, str]]) -> None:
         """Marks images that cannot be read, and why: their rows stay NaN, and the next run tries them again."""
         self.failures.update(failures)

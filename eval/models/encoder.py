@@ -244,7 +244,8 @@ class Encoder:
         """Inference, in full float32 or under autocast."""
         with ExitStack() as stack:
             stack.enter_context(current(self.device))
-            stack.enter_context(torch.inference_mode())
+            # What a lent model keeps of a forward pass (tables of rotary positions) must serve its next training step.
+            stack.enter_context(torch.inference_mode() if self.owned else torch.no_grad())
             stack.enter_context(full_float32())
             # Off as well as on: a caller's own autocast must not reach in here.
             stack.enter_context(

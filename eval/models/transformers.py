@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import slug_of
@@ -16,14 +15,14 @@ from clipeval.models.changes import Changes
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in
 from clipeval.models.encoder import Encoder
 from clipeval.models.facts import Facts, package_stamp
-from clipeval.models.handle import ModelHandle, digest_files, digest_of, path_mark
+from clipeval.models.handle import ModelHandle, digest_files, path_mark
 from clipeval.models.interpolation import mix
 from clipeval.models.no_code import refuse_code, refuse_unknown_type
 from clipeval.models.overrides import Overrides, applied
 from clipeval.models.remote_code import SAID, code_files, modules_of
 from clipeval.models.text_clean import NONE
 from clipeval.models.transformers_files import ADAPTER, CONFIG, PROCESSORS, Files
-from clipeval.models.transformers_processor import plain, versions
+from clipeval.models.transformers_processor import pixels_of, plain, versions
 from clipeval.models.transformers_towers import (
     KINDS,
     REFUSED,
@@ -199,15 +198,7 @@ class HuggingFace(ModelHandle):
         facts = Facts(self._cache, self._what_processors_depend_on())
         settings = facts.ask("settings of the image processor", lambda: self._processor().to_dict())
         own = plain(settings)
-        if not isinstance(own, str):
-            return from_open_clip(own)
-        processor = self._processor()  # which has to run
-
-        def transform(image: Image.Image) -> torch.Tensor:
-            pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-            return pixels
-
-        return CustomTransform(transform, digest_of(settings), own)
+        return from_open_clip(own) if isinstance(own, dict) else pixels_of(self._processor())
 
     def _what_processors_depend_on(self) -> dict[str, Any] | None:
         """The folder's configs, and the packages among which transformers chooses a processor; None where it is imported."""

@@ -5,6 +5,12 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+from PIL import Image
+
+from clipeval.models.handle import digest_of
+from clipeval.preprocess.transforms import CustomTransform, Transform, from_open_clip
+
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
 
 
@@ -17,6 +23,20 @@ def versions() -> list[str]:
         except PackageNotFoundError:
             found.append(f"no {package}")
     return found
+
+
+def pixels_of(processor: Any) -> Transform:
+    """An image processor of transformers as a `Preprocess`; one that open_clip cannot express runs as it is."""
+    settings = processor.to_dict()
+    own = plain(settings)
+    if not isinstance(own, str):
+        return from_open_clip(own)
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    return CustomTransform(transform, digest_of(settings), own)
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any] | str:

@@ -122,6 +122,14 @@ class HubTokenizer:
             self.inner.padding_side = "right"
         self.context, self.policy = context, policy
 
+    @classmethod
+    def of(cls, inner: Any, context: int, policy: str) -> HubTokenizer:
+        """Around a transformers tokenizer that is loaded, which from now on pads at the end."""
+        made = cls.__new__(cls)
+        made.inner, made.context, made.policy = inner, context, policy
+        inner.padding_side = "right"
+        return made
+
     @property
     def clean_fn(self) -> Callable[[str], str]:
         return clean_function(self.policy)

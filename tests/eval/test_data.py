@@ -16,7 +16,7 @@ from PIL import Image
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
 from clipeval.data.images import FileImages
-from clipeval.data.split import take
+from clipeval.data.subset import take
 from clipeval.tasks import Samples
 from scripts.make_miniature import picture
 

@@ -1,4 +1,4 @@
-"""What the README tells people to write: its files as they stand there, run on bundled data."""
+"""What the guides tell people to write: their files as they stand there, run on bundled data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BUNDLED = ROOT / "eval" / "bundled"
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder `mine/` of the README, its places on a disk replaced by ones that exist."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The folder `mine/` of the guides, its places on a disk replaced by ones that exist."""
+    text = "".join((ROOT / "docs" / "guides" / f"{name}.md").read_text("utf-8") for name in ("own_task", "own_model"))
     blocks = re.findall(r"```(?:yaml|python)\n# (mine/[\w/.]+)[^\n]*\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for name, content in blocks:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,5 +51,5 @@ def test_a_model_of_ones_own_is_a_preset(mine, tmp_path, capsys):
 
 
 def test_the_pictures_are_there_and_small():
-    for name in re.findall(r"results/pictures/[\w.]+", (ROOT / "README.md").read_text(encoding="utf-8")):
+    for name in re.findall(r"docs/pictures/[\w.]+", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert 1_000 < (ROOT / name).stat().st_size < 300_000
