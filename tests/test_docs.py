@@ -165,7 +165,7 @@ def test_every_key_of_the_config_has_a_meaning(hooks: ModuleType) -> None:
 def test_every_command_and_option_has_one(hooks: ModuleType) -> None:
     text = hooks.command_reference()
     assert {"run", "plan", "download", "compare", "watch"} <= set(re.findall(r"^## clipeval (\w+)", text, re.MULTILINE))
-    assert "| `--share I/N\\|slurm` |" in text
+    assert "| `--share I/N|slurm` |" in text
     assert not re.search(r"^\| `[^`]*` \|  \|$", text, re.MULTILINE), "an option without help"
 
 
