@@ -17,8 +17,8 @@ for task in results.table().dropna().index:
         continue
     rows["right"] = rows["label"] == rows["prediction"]
     wide = rows.pivot(index="key", columns="run", values="right")
-    parted = wide[wide[first] != wide[second]]
-    print(f"{task}: {len(wide)} samples, of which only one run is right on {len(parted)}")
+    differing = wide[wide[first] != wide[second]]
+    print(f"{task}: {len(wide)} samples, of which only one run is right on {len(differing)}")
     print(
-        f"  {first}: {parted[first].sum()}, {second}: {parted[second].sum()}; the first of them: {list(parted.index[:3])}"
+        f"  {first}: {differing[first].sum()}, {second}: {differing[second].sum()}; the first of them: {list(differing.index[:3])}"
     )

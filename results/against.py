@@ -12,7 +12,7 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError
 from clipeval.results import published
 from clipeval.results.causes import Cause, causes
-from clipeval.results.judgement import Verdict, judge
+from clipeval.results.judgement import Verdict, verdict_of
 from clipeval.results.published.table import ROUNDING
 from clipeval.results.reproduction import Reproduction, reproduce
 from clipeval.results.runs import Run, tasks
@@ -21,7 +21,7 @@ from clipeval.results.uncertainty import Interval, average_interval, difference_
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One task, or the average: the reference's figure beside the run's."""
 
     task: str
@@ -49,8 +49,8 @@ class ReferenceComparison:
 
     run: str
     reference: str
-    lines: tuple[Line, ...]
-    average: Line | None
+    lines: tuple[ComparisonRow, ...]
+    average: ComparisonRow | None
     same_model: bool
     """Whether the reference is the same model, so that a reproduction is what is judged."""
     of: int = 0
@@ -75,8 +75,8 @@ def against_published(run: Run) -> ReferenceComparison:
     # A model's own published row is no rival of its reproduction.
     mine = -1 if row is None else int(str(row.name))
     rivals = pd.Series(rows.index != mine, index=rows.index)
-    found = reproduce(run)
-    judged = {line.task: line for line in found.mains} if found else {}
+    reproduction = reproduce(run)
+    judged = {line.task: line for line in reproduction.mains} if reproduction else {}
     lines, measured, pairs, keys = [], [], [], []
     for task, spec in tasks([run]).items():
         key, record = str(spec.get("key")), run.records.get(task)
@@ -93,13 +93,13 @@ def against_published(run: Run) -> ReferenceComparison:
         verdict: Verdict = line.verdict if line else "missing" if value is None else "unknown"
         flagged = bool(record and run.own_flags(record))
         lines.append(
-            Line(task, str(spec.get("name")), metric, reference, value, interval, verdict, place, flagged, key)
+            ComparisonRow(task, str(spec.get("name")), metric, reference, value, interval, verdict, place, flagged, key)
         )
         if value is not None and column:
             measured.append(value)
             pairs.append(interval)
             keys.append(key)
-    average: Line | None = None
+    average: ComparisonRow | None = None
     neighbours: tuple[str, ...] = ()
     if measured:
         average, neighbours = _average(row, rivals, keys, measured, pairs)
@@ -109,20 +109,20 @@ def against_published(run: Run) -> ReferenceComparison:
         known = [value for value in theirs if value is not None]
         if len(known) == len(theirs):
             mean = math.fsum(known) / len(known)
-            average = replace(average, reference=mean, verdict=judge(mean, average.measured, average.interval))
+            average = replace(average, reference=mean, verdict=verdict_of(mean, average.measured, average.interval))
     name = f"{run.model.get('name')} {run.model.get('pretrained') or ''}".strip()
     imported = any(run.records[line.task].imported is not None for line in lines if line.task in run.records)
     return ReferenceComparison(
         run=run.label,
-        reference=name if found else "the published models",
+        reference=name if reproduction else "the published models",
         lines=tuple(lines),
         average=average,
-        same_model=found is not None,
+        same_model=reproduction is not None,
         of=int(rivals.sum()),
         neighbours=neighbours,
         imported=imported,
-        reproduction=found,
-        causes=tuple(causes(run, found)) if found else (),
+        reproduction=reproduction,
+        causes=tuple(causes(run, reproduction)) if reproduction else (),
     )
 
 
@@ -132,13 +132,13 @@ def _average(
     keys: list[str],
     measured: list[float],
     pairs: list[Interval | None],
-) -> tuple[Line, tuple[str, ...]]:
+) -> tuple[ComparisonRow, tuple[str, ...]]:
     averages = published.average(keys)
     mean = math.fsum(measured) / len(measured)
     interval = average_interval(measured, pairs)
     reference = None if row is None else float(averages[int(str(row.name))])
     place = 1 + int((averages[rivals] > mean + ROUNDING).sum())
-    verdict: Verdict = "unknown" if reference is None else judge(reference, mean, interval)
+    verdict: Verdict = "unknown" if reference is None else verdict_of(reference, mean, interval)
     ordered = averages[rivals].sort_values(ascending=False, kind="stable")
     names = published.table().set_index(averages.index)
     beside = []
@@ -146,7 +146,7 @@ def _average(
         if 0 <= index < len(ordered):
             at = ordered.index[index]
             beside.append(f"{names.loc[at, 'name']} {names.loc[at, 'pretrained']} ({ordered.loc[at]:.4f})")
-    return Line("", f"Average of {len(keys)}", "", reference, mean, interval, verdict, place), tuple(beside)
+    return ComparisonRow("", f"Average of {len(keys)}", "", reference, mean, interval, verdict, place), tuple(beside)
 
 
 def against_run(run: Run, other: Run) -> ReferenceComparison:
@@ -172,7 +172,9 @@ def against_run(run: Run, other: Run) -> ReferenceComparison:
         )
         flagged = bool((mine and mine.flags) or (theirs and theirs.flags))
         verdict = _distance(a, b, interval)
-        lines.append(Line(task, str(spec.get("name") or task), str(metric), b, a, interval, verdict, None, flagged))
+        lines.append(
+            ComparisonRow(task, str(spec.get("name") or task), str(metric), b, a, interval, verdict, None, flagged)
+        )
         if a is not None and b is not None and task in counted:
             shared.append((a, pair_a, b, pair_b))
             images.append(run.images(task))
@@ -184,7 +186,7 @@ def against_run(run: Run, other: Run) -> ReferenceComparison:
         interval = difference_interval(a_mean, a_pair, b_mean, b_pair) if a_pair and b_pair else None
         verdict = _distance(a_mean, b_mean, interval)
         suite = label.partition(", ")[2]
-        average = Line(
+        average = ComparisonRow(
             "", f"Average of {len(shared)}{f' ({suite})' if suite else ''}", "", b_mean, a_mean, interval, verdict
         )
     return ReferenceComparison(run.label, other.label, tuple(lines), average, same_model=False)
@@ -203,11 +205,11 @@ def _distance(a: float | None, b: float | None, interval: Interval | None) -> Ve
 def compare_with(runs: Sequence[Run], against: str, others: Sequence[Run] = ()) -> list[ReferenceComparison]:
     """Each run beside what `against` names: `published`, or the runs already loaded into `others`."""
     if against == "published":
-        found = [against_published(run) for run in runs]
-        if not any(item.lines or item.reproduction for item in found):
+        comparisons = [against_published(run) for run in runs]
+        if not any(item.lines or item.reproduction for item in comparisons):
             raise ClipevalError(
                 "--against published: none of these runs' tasks is among the 38 of open_clip's table, and nothing else was "
                 "published of their models on their tasks; run suite=datacomp, or a part of it"
             )
-        return found
+        return comparisons
     return [against_run(run, other) for run in runs for other in others]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipeval.results import published, words
-from clipeval.results.against import Line, ReferenceComparison
+from clipeval.results import formatting, published
+from clipeval.results.against import ComparisonRow, ReferenceComparison
 from clipeval.results.block import Severity, SummaryTable
 from clipeval.results.judgement import Verdict
 from clipeval.results.reproduction import Figure, Judged
@@ -37,48 +37,48 @@ RUN_SAYS: dict[Verdict, str] = {
 RUN_TONES: dict[Verdict, Severity] = {**TONES, "exact": "plain", "outside": "good"}
 
 
-def block(found: ReferenceComparison) -> SummaryTable:
+def block(comparison: ReferenceComparison) -> SummaryTable:
     """What a reader sees: the verdict at a glance, then the tasks."""
-    if not found.of:
-        return _run_block(found)
-    return _reproduction(found) if found.same_model else _places(found)
+    if not comparison.of:
+        return _run_block(comparison)
+    return _reproduction(comparison) if comparison.same_model else _places(comparison)
 
 
-def _reproduction(found: ReferenceComparison) -> SummaryTable:
-    made = found.reproduction
+def _reproduction(comparison: ReferenceComparison) -> SummaryTable:
+    made = comparison.reproduction
     assert made is not None
     mains, others = made.scored(main=True), made.scored(main=False)
     outside = [line for line in mains if line.verdict == "outside"]
-    other = {line.task: line for line in found.lines}
+    other = {line.task: line for line in comparison.lines}
     lines = [*(line for line in made.mains), *(line for line in others if line.verdict == "outside")]
     rows = [_judged_row(line, other[line.task].flagged if line.task in other else False) for line in lines]
     tones: list[Severity] = [TONES[line.verdict] for line in lines]
-    if found.average is not None:
-        line = found.average
+    if comparison.average is not None:
+        line = comparison.average
         rows.append(
             (
-                *(line.name, "", words.score(line.reference), words.score(line.measured)),
-                *(words.signed(line.difference), words.interval(line.interval), SAYS[line.verdict]),
+                *(line.name, "", formatting.score(line.reference), formatting.score(line.measured)),
+                *(formatting.signed(line.difference), formatting.interval(line.interval), SAYS[line.verdict]),
             )
         )
         tones.append(TONES[line.verdict])
     holds = not outside and bool(mains or others)
     return SummaryTable(
-        title=f"{found.run} against what was published for it",
-        headline=_headline(found),
+        title=f"{comparison.run} against what was published for it",
+        headline=_headline(comparison),
         tone="bad" if outside or made.drift is not None else "good" if holds else "faint",
         header=("Task", "Metric", "Published", "Measured", "Difference", "95% interval", "Agrees"),
         rows=tuple(rows),
         tones=tuple(tones),
-        remarks=tuple(_remarks(found)),
+        remarks=tuple(_remarks(comparison)),
         left=2,
         optional=(1,),
     )
 
 
-def _headline(found: ReferenceComparison) -> str:
+def _headline(comparison: ReferenceComparison) -> str:
     """`38 of 38 reproduce: 30 to the printed digit, 8 within`; where not all do, which do not."""
-    made = found.reproduction
+    made = comparison.reproduction
     assert made is not None
     judged = made.scored(main=True)
     which = "tasks" if judged else "metrics"
@@ -87,7 +87,7 @@ def _headline(found: ReferenceComparison) -> str:
         return "Nothing to judge yet: no task that was published of this model is recorded"
     counts = {verdict: sum(line.verdict == verdict for line in judged) for verdict in SAYS}
     good = counts["exact"] + counts["within"]
-    verb = "agree" if found.imported else "reproduce"  # nothing was computed again
+    verb = "agree" if comparison.imported else "reproduce"  # nothing was computed again
     text = f"{good} of {len(judged)} {verb}"
     if len(judged) < len(made.mains):
         text += f" (so far: {len(judged)} of {len(made.mains)} {which})"
@@ -99,7 +99,7 @@ def _headline(found: ReferenceComparison) -> str:
     text += ": " + ", ".join(f"{count} {what}" for count, what in parts if count) if good or counts["unknown"] else ""
     wrong = [line for line in judged if line.verdict == "outside"]
     if wrong:
-        named = ", ".join(f"{line.name} ({words.signed(line.difference)})" for line in wrong[:NAMED])
+        named = ", ".join(f"{line.name} ({formatting.signed(line.difference)})" for line in wrong[:NAMED])
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         text += f"; {len(wrong)} not: {named}{more}"
     if made.drift is not None and not wrong:
@@ -118,9 +118,9 @@ def _judged_row(line: Judged, flagged: bool) -> tuple[str, ...]:
         line.name + (" !" if flagged else ""),
         line.metric,
         values,
-        words.score(line.measured),
-        words.signed(line.difference) if line.measured is not None else "",
-        words.interval(line.interval) if line.measured is not None else "",
+        formatting.score(line.measured),
+        formatting.signed(line.difference) if line.measured is not None else "",
+        formatting.interval(line.interval) if line.measured is not None else "",
         SAYS[line.verdict],
     )
 
@@ -139,11 +139,11 @@ def _side_by_side(lines: Sequence[Judged]) -> str:
     return "; ".join(shown) + (f" and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
 
 
-def _remarks(found: ReferenceComparison) -> list[str]:
-    made = found.reproduction
+def _remarks(comparison: ReferenceComparison) -> list[str]:
+    made = comparison.reproduction
     assert made is not None
     told = [*(f"NOT THE SAME MODEL: {remark}." for remark in made.remarks)]
-    for number, cause in enumerate(found.causes, start=1):
+    for number, cause in enumerate(comparison.causes, start=1):
         seen = "" if cause.seen else " (possible)"
         told.append(f"Likely cause {number}, {cause.name}{seen}: {cause.evidence}. Test it: {cause.command}")
     others = made.scored(main=False)
@@ -166,10 +166,10 @@ def _remarks(found: ReferenceComparison) -> list[str]:
         )
     elif several:
         told.append(f"Several sources, which agree: {_side_by_side(several)}.")
-    told.append(_place_words(found))
+    told.append(_place_words(comparison))
     titles = dict.fromkeys(figure.title for line in made.lines for figure in line.figures)
     told.append(f"Published by {', '.join(titles)}: results/published/README.md says how.")
-    if any(line.flagged for line in found.lines):
+    if any(line.flagged for line in comparison.lines):
         told.append("!: the report's warnings say why.")
     told.append(
         "Within: inside the measured score's 95% interval over samples, widened for judging all metrics together, for rounding "
@@ -178,39 +178,39 @@ def _remarks(found: ReferenceComparison) -> list[str]:
     return [remark for remark in told if remark]
 
 
-def _place_words(found: ReferenceComparison) -> str:
-    if found.average is None or found.average.place is None:
+def _place_words(comparison: ReferenceComparison) -> str:
+    if comparison.average is None or comparison.average.place is None:
         return ""
     beside = ""
-    if found.neighbours:
-        beside = f", {'between' if len(found.neighbours) == 2 else 'beside'} {' and '.join(found.neighbours)}"
-    rivals = f"{found.of} other" if found.of < len(published.table()) else str(found.of)
+    if comparison.neighbours:
+        beside = f", {'between' if len(comparison.neighbours) == 2 else 'beside'} {' and '.join(comparison.neighbours)}"
+    rivals = f"{comparison.of} other" if comparison.of < len(published.table()) else str(comparison.of)
     return (
-        f"{found.average.name} tasks: {words.score(found.average.measured)}, place {found.average.place} "
-        f"among {found.of + 1}, the {rivals} published models and this run{beside}."
+        f"{comparison.average.name} tasks: {formatting.score(comparison.average.measured)}, place {comparison.average.place} "
+        f"among {comparison.of + 1}, the {rivals} published models and this run{beside}."
     )
 
 
-def _places(found: ReferenceComparison) -> SummaryTable:
+def _places(comparison: ReferenceComparison) -> SummaryTable:
     rows = published.table()
     shown = []
-    for line in found.lines:
+    for line in comparison.lines:
         if line.measured is None:
             continue
         column = published.COLUMNS[line.key][0]
         shown.append(
             (
                 line.name + (" !" if line.flagged else ""),
-                words.score(line.measured),
-                words.interval(line.interval),
-                words.score(float(rows[column].median())),
-                words.score(float(rows[column].max())),
-                f"{line.place} of {found.of + 1}",
+                formatting.score(line.measured),
+                formatting.interval(line.interval),
+                formatting.score(float(rows[column].median())),
+                formatting.score(float(rows[column].max())),
+                f"{line.place} of {comparison.of + 1}",
             )
         )
     return SummaryTable(
-        title=f"{found.run} among {found.of} published models",
-        headline=_place_words(found) or "Nothing to place yet: no task of the published table is recorded",
+        title=f"{comparison.run} among {comparison.of} published models",
+        headline=_place_words(comparison) or "Nothing to place yet: no task of the published table is recorded",
         tone="plain",
         header=("Task", "Measured", "95% interval", "Median", "Best", "Place"),
         rows=tuple(shown),
@@ -219,13 +219,13 @@ def _places(found: ReferenceComparison) -> SummaryTable:
     )
 
 
-def _run_block(found: ReferenceComparison) -> SummaryTable:
-    scored = [line for line in found.lines if line.verdict not in ("missing",)]
+def _run_block(comparison: ReferenceComparison) -> SummaryTable:
+    scored = [line for line in comparison.lines if line.verdict not in ("missing",)]
     apart = [line for line in scored if line.verdict == "outside"]
     higher = sum((line.difference or 0) > 0 for line in apart)
-    lines = [*found.lines, *([found.average] if found.average else [])]
+    lines = [*comparison.lines, *([comparison.average] if comparison.average else [])]
     return SummaryTable(
-        title=f"{found.run} against {found.reference}",
+        title=f"{comparison.run} against {comparison.reference}",
         headline=(
             f"{len(apart)} of {len(scored)} tasks differ by more than chance: {higher} higher, {len(apart) - higher} lower"
             if scored
@@ -236,9 +236,9 @@ def _run_block(found: ReferenceComparison) -> SummaryTable:
         rows=tuple(
             (
                 line.name + (" !" if line.flagged else ""),
-                words.score(line.reference),
-                words.score(line.measured),
-                words.signed(line.difference),
+                formatting.score(line.reference),
+                formatting.score(line.measured),
+                formatting.signed(line.difference),
                 _signed_interval(line),
                 RUN_SAYS[line.verdict],
             )
@@ -251,7 +251,7 @@ def _run_block(found: ReferenceComparison) -> SummaryTable:
     )
 
 
-def _signed_interval(line: Line) -> str:
+def _signed_interval(line: ComparisonRow) -> str:
     if line.interval is None or line.difference is None:
         return ""
     return f"{line.interval[0]:+.4f} to {line.interval[1]:+.4f}"

@@ -37,49 +37,49 @@ class Cause:
 @dataclass(frozen=True)
 class _Clue:
     evidence: str
-    words: str
+    overrides: str
     seen: bool
     pattern: bool
     """Whether the values that do not agree are those that this cause would move."""
 
 
-def causes(run: Run, found: Reproduction) -> list[Cause]:
+def causes(run: Run, reproduction: Reproduction) -> list[Cause]:
     """The likely causes, the likeliest first; [] where everything agrees."""
-    wrong = found.outside or (_lowest(found) if found.drift is not None else [])
+    wrong = reproduction.outside or (_lowest(reproduction) if reproduction.drift is not None else [])
     if not wrong:
         return []
     scored: list[tuple[tuple[int, int, int], Cause]] = []
     for order, (name, clue_of) in enumerate(CLUES.items()):
-        clue = clue_of(run, found, wrong)
+        clue = clue_of(run, reproduction, wrong)
         if clue is not None:
-            cause = Cause(name, clue.evidence, command(run, wrong, name, clue.words), clue.seen)
+            cause = Cause(name, clue.evidence, command(run, wrong, name, clue.overrides), clue.seen)
             scored.append(((-int(clue.seen), -int(clue.pattern), order), cause))
     return [cause for _, cause in sorted(scored, key=lambda item: item[0])]
 
 
-def command(run: Run, wrong: Sequence[Judged], name: str, words: str) -> str:
+def command(run: Run, wrong: Sequence[Judged], name: str, overrides: str) -> str:
     """A command that runs the worst tasks again with one thing changed, and judges them."""
     config = run.info.get("config") or {}
     worst = sorted(wrong, key=lambda line: -abs(line.difference or 0.0))
     chosen = list(dict.fromkeys(line.task for line in worst))[:3]
-    model = _model_words(run, words)
+    model = _model_overrides(run, overrides)
     root = (config.get("data") or {}).get("root")
     parts = ["clipeval run", *model, "suite=none", *(f"+task@tasks.{task}={task}" for task in chosen)]
     parts += [f"data.root={shlex.quote(str(root))}"] if root else []
     out = shlex.quote(f"{run.folder.path}-{name.replace(' ', '-')}")
-    return f"{' '.join(parts)} {words} out={out} && clipeval report {out} --against published"
+    return f"{' '.join(parts)} {overrides} out={out} && clipeval report {out} --against published"
 
 
-def _model_words(run: Run, words: str) -> list[str]:
+def _model_overrides(run: Run, overrides: str) -> list[str]:
     model = (run.info.get("config") or {}).get("model") or {}
     told = {**model, **{key: value for key, value in run.model.items() if key in ("name", "pretrained")}}
     if "transformers" in str(model.get("_target_")):
         return [f"model=hf_transformers model.path={shlex.quote(str(model.get('path')))}"]
     given = [f"model.{key}={shlex.quote(str(told[key]))}" for key in ("name", "pretrained") if told.get(key)]
-    return ["model=open_clip", *(text for text in given if text.partition("=")[0] + "=" not in words)]
+    return ["model=open_clip", *(text for text in given if text.partition("=")[0] + "=" not in overrides)]
 
 
-def _activation(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _activation(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     name, tag = str(run.model.get("name") or ""), str(run.model.get("pretrained") or "")
     flags = [flag for record in run.records.values() for flag in record.flags if "QuickGELU" in flag]
     lower = _share(wrong, lambda line: (line.difference or 0.0) < 0) > 0.7
@@ -98,7 +98,7 @@ def _activation(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue
     )
 
 
-def _prompts(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _prompts(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     asked = (run.info.get("config") or {}).get("prompts")
     named = {
         str(line.record.prompts.get("name"))
@@ -106,7 +106,7 @@ def _prompts(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | 
         if line.record is not None and line.record.prompts.get("name") not in (None, "folder")
     }
     by_prompts = [line for line in wrong if _by_prompts(line)]
-    others = [line for line in found.scored(main=True) if not _by_prompts(line)]
+    others = [line for line in reproduction.scored(main=True) if not _by_prompts(line)]
     if not by_prompts:
         return None
     pattern = len(by_prompts) == len(wrong) and all(line.verdict != "outside" for line in others)
@@ -124,7 +124,7 @@ def _prompts(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | 
     )
 
 
-def _text(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _text(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     config = (run.info.get("config") or {}).get("model") or {}
     names = " ".join(str(part) for part in (run.model.get("name"), config.get("path"), config.get("name"))).lower()
     given = config.get("text_clean")
@@ -139,7 +139,7 @@ def _text(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | Non
     return _Clue(text, "model.text_clean=canonicalize", route, pattern)
 
 
-def _data(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _data(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     sources = (run.info.get("config") or {}).get("data") or {}
     flags = [
         f"{line.name}: {flag}"
@@ -149,7 +149,7 @@ def _data(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | Non
         if any(word in flag for word in ("expected", "left out", "samples", "classes"))
     ]
     tasks = {line.task for line in wrong}
-    few = len(tasks) <= max(1, len(found.scored(main=True)) // 5)
+    few = len(tasks) <= max(1, len(reproduction.scored(main=True)) // 5)
     if flags:
         return _Clue(flags[0], "data.strict=true", True, True)
     if sources.get("source") not in (None, "datacomp"):
@@ -162,13 +162,13 @@ def _data(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | Non
     )
 
 
-def _decode(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _decode(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     config = run.info.get("config") or {}
     fast = (config.get("runtime") or {}).get("preprocess") == "fast" or any(
         line.record is not None and line.record.fingerprint.preprocess.startswith("fast") for line in wrong
     )
     changed = (config.get("model") or {}).get("preprocess")
-    several = len({line.task for line in wrong}) >= len(found.scored(main=True)) / 2
+    several = len({line.task for line in wrong}) >= len(reproduction.scored(main=True)) / 2
     if fast:
         return _Clue(
             "runtime.preprocess=fast decodes and resizes in its own way", "runtime.preprocess=exact", True, several
@@ -180,19 +180,19 @@ def _decode(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | N
     return _Clue("images are decoded by this machine's Pillow and its libjpeg", "runtime.device=cpu", False, False)
 
 
-def _precision(run: Run, found: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
+def _precision(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     line = next((line for line in wrong if line.record and not same_recipe(line.record, line.figure.recipe)), None)
     if line is None or line.record is None:
         return None
     made, recipe = line.record.fingerprint.precision, line.figure.recipe
     small = all(abs(each.difference or 0.0) <= SMALL for each in wrong)
     known = recipe != "unknown"
-    words = {"datacomp": "runtime.precision=datacomp", "fp32": "runtime.precision=fp32"}.get(
+    overrides = {"datacomp": "runtime.precision=datacomp", "fp32": "runtime.precision=fp32"}.get(
         recipe, "runtime.precision=fp16"
     )
     # Half precision throughout is a choice of this run's; fp32 differs from every mixed recipe, by little.
     seen = (known and small) or made.split("/")[0] in ("bf16", "fp16")
-    return _Clue(f"this run computed in {made}; the published: {RECIPES[recipe]}", words, seen, small)
+    return _Clue(f"this run computed in {made}; the published: {RECIPES[recipe]}", overrides, seen, small)
 
 
 CLUES: dict[str, Callable[[Run, Reproduction, Sequence[Judged]], _Clue | None]] = {
@@ -216,10 +216,12 @@ def _share(lines: Sequence[Judged], holds: Callable[[Judged], bool]) -> float:
     return sum(map(holds, lines)) / len(lines) if lines else 0.0
 
 
-def _lowest(found: Reproduction) -> list[Judged]:
+def _lowest(reproduction: Reproduction) -> list[Judged]:
     """The main metrics on the side to which all of them lie, the furthest first."""
-    side = -1 if (found.drift or 0.0) < 0 else 1
+    side = -1 if (reproduction.drift or 0.0) < 0 else 1
     lines = [
-        line for line in found.scored(main=True) if line.verdict == "within" and side * (line.difference or 0.0) > 0
+        line
+        for line in reproduction.scored(main=True)
+        if line.verdict == "within" and side * (line.difference or 0.0) > 0
     ]
     return sorted(lines, key=lambda line: -abs(line.difference or 0.0))

@@ -79,7 +79,7 @@ class Comparison:
     """Mean over the tasks."""
     interval: Interval | None
     p: float | None
-    parted: pd.DataFrame
+    disagreements: pd.DataFrame
     """The samples on which the runs do not do equally well: task, key, score_a, score_b, better, and what each said."""
     remarks: tuple[str, ...] = ()
     apart: tuple[Mapping[str, Any], ...] = ()
@@ -117,12 +117,12 @@ class Comparison:
         return pd.DataFrame(rows, columns=columns)
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Writes `comparison.csv` and `parted.parquet` into a folder."""
+        """Writes `comparison.csv` and `disagreements.parquet` into a folder."""
         folder = Path(folder)
         csv = self.table().to_csv(index=False, lineterminator="\n")
         write_atomically(folder / "comparison.csv", csv.encode())
-        write_atomically(folder / "parted.parquet", parquet.encode(self.parted))
-        return [folder / "comparison.csv", folder / "parted.parquet"]
+        write_atomically(folder / "disagreements.parquet", parquet.encode(self.disagreements))
+        return [folder / "comparison.csv", folder / "disagreements.parquet"]
 
 
 def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int = DRAWS, seed: int = 0) -> Comparison:
@@ -139,7 +139,7 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         ClipevalError: a folder is no run, or the two share no task with a main metric.
     """
     run_a, run_b = load([a, b])
-    found, parted = [], []
+    comparisons, disagreements = [], []
     remarks: list[str] = []
     left: list[Mapping[str, Any]] = []
 
@@ -174,9 +174,9 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         if item is None:
             leave(task, spec, "its main metric is undefined in one of the runs")
             continue
-        found.append(item)
-        parted.append(apart)
-    if not found:
+        comparisons.append(item)
+        disagreements.append(apart)
+    if not comparisons:
         if any(record.imported is not None for run in (run_a, run_b) for record in run.records.values()):
             raise ClipevalError(
                 "imported results have no samples to pair: `clipeval report RUN_A --against RUN_B` sets the figures side by side"
@@ -184,12 +184,12 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
         raise ClipevalError(
             f"{run_a.folder.path} and {run_b.folder.path} share no recorded task with a main metric: run the same suite in both"
         )
-    adjusted = paired.holm([item.p for item in found])
-    found = [dataclasses.replace(item, adjusted=value) for item, value in zip(found, adjusted, strict=True)]
-    difference, interval, p = _overall(run_a, found)
-    everything = pd.concat(parted, ignore_index=True)
+    adjusted = paired.holm([item.p for item in comparisons])
+    comparisons = [dataclasses.replace(item, adjusted=value) for item, value in zip(comparisons, adjusted, strict=True)]
+    difference, interval, p = _overall(run_a, comparisons)
+    everything = pd.concat(disagreements, ignore_index=True)
     return Comparison(
-        run_a.label, run_b.label, tuple(found), difference, interval, p, everything, tuple(remarks), tuple(left)
+        run_a.label, run_b.label, tuple(comparisons), difference, interval, p, everything, tuple(remarks), tuple(left)
     )
 
 
@@ -208,7 +208,7 @@ def _compare_task(
         return None, pd.DataFrame()
     if matched and a.units == b.units:
         interval, p, test = paired_test(a, b, draws, seed)
-        wins, losses, apart = _parted(task, metric, (frame_a, all_a), (frame_b, all_b))
+        wins, losses, apart = _disagreements(task, metric, (frame_a, all_a), (frame_b, all_b))
     else:
         interval, p, test = _unpaired(a, b, seed)
         wins, losses, apart, matched = 0, 0, pd.DataFrame(), False
@@ -281,7 +281,7 @@ def _p_of(difference: float, interval: Interval) -> float:
     return float(2 * stats.norm.sf(abs(difference) / reach * stats.norm.ppf(0.975)))
 
 
-def _parted(
+def _disagreements(
     task: str,
     metric: str,
     a: tuple[pd.DataFrame, Mapping[str, Statistic | None]],
@@ -321,8 +321,8 @@ def _parted(
 
 def _rows(column: pd.Series[Any], where: np.ndarray) -> pd.Series[Any]:
     """Some rows; whole numbers as a nullable type, so that they stay whole beside tasks that have none."""
-    found = column.iloc[where].reset_index(drop=True)
-    return found.astype("Int64") if pd.api.types.is_integer_dtype(found) else found
+    selected = column.iloc[where].reset_index(drop=True)
+    return selected.astype("Int64") if pd.api.types.is_integer_dtype(selected) else selected
 
 
 def unit_keys(frame: pd.DataFrame, units: int) -> np.ndarray | None:
@@ -333,11 +333,11 @@ def unit_keys(frame: pd.DataFrame, units: int) -> np.ndarray | None:
     return np.asarray(distinct) if len(distinct) == units else None
 
 
-def _overall(run: Run, found: Sequence[TaskComparison]) -> tuple[float, Interval | None, float | None]:
+def _overall(run: Run, comparisons: Sequence[TaskComparison]) -> tuple[float, Interval | None, float | None]:
     """The mean difference over tasks, its interval and its p-value."""
-    differences = [item.difference for item in found]
+    differences = [item.difference for item in comparisons]
     interval = average_interval(
-        differences, [item.interval for item in found], [run.images(item.task) for item in found]
+        differences, [item.interval for item in comparisons], [run.images(item.task) for item in comparisons]
     )
     mean = math.fsum(differences) / len(differences)
     return mean, interval, None if interval is None else _p_of(mean, interval)

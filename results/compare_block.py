@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipeval.results import block, render_terminal, words
+from clipeval.results import block, formatting, render_terminal
 from clipeval.results.block import Severity, SummaryTable
 from clipeval.results.compare import Comparison, TaskComparison
 from clipeval.results.uncertainty import Interval
@@ -26,7 +26,7 @@ def build(comparison: Comparison) -> SummaryTable:
     headline = f"On {len(comparison.tasks)}{of} tasks: B is better on {better[1]}, A on {better[0]}, "
     headline += f"{undecided} cannot be told apart"
     if comparison.difference is not None and comparison.interval is not None and comparison.p is not None:
-        headline += f"; on average B - A = {words.signed(comparison.difference)} ({span(comparison.interval)})"
+        headline += f"; on average B - A = {formatting.signed(comparison.difference)} ({span(comparison.interval)})"
     rows = [_row(item) for item in comparison.tasks]
     remarks = [
         "Differences are B - A with 95% intervals, paired by sample. p: McNemar's (mid-p) for accuracies, a paired bootstrap "
@@ -61,9 +61,9 @@ def _row(item: TaskComparison) -> tuple[str, ...]:
     mark = {"paired bootstrap": "b", "unpaired": "u"}.get(item.test, "")
     return (
         item.name,
-        words.score(item.a),
-        words.score(item.b),
-        words.signed(item.difference),
+        formatting.score(item.a),
+        formatting.score(item.b),
+        formatting.signed(item.difference),
         span(item.interval) if item.interval else "",
         p_value(item.adjusted) + mark,
         f"{item.wins:,}" if item.paired else "",

@@ -21,12 +21,12 @@ LINE = 15
 
 
 def contact_sheet(
-    parted: pd.DataFrame, pictures: Mapping[str, bytes], record: Record | None = None, *, columns: int = 6
+    disagreements: pd.DataFrame, pictures: Mapping[str, bytes], record: Record | None = None, *, columns: int = 6
 ) -> bytes:
-    """A PNG of the samples in `parted` whose picture is at hand, in its order.
+    """A PNG of the samples in `disagreements` whose picture is at hand, in its order.
 
     Args:
-        parted: rows of one task of `Comparison.parted`.
+        disagreements: rows of one task of `Comparison.disagreements`.
         pictures: {key: an encoded image}, for the keys of `picture_keys`.
         record: gives the class names to print; without it, indices are printed.
         columns: pictures in a row.
@@ -36,8 +36,8 @@ def contact_sheet(
     """
     names = list((record.prompts.get("classnames") or []) if record else [])
     cells = []
-    for found in parted.to_dict("records"):
-        row = {str(name): value for name, value in found.items()}
+    for sample in disagreements.to_dict("records"):
+        row = {str(name): value for name, value in sample.items()}
         picture = montage([pictures.get(key) for key in picture_keys(row)])
         if picture is not None:
             cells.append((picture, _caption(row, names)))
@@ -74,12 +74,14 @@ def montage(contents: Sequence[bytes | None], size: int = SIZE, frames: Sequence
     wide = math.ceil(math.sqrt(len(contents)))
     cell = size // wide
     inside = cell - 2 * FRAME if frames else cell
-    found = [(number, image) for number, one in enumerate(contents) if (image := thumbnail(one, inside)) is not None]
-    if len(contents) == 1 or not found:
-        return found[0][1] if found else None
+    thumbnails = [
+        (number, image) for number, one in enumerate(contents) if (image := thumbnail(one, inside)) is not None
+    ]
+    if len(contents) == 1 or not thumbnails:
+        return thumbnails[0][1] if thumbnails else None
     sheet = Image.new("RGB", (cell * wide, cell * math.ceil(len(contents) / wide)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    for number, image in found:
+    for number, image in thumbnails:
         left, top = number % wide * cell, number // wide * cell
         sheet.paste(image, (left + (cell - image.width) // 2, top + (cell - image.height) // 2))
         if frames:

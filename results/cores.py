@@ -27,7 +27,7 @@ def cpu_quota() -> float | None:
         lines = [line.split(":", 2) for line in _OWN.read_text().splitlines()]
     except OSError:
         return None
-    found = []
+    quotas = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -36,10 +36,10 @@ def cpu_quota() -> float | None:
         for group in (folder, *folder.parents):
             limit = _limit(group)
             if limit is not None:
-                found.append(limit)
+                quotas.append(limit)
             if group == base:
                 break
-    return min(found, default=None)
+    return min(quotas, default=None)
 
 
 def _limit(group: Path) -> float | None:

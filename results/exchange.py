@@ -12,7 +12,7 @@ import yaml
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import slug
 from clipeval.results import model_card
-from clipeval.results.json_io import pretty
+from clipeval.results.json_io import dumps
 from clipeval.results.other_forms import MTEB_KEYS
 from clipeval.results.records import Record
 from clipeval.results.runs import Run, tasks
@@ -118,7 +118,7 @@ def every_eval_ever(run: Run) -> str:
         },
         "evaluation_results": [_evaluation(run, record) for record in records],
     }
-    return pretty(content).decode()
+    return dumps(content).decode()
 
 
 def mteb(runs: Sequence[Run]) -> dict[str, bytes]:
@@ -133,7 +133,7 @@ def mteb(runs: Sequence[Run]) -> dict[str, bytes]:
         folder = f"results/{slug(identity.replace('/', '__'))}/{slug(revision)}"
         if f"{folder}/model_meta.json" in files:
             raise ClipevalError(f"two of these runs are of {identity}: write them to folders of their own")
-        files[f"{folder}/model_meta.json"] = pretty(
+        files[f"{folder}/model_meta.json"] = dumps(
             {"name": identity, "revision": revision, "n_parameters": _parameters(run)}
         )
         for record in _scored(run):
@@ -146,7 +146,7 @@ def mteb(runs: Sequence[Run]) -> dict[str, bytes]:
                 "languages": ["eng-Latn" if language == "en" else language],
             }
             name = names.get(record.key, slug(record.key.replace("/", "-")))
-            files[f"{folder}/{name}.json"] = pretty(
+            files[f"{folder}/{name}.json"] = dumps(
                 {
                     "task_name": name,
                     "dataset_revision": str(data.get("revision") or record.fingerprint.data),

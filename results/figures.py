@@ -64,11 +64,11 @@ def figures(paths: Sequence[str | Path], folder: str | Path, formats: Sequence[s
     for name in formats:
         if name not in FORMATS:
             raise ClipevalError(nearest("figure format", name, FORMATS))
-    found = charts(load(paths))
-    if not found:
+    drawn = charts(load(paths))
+    if not drawn:
         raise ClipevalError("there is nothing to draw: no run has a score yet")
     written = []
-    for chart in found:
+    for chart in drawn:
         for name in formats:
             path = Path(folder) / f"{chart.name}.{name}"
             write_atomically(path, draw(chart, name))

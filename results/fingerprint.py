@@ -36,12 +36,12 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Which parts differ, this side's value first: `["the precision (fp32, not bf16)"]`; [] when equal."""
-        found = []
+        lines = []
         for part, words in WORDS.items():
             mine, theirs = getattr(self, part), getattr(other, part)
             if mine != theirs:
-                found.append(f"{words} ({_short(mine)}, not {_short(theirs)})")
-        return found
+                lines.append(f"{words} ({_short(mine)}, not {_short(theirs)})")
+        return lines
 
     def to_json(self) -> dict[str, str]:
         """The six parts and their digest."""

@@ -97,7 +97,7 @@ def heartbeat(folder: Path, units: Sequence[str]) -> Iterator[Callable[[Exceptio
 
 def heartbeats(folder: Path) -> list[Heartbeat]:
     """Every readable heartbeat file of a run folder, the oldest first."""
-    found = []
+    beats = []
     for path in (folder / FOLDER).glob("*.json"):
         if path.name.startswith("."):
             continue
@@ -109,10 +109,10 @@ def heartbeats(folder: Path) -> list[Heartbeat]:
             job = content.get("job")
             who = f"process {content['pid']} on {content['host']}" + (f", job {job}" if job else "")
             units, error = tuple(map(str, content["units"])), str(content.get("error", ""))
-            found.append(Heartbeat(path, state, units, who, job, error, float(content["started"])))
+            beats.append(Heartbeat(path, state, units, who, job, error, float(content["started"])))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # removed meanwhile, or not ours: a heartbeat decides nothing
-    return sorted(found, key=lambda beat: beat.started)
+    return sorted(beats, key=lambda beat: beat.started)
 
 
 def slurm_job() -> str | None:

@@ -70,7 +70,7 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     Raises:
         ClipevalError: a file is missing, is neither program's, or a result lacks something; it is named, with the line.
     """
-    found: list[Result] = []
+    results: list[Result] = []
     for path in paths:
         if path.is_dir():
             files = sorted(child for child in path.iterdir() if child.suffix in (".json", ".jsonl"))
@@ -79,8 +79,8 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
         else:
             files = [path]
         for file in files:
-            found += _read(file)
-    return found
+            results += _read(file)
+    return results
 
 
 def _read(file: Path) -> Iterator[Result]:

@@ -43,22 +43,22 @@ class Imported:
 
 
 def import_results(
-    paths: Sequence[Path], words: Sequence[str] = (), config_dir: str | Path | None = None
+    paths: Sequence[Path], overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> list[Imported]:
     """Reads files and writes their results as records; a file's own run folder is `runs/<model>-imported`.
 
     Args:
         paths: files, or folders of them.
-        words: Hydra's: `out=FOLDER`; `model=…` names the model of files that do not (DataComp's), and overrules those that do.
+        overrides: Hydra's: `out=FOLDER`; `model=…` names the model of files that do not (DataComp's), and overrules those that do.
         config_dir: one's own configs, whose tasks' keys are known as well.
 
     Raises:
         ClipevalError: nothing is written when a file cannot be read, a model is not named, two results are of one task, or
             a task has a record that was computed.
     """
-    config = compose(["suite=none", *words], config_dir)
-    named = any(word.lstrip("+").startswith("model") for word in words)
-    out = config.out if any(word.lstrip("+").startswith("out=") for word in words) else None
+    config = compose(["suite=none", *overrides], config_dir)
+    named = any(word.lstrip("+").startswith("model") for word in overrides)
+    out = config.out if any(word.lstrip("+").startswith("out=") for word in overrides) else None
     results = read_results(paths)
     by_model: dict[str, Imported] = {}
     known = _Tasks(results, config_dir)
@@ -73,10 +73,10 @@ def import_results(
             f"out={out} is one run folder, of one model, and these files are of {len(by_model)}: {', '.join(by_model)}; "
             "leave out= away, or import each model's files by themselves"
         )
-    for found in by_model.values():
-        _check(found)
-    for found in by_model.values():
-        _write(found)
+    for imported in by_model.values():
+        _check(imported)
+    for imported in by_model.values():
+        _write(imported)
     return list(by_model.values())
 
 
@@ -93,16 +93,16 @@ def _add(at: Imported, record: Record, remarks: Sequence[str], result: Result) -
         )
 
 
-def _check(found: Imported) -> None:
+def _check(imported: Imported) -> None:
     """Raises ClipevalError where the folder is another model's, or holds computed records of the same tasks."""
-    folder, mine = found.folder, (found.model["name"], found.model["pretrained"])
+    folder, mine = imported.folder, (imported.model["name"], imported.model["pretrained"])
     records = folder.records(damaged=[])
     about = (folder.run() or {}).get("model") or next((record.model for record in records), None)
     if about and (about.get("name"), about.get("pretrained")) != mine:
         raise ClipevalError(
-            f"{folder.path} holds results of {about.get('slug')}, not of {found.model['slug']}: name another folder with out="
+            f"{folder.path} holds results of {about.get('slug')}, not of {imported.model['slug']}: name another folder with out="
         )
-    wanted = {record.task for record in found.records}
+    wanted = {record.task for record in imported.records}
     computed = [record.task for record in records if record.imported is None and record.task in wanted]
     if computed:
         raise ClipevalError(
@@ -111,17 +111,17 @@ def _check(found: Imported) -> None:
         )
 
 
-def _write(found: Imported) -> None:
+def _write(imported: Imported) -> None:
     try:
-        before = found.folder.run() or {}
+        before = imported.folder.run() or {}
     except DamagedRecord:
         before = {}
-    tasks = {record.task: {name: getattr(record, name) for name in TASK_FIELDS} for record in found.records}
+    tasks = {record.task: {name: getattr(record, name) for name in TASK_FIELDS} for record in imported.records}
     # Nothing about this machine or this code: neither had a part in the figures.
-    found.folder.write_run({"model": found.model, "config": {"tasks": {}}, **before, "tasks": tasks})
-    for record in found.records:
-        found.folder.add_imported(record)
-    found.folder.rebuild_eval_results()
+    imported.folder.write_run({"model": imported.model, "config": {"tasks": {}}, **before, "tasks": tasks})
+    for record in imported.records:
+        imported.folder.add_imported(record)
+    imported.folder.rebuild_eval_results()
 
 
 def _model(config: DictConfig) -> dict[str, Any]:
@@ -149,8 +149,8 @@ class _Tasks:
             if isinstance(node, DictConfig) and "key" in node and "id" not in node and "_own" not in node.defaults:
                 self.ids.setdefault(str(node.key), []).append(task)
         wanted = dict.fromkeys(task for result in results for task in self.find(result.dataset))
-        words = [f"+task@tasks.{task}={task}" for task in wanted]
-        self.nodes = compose(["suite=none", *words], config_dir).tasks
+        overrides = [f"+task@tasks.{task}={task}" for task in wanted]
+        self.nodes = compose(["suite=none", *overrides], config_dir).tasks
 
     def find(self, dataset: str) -> list[str]:
         """The tasks of a set, one for each protocol: by its key, else by the one key that ends in its name."""
@@ -208,15 +208,15 @@ class _Tasks:
         return record, remarks
 
     def _declared(self, tasks: Sequence[str], result: Result) -> tuple[dict[str, Any], list[str]]:
-        words = {task: CLIP_BENCHMARK_TASKS.get(self._protocol(task), self._protocol(task)) for task in tasks}
-        task = next((task for task in tasks if words[task] == result.task), tasks[0])
+        protocols = {task: CLIP_BENCHMARK_TASKS.get(self._protocol(task), self._protocol(task)) for task in tasks}
+        task = next((task for task in tasks if protocols[task] == result.task), tasks[0])
         node, protocol = self.nodes[task], self._protocol(task)
         fields: dict[str, Any] = {"task": task, "protocol": protocol, "notes": tuple(node.get("notes") or ())}
         fields |= {name: node.get(name) for name in ("key", "name", "metric", "chance", "group")}
         remarks = []
         if key_of(result.dataset) != node.key:
             remarks.append(f"its file calls the set {result.dataset}; see that it is the same as {node.key}")
-        if result.task not in (None, words[task]):
+        if result.task not in (None, protocols[task]):
             # The same set under another protocol has a row of its own: that of `protocol=`.
             fields |= {"protocol": PROTOCOLS.get(str(result.task), str(result.task)), "metric": _main(result)}
             return _variant(_by_protocol(fields, result), result), remarks

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """`value` in JSON's own types: NumPy scalars and arrays, tuples, sets and paths turned; NaN and infinity are null.
 
     Raises:
@@ -27,13 +27,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return to_jsonable(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
+        return sorted(to_jsonable(item) for item in value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(
@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
 
 def canonical(value: Any) -> bytes:
     """The one spelling of a value: keys sorted, no spaces, UTF-8."""
-    return _spell(plain(value))
+    return _spell(to_jsonable(value))
 
 
 def digest(value: Any) -> str:
@@ -60,6 +60,6 @@ def _spell(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def pretty(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     """The spelling that people read in a file: indented, in the order given, ended by a newline."""
-    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

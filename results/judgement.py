@@ -32,7 +32,7 @@ def rounding(digits: int) -> float:
     return FLOAT if digits >= FULL else 0.5 * 10.0**-digits
 
 
-def judge(
+def verdict_of(
     published: float,
     measured: float | None,
     interval: Interval | None,

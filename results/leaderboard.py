@@ -97,12 +97,12 @@ class Leaderboard:
         """The row of a model: its label, its architecture's name where one row has it, or any of its names."""
         labels = label(self.rows)
         for item in [name, *(f"{n.model} {n.pretrained}" for n in published.published_names(*_split(name)))]:
-            found = self.rows[labels == item]
-            if len(found):
-                return found.iloc[0]
-        found = self.rows[self.rows["model"] == name]
-        if len(found) == 1:
-            return found.iloc[0]
+            matching = self.rows[labels == item]
+            if len(matching):
+                return matching.iloc[0]
+        matching = self.rows[self.rows["model"] == name]
+        if len(matching) == 1:
+            return matching.iloc[0]
         near = closest(name, list(labels))
         raise ClipevalError(
             f"--like {name}: no row of this leaderboard has this name"
@@ -160,14 +160,14 @@ def _published(table: pd.DataFrame) -> list[dict[str, Any]]:
     order = {source.name: index for index, source in enumerate(published.sources())}
     table = table.sort_values("source", key=lambda names: names.map(order), kind="stable")
     table = table.drop_duplicates(["model", "pretrained", "key"])
-    found = []
+    entries = []
     for (model, pretrained), part in table.groupby(["model", "pretrained"], sort=False):
         about = {"model": model, "pretrained": pretrained, "mine": False, "date": max(part["date"])}
         sources = ", ".join(dict.fromkeys(part["source"]))
-        found.append(
+        entries.append(
             {**about, "source": sources, **_size(str(model)), **dict(zip(part["key"], part["value"], strict=True))}
         )
-    return found
+    return entries
 
 
 def _of_run(run: Run, wanted: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
@@ -196,17 +196,17 @@ def _size(model: str) -> dict[str, Any]:
 @cache
 def _gflops() -> Mapping[str, float]:
     profile, table = published.profile(), published.table()
-    found = dict(zip(profile["model"], profile["gflops"], strict=True))
-    return {**found, **dict(zip(table["name"], table["FLOPs (B)"], strict=True))}
+    gflops = dict(zip(profile["model"], profile["gflops"], strict=True))
+    return {**gflops, **dict(zip(table["name"], table["FLOPs (B)"], strict=True))}
 
 
 @cache
 def _params() -> Mapping[str, float]:
     profile, table = published.profile(), published.table()
     more = pd.read_csv(FOLDER / "models.csv", comment="#")
-    found = dict(zip(more["model"], more["mparams"], strict=True))
-    found |= dict(zip(profile["model"], profile["mparams"], strict=True))
-    return {**found, **dict(zip(table["name"], table["params (M)"], strict=True))}
+    params = dict(zip(more["model"], more["mparams"], strict=True))
+    params |= dict(zip(profile["model"], profile["mparams"], strict=True))
+    return {**params, **dict(zip(table["name"], table["params (M)"], strict=True))}
 
 
 def training_data(tag: str) -> str:
@@ -234,11 +234,11 @@ def _ranked(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _frontier(rows: pd.DataFrame) -> list[bool]:
     """Whether no other row has a better score for as few or fewer GFLOPs. Rows are sorted by score."""
     best = float("inf")
-    found = []
+    frontier = []
     for gflops in rows["gflops"].astype(float):
-        found.append(bool(gflops < best))
+        frontier.append(bool(gflops < best))
         best = min(best, gflops) if gflops == gflops else best
-    return found
+    return frontier
 
 
 def _passes(rows: pd.DataFrame, filters: Filters) -> pd.Series[Any]:

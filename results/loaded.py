@@ -77,17 +77,17 @@ class Results:
         Raises:
             ClipevalError: no run has such a task, or its file is not what the record says.
         """
-        found = {}
+        tables = {}
         for run in self.runs:
             record = run.records.get(task)
             if record is not None:
-                found[run.label] = run.folder.predictions(record)
-        if not found:
+                tables[run.label] = run.folder.predictions(record)
+        if not tables:
             known = dict.fromkeys(task for run in self.runs for task in run.records)
             raise ClipevalError(nearest("recorded task", task, known))
         if len(self.runs) == 1:
-            return next(iter(found.values()))
-        return pd.concat(found, names=["run"]).reset_index(level="run").reset_index(drop=True)
+            return next(iter(tables.values()))
+        return pd.concat(tables, names=["run"]).reset_index(level="run").reset_index(drop=True)
 
     def __repr__(self) -> str:
         from clipeval.results import render_terminal, sheet

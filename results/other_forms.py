@@ -131,11 +131,11 @@ def _open_clip(data: Mapping[str, Any], file: Path) -> Iterator[Fields]:
     sets: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
     for name, value in data.items():
-        found = TRAINED.fullmatch(str(name))
+        match = TRAINED.fullmatch(str(name))
         way = re.fullmatch(r"(image_to_text|text_to_image)_R@(\d+)", str(name))
-        if found:
-            key = {"imagenet": "imagenet1k", "imagenetv2": "imagenetv2"}[found[1]]
-            sets.setdefault(key, {})[f"acc{found[2]}"] = value
+        if match:
+            key = {"imagenet": "imagenet1k", "imagenetv2": "imagenetv2"}[match[1]]
+            sets.setdefault(key, {})[f"acc{match[2]}"] = value
         elif way:
             rest[f"{DIRECTIONS[way[1]]}_recall@{way[2]}"] = value
         elif name not in ("epoch", "num_samples"):

@@ -6,8 +6,11 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from clipeval.results.cores import usable_cores
@@ -38,8 +41,8 @@ PACKAGES = (
 def provenance() -> dict[str, Any]:
     """The part of `run.json` that describes the code and the machine."""
     return {
-        "packages": packages(),
-        "code": code(),
+        "packages": dict(packages()),
+        "code": dict(code()),
         "hardware": hardware(),
         "python": platform.python_version(),
         "os": platform.platform(),
@@ -47,21 +50,23 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def packages() -> dict[str, str]:
-    """The versions of those of `PACKAGES` that are installed."""
-    found = {}
+@cache
+def packages() -> Mapping[str, str]:
+    """The versions of those of `PACKAGES` that are installed: read once a process, as they are imported once."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return MappingProxyType(versions)
 
 
-def code() -> dict[str, Any]:
+@cache
+def code() -> Mapping[str, Any]:
     """clipeval's version, and the commit of its source: None for both `commit` and `dirty` in an installed wheel.
 
-    `dirty`: whether tracked files differ from the commit.
+    `dirty`: whether tracked files differ from the commit. Read once a process: every record of a run says the same.
     """
     try:
         version: str | None = metadata.version("clipeval")
@@ -74,7 +79,7 @@ def code() -> dict[str, Any]:
         commit = _git(root, "rev-parse", "HEAD")
         status = _git(root, "status", "--porcelain", "--untracked-files=no")
         dirty = None if status is None else bool(status)
-    return {"version": version, "commit": commit, "dirty": dirty}
+    return MappingProxyType({"version": version, "commit": commit, "dirty": dirty})
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -37,12 +37,12 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
     Raises:
         ClipevalError: another schema wrote a record, or one is a link out of the run folder.
     """
-    known, found, kept = _read_index(records), {}, {}
+    known, slim, kept = _read_index(records), {}, {}
     for task, seen in sorted(_stamps(records).items()):
         entry = known.get(task)
         record = _known_record(entry, task, seen)
         if record is not None:
-            kept[task], found[task] = entry, record
+            kept[task], slim[task] = entry, record
             continue
         try:
             record, content = read_content(inside(records.parent, f"{records.name}/{task}.json"))
@@ -52,12 +52,12 @@ def read_slim(records: Path, damaged: list[DamagedRecord]) -> dict[str, Record]:
             damaged.append(problem)
             continue
         prompts = {name: value for name, value in record.prompts.items() if name != "classnames"}
-        found[task] = replace(record, prompts=prompts)
+        slim[task] = replace(record, prompts=prompts)
         if time.time() - seen[1] / 1e9 > SETTLED:
             kept[task] = [seen, {**content, "prompts": prompts}]
     if kept != known:
         _write_index(records, kept)
-    return found
+    return slim
 
 
 def _known_record(entry: Any, task: str, stamp: list[int]) -> Record | None:

@@ -33,7 +33,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 from clipeval.results.fingerprint import Fingerprint
-from clipeval.results.json_io import digest, digest_parsed, plain, pretty
+from clipeval.results.json_io import digest, digest_parsed, dumps, to_jsonable
 from clipeval.results.uncertainty import Interval
 
 SCHEMA = 1
@@ -100,7 +100,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The file's content, its digest included."""
-        content: dict[str, Any] = plain(
+        content: dict[str, Any] = to_jsonable(
             {
                 "schema": SCHEMA,
                 "task": self.task,
@@ -169,7 +169,7 @@ def visible(value: Any) -> Any:
     A terminal takes an escape sequence in somebody else's name of a task for a command.
     """
     if isinstance(value, str):
-        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+        return _CONTROL.sub(lambda names: f"\\x{ord(names[0]):02x}", value)
     if isinstance(value, Mapping):
         return {visible(key): visible(item) for key, item in value.items()}
     return [visible(item) for item in value] if isinstance(value, list) else value
@@ -231,7 +231,7 @@ def _check_types(content: Mapping[str, Any]) -> None:
 
 def write_record(path: Path, record: Record) -> None:
     """Writes one record, atomically."""
-    write_atomically(path, pretty(record.to_json()))
+    write_atomically(path, dumps(record.to_json()))
 
 
 def read_record(path: Path) -> Record:
@@ -256,10 +256,10 @@ def read_content(path: Path) -> tuple[Record, dict[str, Any]]:
     check_schema(path, data)
     stored = data.pop("digest", None)
     try:
-        found = digest_parsed(data)
+        digest = digest_parsed(data)
     except ValueError as error:
         raise DamagedRecord(path, f"it is not JSON ({error})") from error
-    if stored != found:
+    if stored != digest:
         raise DamagedRecord(path, "its content does not match its digest")
     if data.get("task") != path.stem:  # the name of the task becomes the names of files
         raise DamagedRecord(path, f"it is the record of a task {data.get('task')!r}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipeval.results.against import Line, ReferenceComparison
+from clipeval.results.against import ComparisonRow, ReferenceComparison
 from clipeval.results.runs import Run, long_rows, tasks
 from clipeval.results.sheet import average_cell, averages, groups, meant_to_count
 
@@ -93,7 +93,7 @@ def _averages(run: Run, runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def against(found: Sequence[ReferenceComparison]) -> str:
+def against(comparisons: Sequence[ReferenceComparison]) -> str:
     """A comparison as CSV: a row for each run and task, one for its average, and one for each other published metric."""
     rows = [
         {
@@ -103,7 +103,7 @@ def against(found: Sequence[ReferenceComparison]) -> str:
             **{"high": (line.interval or (None, None))[1], "verdict": line.verdict, "place": line.place},
             **{"flagged": line.flagged, "source": sources.get((item.run, line.task, line.metric), "")},
         }
-        for item in found
+        for item in comparisons
         for sources in [_sources(item)]
         for kind, lines in (
             ("task", item.lines),
@@ -124,10 +124,10 @@ def _sources(item: ReferenceComparison) -> dict[tuple[str, str, str], str]:
     }
 
 
-def _others(item: ReferenceComparison) -> list[Line]:
+def _others(item: ReferenceComparison) -> list[ComparisonRow]:
     """The published metrics that are not the main ones, as lines."""
     lines = item.reproduction.scored(main=False) if item.reproduction else []
     return [
-        Line(line.task, line.name, line.metric, line.figure.value, line.measured, line.interval, line.verdict)
+        ComparisonRow(line.task, line.name, line.metric, line.figure.value, line.measured, line.interval, line.verdict)
         for line in lines
     ]

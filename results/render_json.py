@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results.json_io import plain, pretty
+from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import Record
 from clipeval.results.run_folder import eval_results, skipped_results
 from clipeval.results.runs import Run, tasks
@@ -67,7 +67,7 @@ def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
                 "model": model,
                 "pretrained": pretrained,
                 "task": imported.get("task") or CLIP_BENCHMARK_TASKS.get(protocol, protocol),
-                "metrics": plain({**record.metrics, **(imported.get("settings") or {})}),
+                "metrics": to_jsonable({**record.metrics, **(imported.get("settings") or {})}),
                 "language": imported.get("language") or language,
                 # A column of the table that `build` makes, where any of the files has it.
                 **({"imported": imported["form"]} if imported else {}),
@@ -79,7 +79,7 @@ def clip_benchmark(runs: Sequence[Run]) -> dict[str, bytes]:
                 raise ClipevalError(
                     f"two of these records would both be {_file_name(parts)}: write the runs to folders of their own"
                 )
-            files[_file_name(parts)] = pretty(content)
+            files[_file_name(parts)] = dumps(content)
     return files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipeval.results import words
+from clipeval.results import formatting
 from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 SPECIAL = {
@@ -53,7 +53,7 @@ def render(sheet: ReportTable) -> str:
         "\\bottomrule",
         "\\end{tabular}",
     ]
-    remarks = [escape(text) for text in words.details(sheet)]
+    remarks = [escape(text) for text in formatting.details(sheet)]
     remarks += [f"\\textbf{{Warning:}} {escape(text)}" for text in sheet.warnings]
     remarks += [
         f"$^{{{note.number}}}$ {'Warning: ' if note.flag else ''}{escape(note.text)}" for note in sheet.footnotes
@@ -66,11 +66,11 @@ def render(sheet: ReportTable) -> str:
 
 
 def _legend(sheet: ReportTable) -> str:
-    return words.legend(sheet).replace(" *: the best.", " Bold: the best.")
+    return formatting.legend(sheet).replace(" *: the best.", " Bold: the best.")
 
 
 def _label(row: TableRow, sheet: ReportTable) -> str:
-    text = escape(words.row_label(row, several=len(sheet.runs) > 1))
+    text = escape(formatting.row_label(row, several=len(sheet.runs) > 1))
     if row.kind in ("task", "single") and any(cell.flagged for cell in row.cells):
         text += " !"
     if row.marks:
@@ -82,16 +82,16 @@ def _label(row: TableRow, sheet: ReportTable) -> str:
 
 def _rules(sheet: ReportTable, lines: list[str]) -> list[str]:
     """A rule above the averages, a little air above each group."""
-    found: list[str] = []
+    rules: list[str] = []
     before = None
     for row, line in zip(sheet.rows, lines, strict=True):
         if row.kind == "average":
-            found.append("\\midrule")
+            rules.append("\\midrule")
         elif before is not None and (row.kind == "group" or (row.kind == "single" and before == "task")):
-            found.append("\\addlinespace")
-        found.append(line)
+            rules.append("\\addlinespace")
+        rules.append(line)
         before = row.kind
-    return found
+    return rules
 
 
 def _single(sheet: ReportTable) -> tuple[list[list[str]], list[str]]:
@@ -101,13 +101,13 @@ def _single(sheet: ReportTable) -> tuple[list[list[str]], list[str]]:
         if cell.absent:
             shown = [f"\\textit{{{cell.absent}}}", "", "", ""]
         elif cell.value is None:
-            shown = [escape(words.DASH), "", "", escape(words.count(cell.samples))]
+            shown = [escape(formatting.DASH), "", "", escape(formatting.count(cell.samples))]
         else:
             shown = [
-                words.score(cell.value),
-                escape(words.interval(cell.interval)),
-                escape(words.score(cell.corrected)).replace("-0", "$-$0"),
-                words.count(cell.samples).replace(",", "{,}"),
+                formatting.score(cell.value),
+                escape(formatting.interval(cell.interval)),
+                escape(formatting.score(cell.corrected)).replace("-0", "$-$0"),
+                formatting.count(cell.samples).replace(",", "{,}"),
             ]
         lines.append(" & ".join([_label(row, sheet), *shown]) + " \\\\")
     header = [["Task", "Score", "95\\% interval", "Corrected", "Samples"]]
@@ -128,10 +128,10 @@ def _several(sheet: ReportTable) -> tuple[list[list[str]], list[str]]:
 def _beside(cell: TableCell, row: TableRow) -> str:
     if cell.absent:
         return "" if cell.absent == "not planned" else f"\\textit{{{cell.absent}}}"
-    score = words.score(cell.value) if cell.value is not None else escape(words.DASH)
+    score = formatting.score(cell.value) if cell.value is not None else escape(formatting.DASH)
     text = f"\\textbf{{{score}}}" if cell.best else score
     if cell.interval is not None:
-        text += f" {{\\scriptsize {escape(words.margin(cell))}}}"
+        text += f" {{\\scriptsize {escape(formatting.margin(cell))}}}"
     if cell.partial:
-        text += f" {{\\scriptsize ({escape(words.tally(cell))})}}"
+        text += f" {{\\scriptsize ({escape(formatting.tally(cell))})}}"
     return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipeval.results import words
+from clipeval.results import formatting
 from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 
@@ -16,8 +16,8 @@ def render(sheet: ReportTable) -> str:
         parts.append(f"### {escape(sheet.runs[0])}\n" + (f"\n{escape(sheet.details[0])}\n" if sheet.details[0] else ""))
     parts.append(_several(sheet) if several else _single(sheet))
     notes = [f"[{n.number}] {'**Warning:** ' if n.flag else ''}{escape(n.text)}" for n in sheet.footnotes]
-    about = [escape(text) for text in words.details(sheet)]
-    parts.append("  \n".join([*about, *notes, escape(words.legend(sheet))]) + "\n")
+    about = [escape(text) for text in formatting.details(sheet)]
+    parts.append("  \n".join([*about, *notes, escape(formatting.legend(sheet))]) + "\n")
     return "\n".join(parts)
 
 
@@ -35,7 +35,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 def _label(row: TableRow, several: bool) -> str:
-    text = escape(words.row_label(row, several))
+    text = escape(formatting.row_label(row, several))
     if row.kind != "task":
         text = f"**{text}**"
     if row.kind in ("task", "single") and any(cell.flagged for cell in row.cells):
@@ -50,12 +50,12 @@ def _single(sheet: ReportTable) -> str:
         if cell.absent:
             values = [f"**{cell.absent}**", "", "", "", ""]
         else:
-            score = words.score(cell.value)
+            score = formatting.score(cell.value)
             values = [
                 score if row.kind == "task" else f"**{score}**",
-                words.interval(cell.interval) if cell.value is not None else "",
-                words.score(cell.corrected) if cell.value is not None else "",
-                words.count(cell.samples),
+                formatting.interval(cell.interval) if cell.value is not None else "",
+                formatting.score(cell.corrected) if cell.value is not None else "",
+                formatting.count(cell.samples),
                 escape(row.metric),
             ]
         rows.append([_label(row, several=False), *values])
@@ -70,9 +70,9 @@ def _several(sheet: ReportTable) -> str:
 def _beside(cell: TableCell, row: TableRow) -> str:
     if cell.absent:
         return "" if cell.absent == "not planned" else f"**{cell.absent}**"
-    score = words.score(cell.value)
+    score = formatting.score(cell.value)
     text = f"**{score}**\\*" if cell.best else score
-    text += f" {words.margin(cell)}".rstrip()
+    text += f" {formatting.margin(cell)}".rstrip()
     if row.kind in ("average", "common") or cell.partial:
-        text += f" ({words.tally(cell)})"
+        text += f" ({formatting.tally(cell)})"
     return text

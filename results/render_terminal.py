@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from clipeval.results import words
+from clipeval.results import formatting
 from clipeval.results.sheet import ReportTable, TableCell, TableRow
 
 STYLES = {"group": "bold", "task": "", "single": "bold", "average": "bold green", "common": "bold green"}
@@ -70,7 +70,7 @@ def warning(text: str) -> RenderableType:
 
 def _label(row: TableRow, several: bool) -> Text:
     style = STYLES[row.kind]
-    text = Text(words.row_label(row, several), style=style)
+    text = Text(formatting.row_label(row, several), style=style)
     if any(cell.flagged for cell in row.cells) and row.kind in ("task", "single"):
         text.append(" !", style="bold yellow")
     if row.marks:
@@ -105,10 +105,10 @@ def _single(sheet: ReportTable, width: int) -> Table:
             shown = [Text(cell.absent, style="bold yellow"), Text(""), Text(""), Text("")]
         else:
             shown = [
-                Text(words.score(cell.value), style=style or "bold"),
-                Text(words.interval(cell.interval) if cell.value is not None else "", style="not bold"),
-                Text(words.score(cell.corrected) if cell.value is not None else "", style="not bold"),
-                Text(words.count(cell.samples), style="dim not bold"),
+                Text(formatting.score(cell.value), style=style or "bold"),
+                Text(formatting.interval(cell.interval) if cell.value is not None else "", style="not bold"),
+                Text(formatting.score(cell.corrected) if cell.value is not None else "", style="not bold"),
+                Text(formatting.count(cell.samples), style="dim not bold"),
             ]
         table.add_row(_indented(row, sheet), *shown, *([Text(row.metric)] if roomy else []))
         before = row.kind
@@ -147,20 +147,20 @@ def _beside(cell: TableCell, row: TableRow) -> Text:
         return Text(cell.absent if cell.absent != "not planned" else "", style="yellow")
     text = Text()
     text.append("*" if cell.best else " ", style="bold green")
-    text.append(words.score(cell.value), style=("bold green" if cell.best else STYLES[row.kind]))
-    text.append(f" {words.margin(cell):<6}", style="dim not bold")
+    text.append(formatting.score(cell.value), style=("bold green" if cell.best else STYLES[row.kind]))
+    text.append(f" {formatting.margin(cell):<6}", style="dim not bold")
     if row.kind in ("average", "common") and cell.of:
-        text.append(f"\n{words.tally(cell)}", style="bold yellow" if cell.partial else "dim not bold")
+        text.append(f"\n{formatting.tally(cell)}", style="bold yellow" if cell.partial else "dim not bold")
     elif cell.partial:
-        text.append(f"\n{words.tally(cell)}", style="yellow")
+        text.append(f"\n{formatting.tally(cell)}", style="yellow")
     return text
 
 
 def _below(sheet: ReportTable) -> list[RenderableType]:
-    lines = [Text(text, style="dim") for text in words.details(sheet)]
+    lines = [Text(text, style="dim") for text in formatting.details(sheet)]
     for note in sheet.footnotes:
         text = Text(f"[{note.number}] ", style="dim")
         text.append(("! " if note.flag else "") + note.text, style="yellow" if note.flag else "dim")
         lines.append(text)
-    lines.append(Text(words.legend(sheet), style="dim"))
+    lines.append(Text(formatting.legend(sheet), style="dim"))
     return [Padding(Group(*lines), (0, 1))]

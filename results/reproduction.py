@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clipeval.results import published
-from clipeval.results.judgement import Verdict, drift, judge, precision_effect, rounding, simultaneous
+from clipeval.results.judgement import Verdict, drift, precision_effect, rounding, simultaneous, verdict_of
 from clipeval.results.records import Record
 from clipeval.results.runs import Run, tasks
 from clipeval.results.uncertainty import Interval
@@ -99,15 +99,15 @@ def figures_of(model: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Figure, 
     )
     order = {source.name: index for index, source in enumerate(published.sources())}
     titles = {source.name: source.title for source in published.sources()}
-    found: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+    figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
     for row in table.to_dict("records"):
         key, metric, source = str(row["key"]), str(row["metric"]), str(row["source"])
         if metric != "average" and not metric.startswith("count_"):
             value, digits, recipe = float(row["value"]), int(row["digits"]), str(row["recipe"])
-            found[key, metric].append(Figure(source, titles[source], value, digits, recipe, str(row["remark"])))
+            figures[key, metric].append(Figure(source, titles[source], value, digits, recipe, str(row["remark"])))
     return {
         cell: tuple(sorted(values, key=lambda figure: (bool(figure.remark), order[figure.source])))
-        for cell, values in found.items()
+        for cell, values in figures.items()
     }
 
 
@@ -120,8 +120,10 @@ def reproduce(run: Run) -> Reproduction | None:
         metric = published.COLUMNS[key][1] if spec.get("key") in published.COLUMNS else spec.get("metric")
         record = run.records.get(task)
         name = str(spec.get("name") or task)
-        wanted = [(cell_metric, found) for (cell_key, cell_metric), found in figures.items() if cell_key == key]
-        for cell_metric, found in wanted:
+        wanted = [
+            (cell_metric, candidates) for (cell_key, cell_metric), candidates in figures.items() if cell_key == key
+        ]
+        for cell_metric, candidates in wanted:
             main = cell_metric == metric
             if record is None and not main:
                 continue
@@ -129,7 +131,7 @@ def reproduce(run: Run) -> Reproduction | None:
                 continue  # the same set under another protocol, or a metric that we do not compute
             value = record.metrics.get(cell_metric) if record else None
             interval = record.intervals.get(cell_metric) if record else None
-            lines.append(Judged(task, name, cell_metric, main, found, value, interval, "missing", record))
+            lines.append(Judged(task, name, cell_metric, main, candidates, value, interval, "missing", record))
     if not lines:
         return None
     return _judged(lines)
@@ -138,24 +140,26 @@ def reproduce(run: Run) -> Reproduction | None:
 def _judged(lines: Sequence[Judged]) -> Reproduction:
     """The verdicts: all metrics of a run are judged together, so that many of them do not mean many false alarms."""
     factor = simultaneous(sum(line.interval is not None for line in lines))
-    found = []
+    judged = []
     for line in lines:
         figure = line.figure
         samples = line.record.samples if line.record else None
         slack = precision_effect(samples) if line.record and not same_recipe(line.record, figure.recipe) else 0.0
-        verdict = judge(figure.value, line.measured, line.interval, digits=figure.digits, factor=factor, slack=slack)
-        found.append(replace(line, verdict=verdict))
+        verdict = verdict_of(
+            figure.value, line.measured, line.interval, digits=figure.digits, factor=factor, slack=slack
+        )
+        judged.append(replace(line, verdict=verdict))
     differences = [
         (
             line.difference,
             (line.measured - line.interval[0], line.interval[1] - line.measured),
             rounding(line.figure.digits),
         )
-        for line in found
+        for line in judged
         if line.main and line.interval is not None and line.measured is not None and line.difference is not None
     ]
-    remarks = dict.fromkeys(line.figure.remark for line in found if line.figure.remark)
-    return Reproduction(tuple(found), drift(differences), tuple(remarks))
+    remarks = dict.fromkeys(line.figure.remark for line in judged if line.figure.remark)
+    return Reproduction(tuple(judged), drift(differences), tuple(remarks))
 
 
 def same_recipe(record: Record, recipe: str) -> bool:

@@ -25,7 +25,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.results import parquet, safe_json
 from clipeval.results.files import write_atomically
 from clipeval.results.inside import inside
-from clipeval.results.json_io import plain, pretty
+from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
 
 TASK_FIELDS = ("key", "name", "protocol", "metric", "chance", "group")
@@ -103,13 +103,13 @@ class RunFolder:
             for task, spec in (info.get("tasks") or config.get("tasks") or {}).items()
         }
         created = info.get("created") or now()
-        skips, opened = plain(info.get("skipped") or {}), set(opened)
+        skips, opened = to_jsonable(info.get("skipped") or {}), set(opened)
         for _ in _attempts():
             try:
                 before = self.run() or {}
             except DamagedRecord:
                 before = {}
-            tasks = {**before.get("tasks", {}), **plain(announced)}
+            tasks = {**before.get("tasks", {}), **to_jsonable(announced)}
             merged = {
                 **info,
                 "config": {
@@ -121,8 +121,8 @@ class RunFolder:
                 t: why for t, why in {**before.get("skipped", {}), **skips}.items() if t in tasks and t not in opened
             }
             merged = {**merged, "skipped": skipped} if skipped else {k: v for k, v in merged.items() if k != "skipped"}
-            content = plain({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
-            write_atomically(self.file("run.json"), pretty(content))
+            content = to_jsonable({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
+            write_atomically(self.file("run.json"), dumps(content))
             after = self.run() or {}
             known = after.get("skipped", {}).keys()
             if tasks.keys() <= after.get("tasks", {}).keys() and skips.keys() <= known and not opened & known:
@@ -176,13 +176,13 @@ class RunFolder:
             run = self.run() or {}
         except DamagedRecord:
             return {}
-        found = run.get("skipped")
-        return {str(task): str(why) for task, why in found.items()} if isinstance(found, Mapping) else {}
+        reasons = run.get("skipped")
+        return {str(task): str(why) for task, why in reasons.items()} if isinstance(reasons, Mapping) else {}
 
     def tasks(self) -> list[str]:
         """The ids that have a record file, sorted."""
-        found = self.file("records").glob("*.json")
-        return sorted(path.stem for path in found if not path.name.startswith("."))
+        files = self.file("records").glob("*.json")
+        return sorted(path.stem for path in files if not path.name.startswith("."))
 
     def record(self, task: str, *, verify: bool = True) -> Record | None:
         """One task's record; None where there is none.
@@ -214,7 +214,7 @@ class RunFolder:
 
     def records(self, *, verify: bool = False, damaged: list[DamagedRecord] | None = None) -> list[Record]:
         """Every record, in the suite's order. Damaged ones are appended to `damaged` if it is given, else raised."""
-        found = []
+        records = []
         for task in self._ordered(self.tasks()):
             try:
                 record = self.record(task, verify=verify)
@@ -224,8 +224,8 @@ class RunFolder:
                 damaged.append(error)
                 continue
             if record is not None:
-                found.append(record)
-        return found
+                records.append(record)
+        return records
 
     def predictions(self, record: Record) -> pd.DataFrame:
         """A record's predictions, verified.
@@ -361,7 +361,7 @@ def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
         {
             "key": record.key,
             "dataset": record.name,
-            "metrics": plain({**record.metrics, "main_metric": record.value}),
+            "metrics": to_jsonable({**record.metrics, "main_metric": record.value}),
             **({} if record.imported is None else {"imported": record.imported["form"]}),
         }
         for record in records

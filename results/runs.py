@@ -73,8 +73,8 @@ class Run:
     @property
     def skipped(self) -> dict[str, str]:
         """{task: why} of the planned tasks that were left out, for their data could not be opened."""
-        found = self.info.get("skipped") or {}
-        return {task: str(found[task]) for task in self.planned if task in found and task not in self.records}
+        reasons = self.info.get("skipped") or {}
+        return {task: str(reasons[task]) for task in self.planned if task in reasons and task not in self.records}
 
     @property
     def missing(self) -> list[str]:
@@ -126,8 +126,8 @@ def _load(path: Path, slim: bool) -> Run:
         damaged.append(error)
         info = {}
     if slim:
-        found = read_slim(folder.file("records"), damaged)
-        records = {found[task].task: found[task] for task in sorted(found, key=_suite_order(info))}
+        loaded = read_slim(folder.file("records"), damaged)
+        records = {loaded[task].task: loaded[task] for task in sorted(loaded, key=_suite_order(info))}
     else:
         records = {record.task: record for record in folder.records(damaged=damaged)}
     # What was computed earlier of a task whose data cannot be opened now cannot be compared with what the run asks for.
@@ -200,7 +200,7 @@ def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
     Columns: run, slug, model, pretrained, group, task, key, name, protocol, metric, value, low, high, chance,
     corrected, samples, classes, flags, notes, status (done, missing, skipped, damaged).
     """
-    found = []
+    collected = []
     union = tasks(runs)
     for run in runs:
         rows = []
@@ -238,5 +238,5 @@ def long_rows(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
                     "status": "done" if record else _why_not(run, task, broken),
                 }
             )
-        found.append(rows)
-    return found
+        collected.append(rows)
+    return collected

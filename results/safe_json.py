@@ -38,11 +38,11 @@ def parse(content: bytes | str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in one object twice")
-    return found
+    return unique
 
 
 def _items(part: dict[str, Any] | list[Any]) -> Any:

@@ -124,15 +124,15 @@ def groups(runs: Sequence[Run]) -> dict[str, list[str]]:
     suites = suites_in(union)
     outside = set(uncounted(union, suites[0])) if suites else set()
     named = {str(spec.get("group")) for task, spec in union.items() if suites and task in suites[0].tasks}
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     apart: dict[str, list[str]] = {}
     for task, spec in union.items():
         group = str(spec.get("group"))
         if task in outside and group in named:
             apart.setdefault(f"{group_name(group)}, not in {suites[0].name}", []).append(task)
         else:
-            found.setdefault(group_name(group), []).append(task)
-    return {**found, **apart}
+            groups.setdefault(group_name(group), []).append(task)
+    return {**groups, **apart}
 
 
 class _Footnotes:
@@ -200,8 +200,8 @@ def _task_row(kind: Kind, task: str, spec: Mapping[str, Any], runs: Sequence[Run
 def _with_values(note: str, record: Record, owner: str) -> str:
     """A note with the value of each metric that it names beside the main one: FMoW's corrected worst region."""
 
-    def valued(found: re.Match[str]) -> str:
-        name = found[0]
+    def valued(match: re.Match[str]) -> str:
+        name = match[0]
         if name not in record.metrics or name == record.metric:
             return name
         value = record.metrics[name]
@@ -276,20 +276,20 @@ def _mark_best(cells: Sequence[TableCell]) -> list[TableCell]:
 
 def warnings(runs: Sequence[Run]) -> list[str]:
     """What a reader has to know before any number: tasks that are not there, files that are damaged."""
-    found = []
+    lines = []
     for run in runs:
         owner = f"{run.label}: " if len(runs) > 1 else ""
         if run.skipped:
             names = ", ".join(str(run.planned[task].get("name") or task) for task in run.skipped)
-            found.append(
+            lines.append(
                 f"{owner}PARTIAL: {len(run.records)} of {len(run.planned)} tasks; {len(run.skipped)} skipped, for the data could "
                 f"not be opened (data.on_missing=skip): {names}"
             )
         if run.missing:
             names = ", ".join(str(run.planned[task].get("name") or task) for task in run.missing)
-            found.append(f"{owner}INCOMPLETE: {len(run.missing)} of {len(run.planned)} tasks are missing: {names}")
-        found += [f"{owner}{error}" for error in run.damaged]
-        found += [f"{owner}{text}" for text in run.shared_flags]
+            lines.append(f"{owner}INCOMPLETE: {len(run.missing)} of {len(run.planned)} tasks are missing: {names}")
+        lines += [f"{owner}{error}" for error in run.damaged]
+        lines += [f"{owner}{text}" for text in run.shared_flags]
         # Protocols may have a precision each (the published recipe's have); within one, records must agree.
         by_protocol: dict[str, set[str]] = {}
         for record in run.records.values():
@@ -297,8 +297,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         for protocol, several in by_protocol.items():
             if len(several) > 1:
                 made = ", ".join(sorted(map(short_precision, several)))
-                found.append(f"{owner}MIXED: its {protocol} records were made under several precisions: {made}")
-    return found
+                lines.append(f"{owner}MIXED: its {protocol} records were made under several precisions: {made}")
+    return lines
 
 
 def short_precision(text: str) -> str:

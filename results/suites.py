@@ -39,7 +39,7 @@ def suites_in(planned: Mapping[str, Mapping[str, Any]]) -> list[Suite]:
     """
     scored = {task: str(spec.get("key")) for task, spec in planned.items() if spec.get("metric") is not None}
     by_key = {key: task for task, key in scored.items()}
-    found: list[tuple[Suite, set[str]]] = []
+    suites: list[tuple[Suite, set[str]]] = []
     for name in catalog.group_options("suite"):
         facts = tasks_of(name)
         held = {task: by_key[key] for task, (key, _, _) in facts.items() if key in by_key}
@@ -53,12 +53,12 @@ def suites_in(planned: Mapping[str, Mapping[str, Any]]) -> list[Suite]:
             if task in held or (key not in known and metric)
         ]
         if len(members) >= LEAST:
-            found.append((Suite(name, tuple(members)), set(held.values())))
-    found.sort(key=lambda item: (-len(item[1]), len(item[0].tasks)))
-    if not found or len(found[0][1]) < min(LARGE, len(scored) / 2):
+            suites.append((Suite(name, tuple(members)), set(held.values())))
+    suites.sort(key=lambda item: (-len(item[1]), len(item[0].tasks)))
+    if not suites or len(suites[0][1]) < min(LARGE, len(scored) / 2):
         return []
-    kept = [found[0]]
-    for suite, held_tasks in found[1:]:
+    kept = [suites[0]]
+    for suite, held_tasks in suites[1:]:
         if len(held_tasks) == len(suite.tasks) and not any(held_tasks <= set(larger.tasks) for larger, _ in kept):
             kept.append((suite, held_tasks))
     return [suite for suite, _ in kept]

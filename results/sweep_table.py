@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipeval.configs.naming import short_keys
-from clipeval.results import runs, sheet, words
+from clipeval.results import formatting, runs, sheet
 from clipeval.results.run_folder import RunFolder
 
 MOST_TASKS = 6
@@ -45,7 +45,7 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
         table.add_column(Text(f"{row.label}{marks}"), justify="right", overflow="fold")
     for values, folder in rows:
         place = done.index(folder) if folder in done else None
-        cells = [Text(words.DASH) if place is None else _cell(row.cells[place]) for row in shown]
+        cells = [Text(formatting.DASH) if place is None else _cell(row.cells[place]) for row in shown]
         table.add_row(*(values.get(key, "") for key in keys), *cells)
     console.print(table)
     console.print(Padding(Text("The run folder of each row:", style="dim"), (0, 1)))
@@ -68,9 +68,9 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
 def _cell(cell: sheet.TableCell) -> Text:
     if cell.absent:
         return Text("" if cell.absent == "not planned" else cell.absent, style="yellow")
-    text = Text(words.score(cell.value))
+    text = Text(formatting.score(cell.value))
     if cell.flagged:
         text.append(" !", style="bold yellow")
     if cell.partial:
-        text.append(f"\n{words.tally(cell)}", style="bold yellow")
+        text.append(f"\n{formatting.tally(cell)}", style="bold yellow")
     return text

@@ -70,9 +70,9 @@ def report(
         raise ClipevalError(nearest("format", format, (*FORMATS, *EXCHANGE)))
     if against is not None and format not in WITH_AGAINST:
         raise ClipevalError(f"--against is shown by {', '.join(WITH_AGAINST)}, not by {format}")
-    loaded, found = _load(paths, against, slim=format != "html")
+    loaded, comparisons = _load(paths, against, slim=format != "html")
     if format == "csv":
-        return render_csv.against(found) if found else render_csv.render(loaded)
+        return render_csv.against(comparisons) if comparisons else render_csv.render(loaded)
     if format == "jsonl":
         return render_json.datacomp(loaded)
     if format in FOLDERS:
@@ -84,11 +84,11 @@ def report(
     if format == "html":
         from clipeval.results.page.page import render
 
-        return render(loaded, found, pictures)
+        return render(loaded, comparisons, pictures)
     built = sheet.build(loaded)
     if format == "latex":
         return render_latex.render(built)
-    blocks = [against_block.block(item) for item in found]
+    blocks = [against_block.block(item) for item in comparisons]
     if format == "md":
         return "\n".join([render_markdown.render(built), *map(block.markdown, blocks)])
     width = width or render_terminal.terminal_width()
@@ -130,8 +130,8 @@ def write_report(
 def print_table(paths: Sequence[str | Path], console: Console | None = None, against: str | None = None) -> None:
     """Prints the report to a terminal, in its width and colours: what `clipeval run` ends with."""
     console = console or Console(highlight=False)
-    loaded, found = _load(paths, against, slim=True)
-    blocks = [block.terminal(against_block.block(item), console.width) for item in found]
+    loaded, comparisons = _load(paths, against, slim=True)
+    blocks = [block.terminal(against_block.block(item), console.width) for item in comparisons]
     console.print(Group(render_terminal.layout(sheet.build(loaded), console.width), *blocks))
 
 

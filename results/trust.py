@@ -75,8 +75,8 @@ def trust(names: Iterable[str] = (), config_dir: str | Path | None = None) -> Tr
     Raises:
         ClipevalError: a name has not that form, or the folder or one of its files cannot be read.
     """
-    found = list(names)
-    for name in found:
+    allowed = list(names)
+    for name in allowed:
         if not _FORM.fullmatch(name):
             raise ClipevalError(f"--trust {name}: MODULE or MODULE.CLASS was expected, such as my_tasks.MyTask.")
     if config_dir is not None:
@@ -89,8 +89,8 @@ def trust(names: Iterable[str] = (), config_dir: str | Path | None = None) -> Tr
             except (yaml.YAMLError, UnicodeDecodeError) as problem:
                 raise ClipevalError(f"{file} cannot be read as YAML: {' '.join(str(problem).split())}") from None
             named = [str(node[TARGET]) for _, node in mappings(content) if TARGET in node]
-            found += [name for name in named if _DOTTED.fullmatch(name)]  # not ???, which the command line fills in
-    return Trust(tuple(dict.fromkeys(map(current, found))))
+            allowed += [name for name in named if _DOTTED.fullmatch(name)]  # not ???, which the command line fills in
+    return Trust(tuple(dict.fromkeys(map(current, allowed))))
 
 
 def check_tasks(nodes: Mapping[str, Any], file: Path, trusted: Trust) -> None:
@@ -175,30 +175,33 @@ def _is_task_module(target: str) -> bool:
     module, _, name = target.rpartition(".")
     spec = find_spec(_TASKS)
     assert spec is not None and spec.submodule_search_locations is not None
-    known = {_TASKS, *(f"{_TASKS}.{found.name}" for found in pkgutil.iter_modules(spec.submodule_search_locations))}
+    known = {
+        _TASKS,
+        *(f"{_TASKS}.{submodule.name}" for submodule in pkgutil.iter_modules(spec.submodule_search_locations)),
+    }
     return bool(_DOTTED.fullmatch(target)) and module in known and not name.startswith("_")
 
 
 def _is_task(target: str) -> str:
     """What speaks against calling a trusted target for a task; empty where nothing does."""
-    found = _find(target)
-    if isinstance(found, str):
-        return found
+    target_object = _find(target)
+    if isinstance(target_object, str):
+        return target_object
     from clipeval.tasks.base import Task  # with torch, which a name that is not trusted need not wait for
 
-    if not issubclass(found, Task) or inspect.isabstract(found):
+    if not issubclass(target_object, Task) or inspect.isabstract(target_object):
         return "a task's class was expected, a subclass of clipeval.tasks.base.Task"
     return ""
 
 
 def _is_part(target: str, trusted: Trust) -> str:
     """The same for what is no task. A module is trusted for the classes that it defines, not for those that it imports."""
-    found = _find(target)
-    if isinstance(found, str):
-        return found
-    if target in (*PARTS, *trusted.names) or f"{found.__module__}.{found.__qualname__}" in trusted:
+    target_object = _find(target)
+    if isinstance(target_object, str):
+        return target_object
+    if target in (*PARTS, *trusted.names) or f"{target_object.__module__}.{target_object.__qualname__}" in trusted:
         return ""
-    return f"its class is {found.__module__}.{found.__qualname__}, which is trusted only if it is named itself"
+    return f"its class is {target_object.__module__}.{target_object.__qualname__}, which is trusted only if it is named itself"
 
 
 def _find(target: str) -> type | str:
@@ -207,26 +210,26 @@ def _find(target: str) -> type | str:
     if not _DOTTED.fullmatch(target):
         return "a class's full name was expected, package.module.Class"
     try:
-        found = vars(import_module(module)).get(name)
+        value = vars(import_module(module)).get(name)
         seen = _seen_by_hydra(target)
     except ImportError as problem:
         return f"{module!r} cannot be imported ({problem}); put its folder on PYTHONPATH"
-    if not isinstance(found, type):
+    if not isinstance(value, type):
         return f"{module!r} has no class of that name"
-    if seen is not found:  # a package with an attribute that hides its own submodule
+    if seen is not value:  # a package with an attribute that hides its own submodule
         return "the name leads to two different objects"
-    kind: type = found
+    kind: type = value
     return kind
 
 
 def _seen_by_hydra(target: str) -> Any:
     """What Hydra's own look-up finds: attributes first, then modules. The module is imported, and so are its parents."""
     parts = target.split(".")
-    found: Any = import_module(parts[0])
+    value: Any = import_module(parts[0])
     for number, part in enumerate(parts[1:], start=2):
-        inside = vars(found) if hasattr(found, "__dict__") else {}
-        found = inside[part] if part in inside else import_module(".".join(parts[:number]))
-    return found
+        inside = vars(value) if hasattr(value, "__dict__") else {}
+        value = inside[part] if part in inside else import_module(".".join(parts[:number]))
+    return value
 
 
 def mappings(content: Any, location: str = "") -> Nodes:

@@ -20,11 +20,13 @@ def intervals(
     statistics: Mapping[str, Statistic | None], level: float = 0.95, seed: int = 0
 ) -> dict[str, Interval | None]:
     """Each metric's interval, as records hold them; None where the metric, or its interval, is undefined."""
-    found: dict[str, Interval | None] = {}
+    intervals_of: dict[str, Interval | None] = {}
     for name, statistic in statistics.items():
         pair = None if statistic is None else statistic.interval(level=level, seed=seed)
-        found[name] = None if pair is None or not all(map(math.isfinite, pair)) else (float(pair[0]), float(pair[1]))
-    return found
+        intervals_of[name] = (
+            None if pair is None or not all(map(math.isfinite, pair)) else (float(pair[0]), float(pair[1]))
+        )
+    return intervals_of
 
 
 def average_interval(

@@ -61,20 +61,20 @@ def measure(
 ) -> list[Result]:
     """Measures a row; without a baseline (its environment's Python), our side alone."""
     say(name)
-    found: list[Result] = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         # Processes of the row's own, so that the peak of their memory is too.
         ours = Side(Path(sys.executable), "scripts.benchmark_ours", Path(folder) / "ours.log")
         their = Side(baseline, "scripts.benchmark_theirs", Path(folder) / "theirs.log") if baseline else None
         try:
             for result in ROWS[name](Bench(cache, Path(folder), repeats, size, ours, their, say)):
-                found.append(result)
+                results.append(result)
                 say(line(result))
         finally:
             ours.close()
             if their is not None:
                 their.close()
-    return found
+    return results
 
 
 def line(result: Result) -> str:
@@ -105,14 +105,14 @@ def _figure(values: Sequence[float] | None) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):,.3g} to {max(values):,.3g})"
 
 
-def write(folder: Path, found: Sequence[Result], about: dict[str, Any]) -> Path:
+def write(folder: Path, measured: Sequence[Result], about: dict[str, Any]) -> Path:
     """Adds results to the day's file: rows measured again replace those that stand."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = re.sub(r"[^a-z0-9]+", "-", str(about["hardware"]["cpu"]).lower()).strip("-")[:40]
     path = folder / f"{about['created'][:10]}-{machine}-{about['hardware']['cores']}-cores.json"
     before = json.loads(path.read_text())["results"] if path.exists() else []
-    again = {result.row for result in found}
-    fresh = [{**asdict(r), "met": r.met, "about": about} for r in found]
+    again = {result.row for result in measured}
+    fresh = [{**asdict(r), "met": r.met, "about": about} for r in measured]
     order = list(ROWS)
     results = sorted([r for r in before if r["row"] not in again] + fresh, key=lambda r: order.index(r["row"]))
     path.write_text(json.dumps({"schema": 1, "results": results}, indent=1) + "\n")
@@ -189,15 +189,15 @@ def main(words: Sequence[str] | None = None) -> int:
         **{k: v for k, v in provenance().items() if k != "hostname"},
     }
     python = None if arguments.no_baseline else arguments.environment / "bin" / "python"
-    found: list[Result] = []
+    results: list[Result] = []
     for name in names:
         try:
-            found += measure(name, arguments.repeats, arguments.cache, size, python, print)
+            results += measure(name, arguments.repeats, arguments.cache, size, python, print)
         except WorkerDied as problem:
             print(f"benchmark: {problem}", file=sys.stderr)
             return 1
-        if found:  # no row, where a GPU is asked for and there is none
-            print(write(arguments.output, found, about), flush=True)
+        if results:  # no row, where a GPU is asked for and there is none
+            print(write(arguments.output, results, about), flush=True)
     return 0
 
 

@@ -154,7 +154,7 @@ def _photographs(count: int) -> list[bytes]:
 
     rng = np.random.default_rng(0)
     originals = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    found = []
+    photographs = []
     for i in range(count):
         picture = originals[i % len(originals)]
         width = int(rng.integers(400, 569))
@@ -165,8 +165,8 @@ def _photographs(count: int) -> list[bytes]:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
+        photographs.append(buffer.getvalue())
+    return photographs
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

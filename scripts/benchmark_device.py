@@ -150,14 +150,14 @@ def probe(device: str, samples: int, classes: int, width: int = 512) -> dict[str
         "adamw_s": lambda: adamw(x, y, classes, [0.0, 1e-4, 1e-2], seed=0),
         "lbfgs_s": lambda: lbfgs(x, y, classes, 1.0),
     }
-    found = {}
+    seconds = {}
     with current(torch.device(device)):
         for name, train in recipes.items():
             started = time.perf_counter()
             result = train()
             (result[-1] if isinstance(result, list) else result).weight.cpu()
-            found[name] = time.perf_counter() - started
-    return {"samples": samples, "classes": classes, "width": width, **found}
+            seconds[name] = time.perf_counter() - started
+    return {"samples": samples, "classes": classes, "width": width, **seconds}
 
 
 @cache

@@ -112,7 +112,7 @@ def _scaling(
     on: dict[str, Any], root: str, batch: int, about: dict[str, Any], times: int, log: Path, decoders: int
 ) -> dict[str, float]:
     """Images a second of 2, 4 and 8 devices that work side by side, the decoders divided among them; of one: `end_to_end`."""
-    found = {}
+    rates = {}
     for count in (2, 4, 8):
         if count > about["devices"]:
             break
@@ -129,8 +129,8 @@ def _scaling(
         finally:
             for side in sides:
                 side.close()
-        found[str(count)] = sum(answer["images"] for answer in answers) / max(a["seconds"] for a in answers)
-    return found
+        rates[str(count)] = sum(answer["images"] for answer in answers) / max(a["seconds"] for a in answers)
+    return rates
 
 
 def _rate(answer: dict[str, Any]) -> float:

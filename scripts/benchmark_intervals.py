@@ -29,16 +29,16 @@ def grow(frame: pd.DataFrame, samples: int, classes: int, rng: np.random.Generat
     if "direction" in frame:
         copies = -(-samples // frame["key"].nunique())
         several = [frame.assign(key=frame["key"] + f"_{copy}") for copy in range(copies)]
-        found = pd.concat(several, ignore_index=True)
-        return found.assign(rank=rng.integers(0, 20, len(found)))
-    found = frame.iloc[rng.integers(0, len(frame), samples)].reset_index(drop=True)
-    found["key"] = [f"s{number:07d}" for number in range(samples)]
-    if "prediction" in found:
-        found["label"] = rng.integers(0, classes, samples)
+        sampled = pd.concat(several, ignore_index=True)
+        return sampled.assign(rank=rng.integers(0, 20, len(sampled)))
+    sampled = frame.iloc[rng.integers(0, len(frame), samples)].reset_index(drop=True)
+    sampled["key"] = [f"s{number:07d}" for number in range(samples)]
+    if "prediction" in sampled:
+        sampled["label"] = rng.integers(0, classes, samples)
         right = rng.random(samples) < 0.6
-        found["prediction"] = np.where(right, found["label"], rng.integers(0, classes, samples))
-        found["pred_1"] = found["prediction"]
-    return found
+        sampled["prediction"] = np.where(right, sampled["label"], rng.integers(0, classes, samples))
+        sampled["pred_1"] = sampled["prediction"]
+    return sampled
 
 
 def main() -> None:

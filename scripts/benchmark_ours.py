@@ -49,9 +49,9 @@ def heads(model: str, classes: list[int], templates: int, out: str, precision: s
     names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
     texts = prompts(names, [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]])
     started = time.perf_counter()
-    found = zero_shot_classifier(encoder.encode_texts(texts), [templates] * len(names))
+    classifier = zero_shot_classifier(encoder.encode_texts(texts), [templates] * len(names))
     seconds = time.perf_counter() - started
-    np.save(out, found.numpy())
+    np.save(out, classifier.numpy())
     return {"seconds": seconds, "prompts": len(texts)}
 
 
@@ -125,8 +125,8 @@ def bare(model: str, images: int, precision: str = "fp32", device: str = "cpu") 
     batch = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, device=device)
     started = time.perf_counter()
     for _ in range(images // size):
-        found = encoder.encode_images(batch)
-    found.cpu()  # a GPU is done when its last answer is here
+        embeddings = encoder.encode_images(batch)
+    embeddings.cpu()  # a GPU is done when its last answer is here
     return {"seconds": time.perf_counter() - started, "images": images // size * size}
 
 

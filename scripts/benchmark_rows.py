@@ -92,14 +92,14 @@ class Bench:
 
     def rounds(self, *calls: Callable[[], Any] | None) -> list[list[Any]]:
         """Every call `repeats` times, in rounds whose order is turned about each time; what each gave. None gives nothing."""
-        found: list[list[Any]] = [[] for _ in calls]
+        times: list[list[Any]] = [[] for _ in calls]
         for number in range(self.repeats):
-            steps = list(zip(calls, found, strict=True))
+            steps = list(zip(calls, times, strict=True))
             for call, answers in steps if number % 2 == 0 else reversed(steps):
                 if call is not None:
                     answers.append(call())
             self.say(f"  {number + 1}/{self.repeats}")
-        return found
+        return times
 
     def beside(self, theirs: Callable[[], Any] | None, ours: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
         """Theirs once and ours `repeats` times: for slow work whose target is an amount and no ratio."""
@@ -244,17 +244,15 @@ def winogavil(bench: Bench) -> Iterator[Result]:
     root = benchmark_data.association(bench.cache, instances, pictures)
     lines = (root / "wino" / "test" / "instances.jsonl").read_text().splitlines()
     asked = sum(len(json.loads(line)["candidates"]) for line in lines)
-    found = bench.ours("association", model=benchmark_data.tiny_checkpoint(bench.cache), root=str(root))
-    notes = [
-        f"{instances:,} instances name {asked:,} candidates; {found['images']:,} pictures were decoded and embedded"
-    ]
+    row = bench.ours("association", model=benchmark_data.tiny_checkpoint(bench.cache), root=str(root))
+    notes = [f"{instances:,} instances name {asked:,} candidates; {row['images']:,} pictures were decoded and embedded"]
     notes.append("there: one embedding for each candidate of each instance, as DataComp's code does; counted, not run")
-    ratio = [asked / found["images"]]
+    ratio = [asked / row["images"]]
     yield Result(
         "winogavil",
         "pictures embedded",
         "images",
-        [found["images"]],
+        [row["images"]],
         [asked],
         ratio,
         target=asked / pictures,

@@ -41,9 +41,9 @@ def heads(model: str, classes: list[int], templates: int, out: str, amp: bool = 
     names = [open_clip.IMAGENET_CLASSNAMES[i] for i in classes]
     prompts = [template("{c}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:templates]]
     started = time.perf_counter()
-    found = zeroshot_classification.zero_shot_classifier(tower, tokenizer, names, prompts, "cpu", amp=amp)
+    classifier = zeroshot_classification.zero_shot_classifier(tower, tokenizer, names, prompts, "cpu", amp=amp)
     seconds = time.perf_counter() - started
-    np.save(out, found.T.float().numpy())
+    np.save(out, classifier.T.float().numpy())
     return {"seconds": seconds, "prompts": len(names) * len(prompts)}
 
 
@@ -103,8 +103,8 @@ def retrieval(images: int, captions: int) -> dict[str, Any]:
     values, recall, batches = {}, zeroshot_retrieval.recall_at_k, zeroshot_retrieval.batchify
     for k in (1, 5, 10):
         for name, s, p in (("image", scores, positive), ("text", scores.T, positive.T)):
-            found = batches(recall, s, p, BATCH, "cpu", k=k) > 0
-            values[f"{name}_retrieval_recall@{k}"] = found.float().mean().item()
+            recalled = batches(recall, s, p, BATCH, "cpu", k=k) > 0
+            values[f"{name}_retrieval_recall@{k}"] = recalled.float().mean().item()
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "peak_gb": _peak(), "before_gb": before, "metrics": values}
 

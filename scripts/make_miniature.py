@@ -235,10 +235,10 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="as many samples as the real sets have")
     arguments = parser.parse_args()
     if arguments.whole:
-        found = write_whole(arguments.root, arguments.size)
+        written = write_whole(arguments.root, arguments.size)
     else:
-        found = write_miniature(arguments.root, arguments.samples, arguments.size)
-    print(f"{len(found)} folders in {arguments.root}")
+        written = write_miniature(arguments.root, arguments.samples, arguments.size)
+    print(f"{len(written)} folders in {arguments.root}")
 
 
 if __name__ == "__main__":

@@ -52,15 +52,15 @@ def start_browser() -> Iterator[Any]:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    found = find_chromium()
-    if found is None:
+    executable = find_chromium()
+    if executable is None:
         raise RuntimeError("chromium and chromedriver are needed (Debian: chromium chromium-driver)")
     options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
+    options.binary_location = executable[0]
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(found[1]))
+    browser = webdriver.Chrome(options=options, service=Service(executable[1]))
     try:
         browser.execute_cdp_cmd("Network.enable", {})
         offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
@@ -84,9 +84,9 @@ def wait(browser: Any, script: str, seconds: float = 30) -> Any:
     """What a script answers, once that is something true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = browser.execute_script(script)
-        if found:
-            return found
+        value = browser.execute_script(script)
+        if value:
+            return value
         time.sleep(0.05)
     raise AssertionError(f"never came true: {script}; console: {browser.get_log('browser')}")
 

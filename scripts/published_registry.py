@@ -154,10 +154,10 @@ def openclip_retrieval(clone: Path) -> Iterator[Row]:
     for line in csv.DictReader(io.StringIO(show(clone, file))):
         mine = {**about, "model": line["name"], "pretrained": line["pretrained"]}
         for column, value in line.items():
-            found = re.fullmatch(r"(Flickr|MSCOCO) (image|text) retr\. R@(\d+)", column)
-            if found:
-                key = {"Flickr": "flickr_1k_test", "MSCOCO": "mscoco_2014_5k_test"}[found[1]]
-                key, metric = f"retrieval/{key}_image_text_retrieval", f"{found[2]}_retrieval_recall@{found[3]}"
+            match = re.fullmatch(r"(Flickr|MSCOCO) (image|text) retr\. R@(\d+)", column)
+            if match:
+                key = {"Flickr": "flickr_1k_test", "MSCOCO": "mscoco_2014_5k_test"}[match[1]]
+                key, metric = f"retrieval/{key}_image_text_retrieval", f"{match[2]}_retrieval_recall@{match[3]}"
             elif column.startswith("WinoGAViL "):
                 key, metric = "misc/winogavil", column.removeprefix("WinoGAViL ").replace(" ", "_")
             elif column == "Average score":
@@ -238,10 +238,10 @@ def names() -> list[dict[str, str]]:
 
     from clipeval.models.handle import digest_of
 
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    alias_rows: dict[tuple[str, str], dict[str, str]] = {}
 
     def add(kind: str, alias: str, model: str, pretrained: str) -> None:
-        found.setdefault((kind, alias), {"kind": kind, "alias": alias, "model": model, "pretrained": pretrained})
+        alias_rows.setdefault((kind, alias), {"kind": kind, "alias": alias, "model": model, "pretrained": pretrained})
 
     for alias, pair in TRANSFORMERS.items():
         add("hub", alias, *pair)
@@ -259,7 +259,7 @@ def names() -> list[dict[str, str]]:
                 add("weights", digest_of({"file": file, "architecture": _MODEL_CONFIGS[model]}), model, tag)
     for alias, pair in HUB.items():
         add("hub", alias, *pair)
-    return list(found.values())
+    return list(alias_rows.values())
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def read_emoji(vendor: str, cache: Path) -> list[Emoji]:
     rows = [r for r in rows if r[f"has_img_{vendor}"]]
     repeated = {name for name, count in Counter(r["name"].lower() for r in rows).items() if count > 1}
     people = _people(rows)
-    found: list[Emoji] = []
+    emoji: list[Emoji] = []
     for row in rows:
         name = row["name"].lower()
         if name in repeated:
@@ -115,7 +115,7 @@ def read_emoji(vendor: str, cache: Path) -> list[Emoji]:
             tones = set(codes.split("-")) if codes else set()
             if len(tones) > 1 or not image[f"has_img_{vendor}"]:
                 continue  # couples in two skin tones
-            found.append(
+            emoji.append(
                 Emoji(
                     key=Path(image["image"]).stem,
                     base=Path(row["image"]).stem,
@@ -130,7 +130,7 @@ def read_emoji(vendor: str, cache: Path) -> list[Emoji]:
                     path=folder / "package" / "img" / vendor / "64" / image["image"],
                 )
             )
-    return sorted(found, key=lambda e: e.tone > 0)  # stable
+    return sorted(emoji, key=lambda e: e.tone > 0)  # stable
 
 
 def _people(rows: list[dict]) -> dict[str, tuple[int, str]]:

@@ -79,7 +79,7 @@ class CacheEntry:
 
 def list_entries(root: Path) -> list[CacheEntry]:
     """Every store under `root`, the least recently used first."""
-    found = []
+    entries = []
     for kind in ("images", "texts", "pixels"):
         for folder in sorted((root / kind).glob("*")):
             files = [f for f in folder.iterdir() if f.is_file()]
@@ -88,17 +88,17 @@ def list_entries(root: Path) -> list[CacheEntry]:
             label = folder / "parts.json"
             parts = _parts(label)
             size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
-            found.append(CacheEntry(kind, folder.name, folder, size, used, parts))
-    return sorted(found, key=lambda entry: entry.used)
+            entries.append(CacheEntry(kind, folder.name, folder, size, used, parts))
+    return sorted(entries, key=lambda entry: entry.used)
 
 
 def _parts(label: Path) -> dict[str, Any]:
     """What a store's label says; nothing where there is none, or it is none that this program wrote."""
     try:
-        found = safe_json.read(label)
+        label_parts = safe_json.read(label)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return label_parts if isinstance(label_parts, dict) else {}
 
 
 def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
@@ -120,7 +120,7 @@ def parse_size(text: str) -> int:
     Raises:
         ClipevalError: it is none of these.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    if not match:
         raise ClipevalError(f"--keep {text}: expected a size such as 10GB, 500MB or 0.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])

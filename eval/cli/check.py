@@ -42,12 +42,12 @@ def check_model(arguments: argparse.Namespace, overrides: list[str]) -> int:
         console.status(f"loading {handle.name} …"),
         handle.load(str(pick_device(config.runtime.device)), config.runtime.precision) as encoder,
     ):
-        found = check(encoder)
-    doubts = dict.fromkeys((*handle.flags, *handle.checkpoint_flags(), *found.doubts))
+        checks = check(encoder)
+    doubts = dict.fromkeys((*handle.flags, *handle.checkpoint_flags(), *checks.doubts))
     out = Console(soft_wrap=True)
     out.print(f"{handle.name}: {handle.preprocess.describe()}", markup=False, highlight=False)
     clean = f"texts: {handle.text_clean}" if handle.text_clean else "texts: as the model's own tokenizer takes them"
-    for line in (clean, *found.facts):
+    for line in (clean, *checks.facts):
         out.print(f"  {line}", markup=False, highlight=False)
     for line in doubts:
         out.print(f"(!) {line}", markup=False, highlight=False)

@@ -52,8 +52,8 @@ def classify(
     rows = encoder.encode_images(images).cpu()
     called = names or [f"image {i + 1}" for i in range(len(rows))]
     for given, what in ((texts, asked), (rows, called)):
-        if found := first_unsound(given):
-            raise ClipevalError(f"the embedding of {what[found[0]]!r} is {found[1]}: {CAUSES}.")
+        if unsound := first_unsound(given):
+            raise ClipevalError(f"the embedding of {what[unsound[0]]!r} is {unsound[1]}: {CAUSES}.")
     weights = zero_shot_classifier(texts, [len(templates)] * len(labels))
     return encoder.probabilities(rows @ weights.T)
 
@@ -66,11 +66,11 @@ def read_pictures(words: Sequence[str]) -> list[tuple[str, bytes]]:
     """
     if not words:
         raise ClipevalError("no picture is named: give files, folders, or - for standard input.")
-    found: list[tuple[str, bytes]] = []
+    pictures: list[tuple[str, bytes]] = []
     for word in words:
         path = Path(word).expanduser()
         if word == "-":
-            found.append(("-", sys.stdin.buffer.read()))
+            pictures.append(("-", sys.stdin.buffer.read()))
         elif path.is_dir():
             account = Account()
             inside = find_pictures(path, account)
@@ -78,12 +78,12 @@ def read_pictures(words: Sequence[str]) -> list[tuple[str, bytes]]:
                 raise ClipevalError(f"{path} holds no picture that Pillow opens.")
             for remark in (*account.flags, *account.remarks):
                 print(f"{path}: {remark}", file=sys.stderr)
-            found += [(str(p), p.read_bytes()) for p in inside]
+            pictures += [(str(p), p.read_bytes()) for p in inside]
         elif path.is_file():
-            found.append((word, path.read_bytes()))
+            pictures.append((word, path.read_bytes()))
         else:
             raise ClipevalError(f"{word} is neither a picture, a folder of pictures, nor - for standard input.")
-    return found
+    return pictures
 
 
 def decode(pictures: Sequence[tuple[str, bytes]], transform: Transform) -> torch.Tensor:

@@ -133,24 +133,24 @@ def complete(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]
         return _beginning(typed, _options(sub))
     if inner := _subparsers(sub):
         return _beginning(typed, inner)
-    found: list[str] = []
+    completions: list[str] = []
     positional = [action for action in sub._actions if not action.option_strings]
     choices = [str(choice) for action in positional for choice in action.choices or ()]
     if before[0] == "list":
         from clipeval.cli.listing import KINDS
 
         choices = list(KINDS) if len(before) == 1 else []
-    found += _beginning(typed, choices)
+    completions += _beginning(typed, choices)
     if before[0] == "show" and len(before) == 1:
-        found += _beginning(typed, _presets(typed, ("task", "model", "suite")))
+        completions += _beginning(typed, _presets(typed, ("task", "model", "suite")))
     elif before[0] in ("list", "show"):
-        found += _beginning(typed, ["data.root="])
+        completions += _beginning(typed, ["data.root="])
     elif sub.get_default("overrides"):
         from clipeval.cli.override_words import override_words
 
-        found += _beginning(typed, override_words(typed, before[1:]))
+        completions += _beginning(typed, override_words(typed, before[1:]))
     path = any(a.type is not None or a.metavar in ("IMAGE|OVERRIDE", "FILE|OVERRIDE") for a in positional)
-    return found or ([FILES] if path or "=" in typed else [])
+    return completions or ([FILES] if path or "=" in typed else [])
 
 
 def _of_option(option: argparse.Action, command: str, typed: str) -> list[str]:
@@ -177,11 +177,11 @@ def _beginning(typed: str, words: Iterable[str]) -> list[str]:
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    found: dict[str, argparse.ArgumentParser] = {}
+    subparsers: dict[str, argparse.ArgumentParser] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            found.update(action.choices)
-    return found
+            subparsers.update(action.choices)
+    return subparsers
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

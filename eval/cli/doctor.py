@@ -53,17 +53,17 @@ def add_doctor(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
-    found = checks()
+    results = checks()
     if arguments.json:
         from clipeval.cli.terminal import print_json
 
-        print_json([asdict(check) for check in found])
+        print_json([asdict(check) for check in results])
     else:
-        _print(found)
-    return 1 if any(check.state == BAD for check in found) else 0
+        _print(results)
+    return 1 if any(check.state == BAD for check in results) else 0
 
 
-def _print(found: list[Check]) -> None:
+def _print(results: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -72,21 +72,21 @@ def _print(found: list[Check]) -> None:
     table.add_column("check", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
-    for check in found:
+    for check in results:
         word, style = MARKS[check.state]
         text = Text(check.value)
         if check.fix:
             text.append(f"\n-> {check.fix}", style="yellow" if check.state == NOTE else "bold red")
         table.add_row(check.name, Text(word, style=style), text)
     Console(highlight=False).print(table)
-    problems = sum(check.state == BAD for check in found)
-    notes = sum(check.state == NOTE for check in found)
-    print(f"{len(found)} checks: {problems} problems, {notes} notes")
+    problems = sum(check.state == BAD for check in results)
+    notes = sum(check.state == NOTE for check in results)
+    print(f"{len(results)} checks: {problems} problems, {notes} notes")
 
 
 def checks() -> list[Check]:
     """All checks, in the order they are printed. One that fails in an unforeseen way says so, and the others go on."""
-    found: list[Check] = []
+    results: list[Check] = []
     parts = (
         _code,
         _python,
@@ -105,20 +105,24 @@ def checks() -> list[Check]:
     )
     for part in parts:
         try:
-            found += part()
+            results += part()
         except Exception as problem:  # noqa: BLE001  (a doctor that dies of what it should report helps nobody)
-            found.append(
+            results.append(
                 Check(part.__name__.strip("_"), BAD, f"{type(problem).__name__}: {problem}", "report this to clipeval")
             )
-    return found
+    return results
 
 
 def _code() -> Iterator[Check]:
     from clipeval.results.provenance import code
 
-    found = code()
-    commit = f", commit {found['commit'][:12]}{' and changes' if found['dirty'] else ''}" if found["commit"] else ""
-    yield Check("clipeval", GOOD, f"{found['version']}{commit}, in {Path(__file__).resolve().parents[1]}")
+    code_state = code()
+    commit = (
+        f", commit {code_state['commit'][:12]}{' and changes' if code_state['dirty'] else ''}"
+        if code_state["commit"]
+        else ""
+    )
+    yield Check("clipeval", GOOD, f"{code_state['version']}{commit}, in {Path(__file__).resolve().parents[1]}")
 
 
 def _python() -> Iterator[Check]:

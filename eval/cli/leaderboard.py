@@ -49,12 +49,12 @@ def _leaderboard(arguments: argparse.Namespace, rest: list[str]) -> int:
 
         runs = load(paths, slim=True)
     filters = Filters(arguments.max_params, arguments.max_gflops, arguments.data, _day(arguments.since))
-    found = leaderboard(suites[0] if suites else "datacomp", runs, filters)
+    board = leaderboard(suites[0] if suites else "datacomp", runs, filters)
     suffix = {".md": "md", ".csv": "csv", ".html": "html"}.get(
         arguments.output.suffix if arguments.output else "", "table"
     )
     format = arguments.format or suffix
-    how = {"top": arguments.top, "sort": _column(arguments.sort, found), "like": arguments.like}
+    how = {"top": arguments.top, "sort": _column(arguments.sort, board), "like": arguments.like}
     if format == "table" and arguments.output is None:
         from rich.console import Console
 
@@ -62,21 +62,21 @@ def _leaderboard(arguments: argparse.Namespace, rest: list[str]) -> int:
 
         console = Console(highlight=False)
         how["top"] = 25 if arguments.top is None else arguments.top
-        console.print(terminal(leaderboard_table.build(found, **how), console.width))
+        console.print(terminal(leaderboard_table.build(board, **how), console.width))
         return 0
     if format == "html":
         from clipeval.results.page.leaderboard import render
 
-        text = render(found, arguments.like)
+        text = render(board, arguments.like)
     elif format == "csv":
-        text = leaderboard_table.csv(found)
+        text = leaderboard_table.csv(board)
     elif format == "md":
-        text = leaderboard_table.markdown(found, **how)
+        text = leaderboard_table.markdown(board, **how)
     else:
         from clipeval.results.block import terminal
         from clipeval.results.render_terminal import to_text
 
-        text = to_text(terminal(leaderboard_table.build(found, **how), 100), 100, False)
+        text = to_text(terminal(leaderboard_table.build(board, **how), 100), 100, False)
     if arguments.output is None:
         print(text)
     else:
@@ -87,13 +87,13 @@ def _leaderboard(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _column(name: str, found: Any) -> str:
+def _column(name: str, board: Any) -> str:
     """The column that `--sort` names: one of `COLUMNS`, a task's key, or its last part."""
-    if name in COLUMNS or name in found.tasks:
+    if name in COLUMNS or name in board.tasks:
         return name
-    keys = [key for key in found.tasks if name in (key.rpartition("/")[2], found.tasks[key])]
+    keys = [key for key in board.tasks if name in (key.rpartition("/")[2], board.tasks[key])]
     if len(keys) != 1:
-        raise ClipevalError(nearest("column", name, [*COLUMNS, *found.tasks]))
+        raise ClipevalError(nearest("column", name, [*COLUMNS, *board.tasks]))
     return str(keys[0])
 
 

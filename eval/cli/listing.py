@@ -96,20 +96,20 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> int:
         "suite": lambda: facts.suite_facts(name, root, config_dir),
         "model": lambda: facts.model_facts(name, config_dir),
     }
-    found = reader[group]()
+    shown = reader[group]()
     if arguments.format == "json":
         from clipeval.cli.terminal import print_json
 
-        print_json(found)
+        print_json(shown)
         return 0
     from rich.console import Console
 
     from clipeval.cli.show import print_facts
 
     console = Console(highlight=False)
-    print_facts(group, found, root, console)
+    print_facts(group, shown, root, console)
     if group == "suite":
-        console.print(_table(found["tasks"], console.width))
+        console.print(_table(shown["tasks"], console.width))
     return 0
 
 

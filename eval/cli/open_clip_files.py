@@ -55,11 +55,11 @@ def image_size(name: str) -> int | None:
 def weights(name: str, tag: str) -> Weights | None:
     """Where the weights of an architecture's tag come from; None where open_clip's table does not say it in a plain way."""
     tags = _table().get(name) or _table().get(name.removesuffix("-quickgelu"), {})
-    found = tags.get(tag.lower().replace("-", "_"))
-    if found is None:
+    candidates = tags.get(tag.lower().replace("-", "_"))
+    if candidates is None:
         return None
-    owner, repository, filename = [*str(found.get("hf_hub") or "").split("/", 2), "", ""][:3]
-    return Weights(f"{owner}/{repository}" if repository else "", filename, str(found.get("url") or ""))
+    owner, repository, filename = [*str(candidates.get("hf_hub") or "").split("/", 2), "", ""][:3]
+    return Weights(f"{owner}/{repository}" if repository else "", filename, str(candidates.get("url") or ""))
 
 
 def _package() -> Path:

@@ -33,7 +33,7 @@ def _words(typed: str, chosen: Mapping[str, str], config_dir: str | None) -> Ite
     sign = typed[:1] if typed[:1] in ("+", "~") else ""
     key, equals, value = typed.removeprefix(sign).partition("=")
     if equals:
-        yield from (f"{sign}{key}={found}" for found in _values(key, value, chosen, config_dir))
+        yield from (f"{sign}{key}={value_text}" for value_text in _values(key, value, chosen, config_dir))
         return
     if sign == "~":
         yield from (f"~tasks.{name}" for name in _tasks(chosen, config_dir))

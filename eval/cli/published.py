@@ -16,11 +16,11 @@ def of_task(key: str) -> list[Row]:
     from clipeval.results import published
 
     table = published.rows_of_task(key)
-    found = []
+    sources = []
     for group, rows in table.groupby(["source", "metric"], sort=False):
         source, metric = cast(tuple[str, str], group)
         best = rows.sort_values("value", ascending=False, kind="stable").iloc[0]
-        found.append(
+        sources.append(
             {
                 "source": published.source(source).title,
                 "metric": metric,
@@ -29,7 +29,7 @@ def of_task(key: str) -> list[Row]:
                 "median": round(float(rows["value"].median()), 4),
             }
         )
-    return found
+    return sources
 
 
 def of_model(name: str | None, pretrained: str | None) -> Row | None:
@@ -44,13 +44,13 @@ def of_model(name: str | None, pretrained: str | None) -> Row | None:
     table = published.rows_of_model(name, pretrained)
     if table.empty:
         return None
-    found: Row = {"sources": []}
+    facts: Row = {"sources": []}
     for source, rows in table.groupby("source", sort=False):
         scores: dict[str, dict[str, float]] = {}
         for key, metric, value in zip(rows["key"], rows["metric"], rows["value"], strict=True):
             scores.setdefault(key, {})[metric] = float(value)
         remark = str(rows["remark"].iloc[0])
-        found["sources"].append(
+        facts["sources"].append(
             {"source": published.source(str(source)).title, "values": len(rows), "remark": remark, "scores": scores}
         )
     first = table.iloc[0]
@@ -58,9 +58,9 @@ def of_model(name: str | None, pretrained: str | None) -> Row | None:
     if row is not None:
         averages = published.average(list(published.COLUMNS))
         average = float(averages.loc[cast(int, row.name)])
-        found |= {"average": average, "rank": int((averages > average).sum()) + 1, "models": len(averages)}
-        found |= {size: float(row[size]) for size in ("params (M)", "FLOPs (B)")}
-    return found
+        facts |= {"average": average, "rank": int((averages > average).sum()) + 1, "models": len(averages)}
+        facts |= {size: float(row[size]) for size in ("params (M)", "FLOPs (B)")}
+    return facts
 
 
 def profile(name: str) -> Row:
@@ -68,7 +68,7 @@ def profile(name: str) -> Row:
     from clipeval.results import published
 
     rows = published.profile()
-    found = rows[rows["model"] == name]
-    if found.empty:  # the activation changes no size
-        found = rows[rows["model"] == name.removesuffix("-quickgelu")]
-    return {} if found.empty else {str(key): value for key, value in found.iloc[0].to_dict().items()}
+    matching = rows[rows["model"] == name]
+    if matching.empty:  # the activation changes no size
+        matching = rows[rows["model"] == name.removesuffix("-quickgelu")]
+    return {} if matching.empty else {str(key): value for key, value in matching.iloc[0].to_dict().items()}

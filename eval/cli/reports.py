@@ -182,15 +182,15 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     from clipeval.results.contact_sheet import contact_sheet, picture_keys
     from clipeval.results.run_folder import RunFolder
 
-    found = compare(arguments.a, arguments.b, run.statistics)
+    comparison = compare(arguments.a, arguments.b, run.statistics)
     if arguments.format == "table":
         console = Console(highlight=False)
-        console.print(terminal(build(found), console.width))
+        console.print(terminal(build(comparison), console.width))
     else:
-        print(render(found, arguments.format))
+        print(render(comparison, arguments.format))
     if arguments.output is not None:
-        written = found.write(arguments.output)
-        for task, rows in found.parted.groupby("task"):
+        written = comparison.write(arguments.output)
+        for task, rows in comparison.disagreements.groupby("task"):
             shown = rows.head(60)
             keys = [key for row in shown.to_dict("records") for key in picture_keys(row)]
             images = pictures(str(arguments.a), str(task), keys)
@@ -267,12 +267,12 @@ def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
     overrides, names = _split([*arguments.words, *rest])
     if not names:
         raise ClipevalError("no file was named: give clip_benchmark's JSON files, or DataComp's eval_results.jsonl")
-    found = import_results([Path(name) for name in names], overrides, arguments.config_dir)
-    for item in found:
+    imported = import_results([Path(name) for name in names], overrides, arguments.config_dir)
+    for item in imported:
         print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.path}")
         for remark in item.remarks:
             print(f"  {remark}")
-    print_table([item.folder.path for item in found])
+    print_table([item.folder.path for item in imported])
     return 0
 
 
@@ -366,11 +366,11 @@ def _classify(arguments: argparse.Namespace, rest: list[str]) -> int:
     parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with handle.load(pick_device(config.runtime.device), config.runtime.precision) as encoder:
         # Decoded part by part: a folder may hold more pictures than memory does.
-        found = (
+        predictions = (
             classify(encoder, decode(part, handle.preprocess), labels, templates, [name for name, _ in part])
             for part in parts
         )
-        rows = torch.cat(list(found)).numpy()
+        rows = torch.cat(list(predictions)).numpy()
         warnings = [*handle.flags, *handle.cuts.flags(prompts(labels, templates)), *name_flags(labels, "given")]
         if encoder.scale is None:
             warnings.append("the model has no logit_scale: 100, CLIP's own, is assumed, and probabilities hang on it")

@@ -18,11 +18,11 @@ SHOWN = ("imagenet1k", "imagenetv2", "imagenet-a", "imagenet-r")
 """Keys of the tasks whose published scores are printed; `--format json` has all."""
 
 
-def print_facts(group: str, found: Mapping[str, Any], root: str | None, console: Console) -> None:
+def print_facts(group: str, facts: Mapping[str, Any], root: str | None, console: Console) -> None:
     """Prints facts of `clipeval.cli.facts`. Addresses and paths stay whole, however narrow the terminal is."""
     from rich.text import Text
 
-    lines = list({"task": _task, "model": _model, "suite": _suite}[group](found, root))
+    lines = list({"task": _task, "model": _model, "suite": _suite}[group](facts, root))
     indent = max(len(name) for name, _ in lines) + 2
     for name, text in lines:
         wrapped = textwrap.wrap(
@@ -35,31 +35,31 @@ def print_facts(group: str, found: Mapping[str, Any], root: str | None, console:
             )
 
 
-def _task(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
-    yield "task", str(found["task"])
-    yield "name", str(found["name"])
-    if found["what"] != found["name"]:
-        yield "what", str(found["what"])
-    yield "protocol", str(found["protocol"])
-    yield "metric", str(found["metric"] or "none: reported, and in no average")
-    yield "chance", "–" if found["chance"] is None else f"{found['chance']:.4g}"
-    yield "samples", _count(found["samples"]) + (f" in {_count(found['classes'])} classes" if found["classes"] else "")
-    yield "splits", ", ".join(found["splits"])
-    if found["languages"]:
-        yield "languages", ", ".join(map(str, found["languages"]))
-    yield "suites", ", ".join(found["suites"]) or "none"
-    for copy in found["sources"]:
+def _task(facts: Mapping[str, Any], root: str | None) -> Iterator[Line]:
+    yield "task", str(facts["task"])
+    yield "name", str(facts["name"])
+    if facts["what"] != facts["name"]:
+        yield "what", str(facts["what"])
+    yield "protocol", str(facts["protocol"])
+    yield "metric", str(facts["metric"] or "none: reported, and in no average")
+    yield "chance", "–" if facts["chance"] is None else f"{facts['chance']:.4g}"
+    yield "samples", _count(facts["samples"]) + (f" in {_count(facts['classes'])} classes" if facts["classes"] else "")
+    yield "splits", ", ".join(facts["splits"])
+    if facts["languages"]:
+        yield "languages", ", ".join(map(str, facts["languages"]))
+    yield "suites", ", ".join(facts["suites"]) or "none"
+    for copy in facts["sources"]:
         yield "data", " ".join(filter(None, (copy["source"], copy["page"] or copy["folder"])))
         yield "", _place(copy, root)
-    if not found["sources"]:
+    if not facts["sources"]:
         yield "data", "your own: task.data.path=PATH"
-    if found["licence"]:
-        yield "licence", str(found["licence"])
-    for note in found["notes"]:
+    if facts["licence"]:
+        yield "licence", str(facts["licence"])
+    for note in facts["notes"]:
         yield "note", str(note)
-    if not found["published"]:
+    if not facts["published"]:
         yield "published", "no score that clipeval knows"
-    for each in found["published"]:
+    for each in facts["published"]:
         best = each["best"]
         yield "published", f"{each['source']}: {each['metric']} of {each['models']} models"
         yield "", f"best {best['value']:.4f} ({best['model']} {best['pretrained']}), median {each['median']:.4f}"
@@ -72,23 +72,23 @@ def _place(copy: Mapping[str, Any], root: str | None) -> str:
     return f"not here: {location}"
 
 
-def _model(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
-    yield "model", str(found["model"])
-    yield "what", str(found["what"])
-    if found["name"]:
-        yield "name", str(found["name"])
-    if found["pretrained"]:
-        yield "weights", str(found["pretrained"]) + (f"  {found['weights']}" if found["weights"] else "")
-    if found["open"]:
-        yield "to be given", " ".join(f"model.{key}=…" for key in found["open"])
-    yield "image size", f"{found['image_size']:.0f} pixels" if found["image_size"] else "not known before it is loaded"
-    if found["parameters_m"]:
-        yield "parameters", f"{found['parameters_m']:.1f} million"
-    if found["gflops"]:
-        yield "compute", f"{found['gflops']:.1f} GFLOPs for an image and a text"
-    if found["here"] is not None:
-        yield "here", "yes" if found["here"] else f"no: clipeval download model={found['model']} suite=none fetches it"
-    published = found["published"]
+def _model(facts: Mapping[str, Any], root: str | None) -> Iterator[Line]:
+    yield "model", str(facts["model"])
+    yield "what", str(facts["what"])
+    if facts["name"]:
+        yield "name", str(facts["name"])
+    if facts["pretrained"]:
+        yield "weights", str(facts["pretrained"]) + (f"  {facts['weights']}" if facts["weights"] else "")
+    if facts["open"]:
+        yield "to be given", " ".join(f"model.{key}=…" for key in facts["open"])
+    yield "image size", f"{facts['image_size']:.0f} pixels" if facts["image_size"] else "not known before it is loaded"
+    if facts["parameters_m"]:
+        yield "parameters", f"{facts['parameters_m']:.1f} million"
+    if facts["gflops"]:
+        yield "compute", f"{facts['gflops']:.1f} GFLOPs for an image and a text"
+    if facts["here"] is not None:
+        yield "here", "yes" if facts["here"] else f"no: clipeval download model={facts['model']} suite=none fetches it"
+    published = facts["published"]
     if published is None:
         yield "published", "no score that clipeval knows"
         return
@@ -106,14 +106,14 @@ def _model(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
     yield "", "each task beside a run of yours: clipeval report RUN --against published"
 
 
-def _suite(found: Mapping[str, Any], root: str | None) -> Iterator[Line]:
-    yield "suite", str(found["suite"])
-    yield "what", str(found["what"])
+def _suite(facts: Mapping[str, Any], root: str | None) -> Iterator[Line]:
+    yield "suite", str(facts["suite"])
+    yield "what", str(facts["what"])
     yield (
         "tasks",
-        f"{len(found['tasks'])}, of which {found['here']} are here" + ("" if root else " (data.root is not set)"),
+        f"{len(facts['tasks'])}, of which {facts['here']} are here" + ("" if root else " (data.root is not set)"),
     )
-    yield "samples", f"{found['samples']:,}"
+    yield "samples", f"{facts['samples']:,}"
 
 
 def _count(value: Any) -> str:

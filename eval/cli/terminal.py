@@ -57,9 +57,9 @@ def progress_console(quiet: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """A value on standard output, as JSON that any reader takes: NaN is null."""
-    from clipeval.results.json_io import pretty
+    from clipeval.results.json_io import dumps
 
-    print(pretty(value).decode(), end="")
+    print(dumps(value).decode(), end="")
 
 
 def print_results(folders: Sequence[Path], as_json: bool) -> None:

@@ -31,7 +31,7 @@ from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import heartbeat
-from clipeval.results.provenance import provenance
+from clipeval.results.provenance import code, provenance
 from clipeval.results.records import COUNTS, DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import intervals
@@ -236,7 +236,7 @@ class Evaluation:
                 "deterministic": options.stream.aligned,
             },
             ties={"rule": task.ties, "count": scores.ties.count, "ranges": scores.ties.ranges},
-            run={k: v for k, v in provenance()["code"].items() if k in ("commit", "dirty")},
+            run={name: code()[name] for name in ("commit", "dirty")},
         )
         if self.config.head.save and task.one_head and test.head is not None:
             about = {"cut": cut, "text": self.handle.text_digest, "model": self.handle.name, "prompts": planned.prompts}
@@ -304,7 +304,7 @@ class Evaluation:
             theirs = ((self.folder.run() or {}).get("code") or {}).get("version")
         except DamagedRecord:  # written anew; the records vouch for themselves
             return
-        mine = provenance()["code"]["version"]
+        mine = code()["version"]
         if theirs and theirs != mine:
             raise ClipevalError(
                 f"{self.folder.path} was written by clipeval {theirs}, and this is {mine}, whose scores may differ: "

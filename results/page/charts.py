@@ -43,8 +43,8 @@ class Chart:
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """Those charts for which the runs hold what they need."""
-    found = [groups(runs), compute(runs), robustness(runs), *reliability(runs), *languages(runs)]
-    return [chart for chart in found if chart is not None]
+    drawn = [groups(runs), compute(runs), robustness(runs), *reliability(runs), *languages(runs)]
+    return [chart for chart in drawn if chart is not None]
 
 
 def colour(index: int) -> str:

@@ -13,32 +13,32 @@ from clipeval.results.page.charts import COLOURS, GREY, common
 from clipeval.results.page.page import asset, fill, library, safe_json
 
 
-def render(found: Leaderboard, like: str | None = None) -> str:
+def render(board: Leaderboard, like: str | None = None) -> str:
     """The page, one file with its data, styles and scripts inside."""
-    rows = found.rows
-    near = found.like(like) if like else None
+    rows = board.rows
+    near = board.like(like) if like else None
     return fill(
         "leaderboard.html",
-        title=f"Leaderboard, {found.suite}",
-        suite=found.suite,
-        tasks=found.tasks,
+        title=f"Leaderboard, {board.suite}",
+        suite=board.suite,
+        tasks=board.tasks,
         rows=[{str(name): _known(value) for name, value in row.items()} for row in rows.to_dict("records")],
         like=like,
         near=None if near is None else list(zip(label(near), near["score"], near["distance"], strict=True)),
-        dropped=found.dropped,
-        left_out=found.left_out,
+        dropped=board.dropped,
+        left_out=board.left_out,
         data=sorted({name for name in rows["data"] if name}),
-        compute=Markup(safe_json(str(compute(found).to_json()))),
-        correlation=Markup(safe_json(json.dumps(_correlation(found)))),
+        compute=Markup(safe_json(str(compute(board).to_json()))),
+        correlation=Markup(safe_json(json.dumps(_correlation(board)))),
         css=asset("page.css") + asset("leaderboard.css"),
         script=asset("leaderboard.js"),
         plotly=library("plotly", "package_data/plotly.min.js"),
     )
 
 
-def compute(found: Leaderboard) -> go.Figure:
+def compute(board: Leaderboard) -> go.Figure:
     """Score against GFLOPs, with the frontier; runs of one's own as stars. The page takes out what its filters hide."""
-    rows = found.rows[found.rows["gflops"].notna()]
+    rows = board.rows[board.rows["gflops"].notna()]
     figure = go.Figure()
     frontier = rows[rows["frontier"]].sort_values("gflops")
     figure.add_scatter(
@@ -65,19 +65,19 @@ def compute(found: Leaderboard) -> go.Figure:
             )
     figure.update_layout(
         xaxis={"type": "log", "title": {"text": "GFLOPs for an image and a text"}, "dtick": 1},
-        yaxis={"title": {"text": f"average of {len(found.tasks)} task{'s' if len(found.tasks) > 1 else ''}"}},
+        yaxis={"title": {"text": f"average of {len(board.tasks)} task{'s' if len(board.tasks) > 1 else ''}"}},
     )
     common(figure, several=True)
     return figure
 
 
-def _correlation(found: Leaderboard) -> dict[str, Any]:
+def _correlation(board: Leaderboard) -> dict[str, Any]:
     """The heat map's data: tasks in the order of how well they go with the others."""
-    matrix = found.correlation
+    matrix = board.correlation
     order = matrix.mean().sort_values(ascending=False, kind="stable").index
     values = matrix.loc[order, order].round(2)
     return {
-        "names": [found.tasks[key] for key in order],
+        "names": [board.tasks[key] for key in order],
         "values": values.astype(object).where(values.notna(), None).to_numpy().tolist(),
     }
 

@@ -204,10 +204,10 @@ def _attribute(
         " / ".join(text for text, label in zip(classes, stands_for, strict=True) if label == wanted) or str(wanted)
         for wanted in range(int(max(stands_for, default=-1)) + 1)
     ]
-    found = pd.DataFrame({"key": frame["key"], "label": frame[part.label]})
-    found["prediction"] = part.answers(frame[f"pred_{part.objective}"].to_numpy())
-    found["score_1"] = frame[f"score_{part.objective}"]
-    return found, names, f"Shown for {part.objective}."
+    answers = pd.DataFrame({"key": frame["key"], "label": frame[part.label]})
+    answers["prediction"] = part.answers(frame[f"pred_{part.objective}"].to_numpy())
+    answers["score_1"] = frame[f"score_{part.objective}"]
+    return answers, names, f"Shown for {part.objective}."
 
 
 def worst_classes(
@@ -268,9 +268,9 @@ def _choose(frame: pd.DataFrame) -> list[int]:
 
 def _illustrate(run: Run, record: Record, rows: Sequence[_Row], pictures: Pictures | None) -> tuple[Example, ...]:
     keys = [key for row in rows for key in row.keys]
-    found = pictures(str(run.folder.path), record.task, keys) if pictures and keys else {}
+    shown = pictures(str(run.folder.path), record.task, keys) if pictures and keys else {}
     return tuple(
-        Example(row.key, row.truth, row.said, data_uri(montage([found.get(key) for key in row.keys], SIDE, row.frames)))
+        Example(row.key, row.truth, row.said, data_uri(montage([shown.get(key) for key in row.keys], SIDE, row.frames)))
         for row in rows
     )
 

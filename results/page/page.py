@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipeval.results import against_block, sheet, words
+from clipeval.results import against_block, formatting, sheet
 from clipeval.results.against import ReferenceComparison
 from clipeval.results.figures import for_page
 from clipeval.results.page.charts import charts, colour
@@ -33,7 +33,7 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
         pictures: where example mistakes get their pictures; without it, they are listed by key.
     """
     built = sheet.build(runs)
-    found = charts(runs)
+    drawn = charts(runs)
     details = [_task(task, spec, runs, pictures) for task, spec in tasks(runs).items()]
     details = [task for task in details if task["runs"]]
     return fill(
@@ -45,9 +45,9 @@ def render(runs: Sequence[Run], against: Sequence[ReferenceComparison] = (), pic
         averages=[row for row in built.rows if row.kind in ("average", "common", "group")],
         overall=next((row for row in built.rows if row.kind == "average"), built.rows[0]),
         rows=[(row, _group_of(row.task, runs)) for row in built.rows if row.kind in ("task", "single")],
-        row_label=words.row_label,
+        row_label=formatting.row_label,
         blocks=[against_block.block(item) for item in against],
-        charts=[(chart, Markup(for_page(chart))) for chart in found],
+        charts=[(chart, Markup(for_page(chart))) for chart in drawn],
         details=details,
         provenance=[_provenance(run) for run in runs],
         css=asset("page.css"),
@@ -67,11 +67,11 @@ def fill(template: str, script: Markup, **fields: Any) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        score=words.score,
-        interval=words.interval,
-        margin=words.margin,
-        count_samples=words.count,
-        tally=words.tally,
+        score=formatting.score,
+        interval=formatting.interval,
+        margin=formatting.margin,
+        count_samples=formatting.count,
+        tally=formatting.tally,
         number=_number,
     )
     return environment.get_template(template).render(
@@ -85,8 +85,8 @@ def fill(template: str, script: Markup, **fields: Any) -> str:
 def _number(value: float | None) -> str:
     """A metric's value; counts and weight decays keep the digits that they have."""
     if value is not None and (value == int(value) and abs(value) > 1):
-        return words.count(int(value))
-    return words.score(value)
+        return formatting.count(int(value))
+    return formatting.score(value)
 
 
 def asset(name: str) -> Markup:
@@ -120,12 +120,12 @@ def _group_of(task: str, runs: Sequence[Run]) -> str:
 
 def _task(task: str, spec: Any, runs: Sequence[Run], pictures: Pictures | None) -> dict[str, Any]:
     """What the page says about one task, run by run."""
-    found = []
+    parts = []
     for index, run in enumerate(runs):
         record = run.records.get(task)
         if record is not None:
             wrong = mistakes(run, record, pictures)
-            found.append(
+            parts.append(
                 {
                     "label": run.label,
                     "colour": colour(index),
@@ -136,7 +136,7 @@ def _task(task: str, spec: Any, runs: Sequence[Run], pictures: Pictures | None) 
                 }
             )
     name = str(spec.get("name") or task)
-    return {"task": task, "name": name, "group": group_name(str(spec.get("group"))), "runs": found}
+    return {"task": task, "name": name, "group": group_name(str(spec.get("group"))), "runs": parts}
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
@@ -148,8 +148,8 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         return [(word, str(value)) for word, value in told if value is not None]
     facts = [
         ("Protocol", record.fingerprint.protocol),
-        ("Samples", words.count(record.samples)),
-        ("Classes", words.count(record.classes)),
+        ("Samples", formatting.count(record.samples)),
+        ("Classes", formatting.count(record.classes)),
         (
             "Prompts",
             ", ".join(str(part) for part in (prompts.get("name"), _templates(prompts.get("templates"))) if part),

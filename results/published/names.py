@@ -129,17 +129,17 @@ def _clean_tag(tag: str) -> str:
 @cache
 def _aliases() -> Mapping[str, Mapping[str, tuple[str, str]]]:
     """{kind: {alias: (model, pretrained)}}; the kinds are hub, quickgelu and weights."""
-    found: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    aliases: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     with open(Path(__file__).with_name("names.csv"), newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found[row["kind"]][row["alias"]] = row["model"], row["pretrained"]
-    return found
+            aliases[row["kind"]][row["alias"]] = row["model"], row["pretrained"]
+    return aliases
 
 
 @cache
 def _leaves() -> Mapping[str, tuple[str, str]]:
     """{the last part of a place on the Hub, in lower case: (model, pretrained)}, of those that one place alone has."""
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    leaves: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for alias, pair in _aliases()["hub"].items():
-        found[alias.rpartition("/")[2].lower()].add(pair)
-    return {leaf: next(iter(pairs)) for leaf, pairs in found.items() if len(pairs) == 1}
+        leaves[alias.rpartition("/")[2].lower()].add(pair)
+    return {leaf: next(iter(pairs)) for leaf, pairs in leaves.items() if len(pairs) == 1}

@@ -102,15 +102,15 @@ def rows(
             wanted.append((column, "in", set(values)))
     if any(not values for _, _, values in wanted):  # Arrow finds no type for an empty set
         wanted = [("model", "in", {""})]
-    found: pd.DataFrame = pq.read_table(FOLDER / "registry.parquet", filters=wanted or None).to_pandas(
+    table: pd.DataFrame = pq.read_table(FOLDER / "registry.parquet", filters=wanted or None).to_pandas(
         strings_to_categorical=False, ignore_metadata=True
     )
     texts = {name: "object" for name in COLUMNS if name not in ("value", "digits")}
-    found = found.astype(texts)
+    table = table.astype(texts)
     if models is not None:
-        pairs = zip(found["model"], found["pretrained"], strict=True)
-        found = found[np.array([pair in models for pair in pairs], dtype=bool)].reset_index(drop=True)
-    return found
+        pairs = zip(table["model"], table["pretrained"], strict=True)
+        table = table[np.array([pair in models for pair in pairs], dtype=bool)].reset_index(drop=True)
+    return table
 
 
 def rows_of_model(

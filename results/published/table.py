@@ -81,9 +81,9 @@ def find(name: str | None, pretrained: str | None) -> pd.Series[Any] | None:
     """The row of a model, by any of its names (`names.published_names`); None when it is not among the 121."""
     rows = _read("published_openclip_38.csv")
     for item in published_names(name, pretrained):
-        found = rows[(rows["name"] == item.model) & (rows["pretrained"] == item.pretrained)]
-        if not found.empty:
-            return found.iloc[0]
+        matching = rows[(rows["name"] == item.model) & (rows["pretrained"] == item.pretrained)]
+        if not matching.empty:
+            return matching.iloc[0]
     return None
 
 
@@ -103,5 +103,5 @@ def average(keys: Sequence[str]) -> pd.Series[Any]:
 def flops(name: str | None) -> float | None:
     """An architecture's GFLOPs for one image and one text; None where it was not profiled."""
     rows = _read("published_openclip_profile.csv")
-    found = rows.loc[rows["model"] == name, "gflops"]
-    return None if found.empty else float(found.iloc[0])
+    matching = rows.loc[rows["model"] == name, "gflops"]
+    return None if matching.empty else float(matching.iloc[0])

@@ -363,7 +363,7 @@ class TestPickles:
             assert holds(loaded(handle_of(shared, path)), one)
 
     @pytest.mark.parametrize("new", [True, False])
-    @pytest.mark.parametrize("where", ["args", "state_dict", "in a namespace"])
+    @pytest.mark.parametrize("location", ["args", "state_dict", "in a namespace"])
     def test_code_is_refused_by_its_name(
         self, location: str, new: bool, shared: Path, one: State, tmp_path: Path
     ) -> None:

@@ -42,12 +42,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_compare_writes_the_samples_where_they_part_and_their_pictures(two, tmp_path, capsys):
     assert main(["compare", *map(str, two), "--output", str(tmp_path)]) == 0
     assert "association" in capsys.readouterr().out
-    parted = pd.read_parquet(tmp_path / "parted.parquet")
-    digits = parted[parted["task"] == "quickstart_digits"]
+    disagreements = pd.read_parquet(tmp_path / "disagreements.parquet")
+    digits = disagreements[disagreements["task"] == "quickstart_digits"]
     one, other = (pd.read_parquet(run / "predictions" / "quickstart_digits.parquet") for run in two)
     right = [(frame["label"] == frame["prediction"]).to_numpy() for frame in (one, other)]
     assert set(digits["key"]) == set(one["key"][right[0] != right[1]])
-    for task in set(parted["task"]):
+    for task in set(disagreements["task"]):
         assert Image.open(tmp_path / f"{task}.png").width > 160
     assert main(["compare", *map(str, two), "--format", "md"]) == 0
     assert capsys.readouterr().out.count("\n| ") == 6

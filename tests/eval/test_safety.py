@@ -27,7 +27,7 @@ from clipeval.models import resolve
 from clipeval.models.head_files import _read as read_head
 from clipeval.replay.pictures import pictures
 from clipeval.replay.stored_run import StoredRun
-from clipeval.results.json_io import digest, pretty
+from clipeval.results.json_io import digest, dumps
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_tasks, trust
 from scripts.tiny_model import write_tiny_model
@@ -121,7 +121,7 @@ def rewrite(run: Path, task: str, change: Callable[[dict[str, Any]], object], to
     change(content)
     path.unlink()
     content["digest"] = digest(content)
-    (run / "records" / f"{to or task}.json").write_bytes(pretty(content))
+    (run / "records" / f"{to or task}.json").write_bytes(dumps(content))
 
 
 def commands(run: Path, honest: Path, scratch: Path) -> dict[str, list[str]]:
@@ -530,7 +530,7 @@ SHAPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("where", list(SHAPES))
+@pytest.mark.parametrize("location", list(SHAPES))
 @pytest.mark.parametrize("command", ["verify", "compare", "html", "table", "rerun", "status", "model-card"])
 def test_a_run_of_another_shape_is_no_traceback(location, command, run, honest, tmp_path, capsys):
     content = json.loads((run / "run.json").read_text())

@@ -15,9 +15,9 @@ import yaml
 
 from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
-from clipeval.results import published, render_markdown, runs, sheet, words
+from clipeval.results import formatting, published, render_markdown, runs, sheet
 from clipeval.results.against import against_published
-from clipeval.results.judgement import judge
+from clipeval.results.judgement import verdict_of
 from clipeval.results.tables import report
 
 TABLE = Path(published.__file__).with_name("published_openclip_38.csv")
@@ -69,7 +69,7 @@ def test_the_121_rows_rendered_give_the_printed_averages(factory, tmp_path):
     built = sheet.build(made)
     average = next(row for row in built.rows if row.kind == "average")
     printed = [float(row["Average perf. on 38 datasets"]) for row in rows()]
-    shown = [float(words.score(cell.value)) for cell in average.cells]
+    shown = [float(formatting.score(cell.value)) for cell in average.cells]
     assert len(shown) == 121
     assert shown == pytest.approx(printed, abs=0.00011)
     assert sum(abs(a - b) < 0.00001 for a, b in zip(shown, printed, strict=True)) >= 117
@@ -121,7 +121,7 @@ def test_the_columns_are_the_tasks_of_the_configs():
     ],
 )
 def test_the_rounding_of_the_printed_figure_counts(published_value, measured, interval, verdict):
-    assert judge(published_value, measured, interval) == verdict
+    assert verdict_of(published_value, measured, interval) == verdict
 
 
 def _shift(folder, task, value, interval):

@@ -47,9 +47,9 @@ def test_mcnemar_is_the_exact_test_less_half_of_what_was_seen(wins, losses):
 def test_mcnemar_keeps_its_level():
     """Under equal accuracy, 5% of 4,000 repeated comparisons are found, not many fewer."""
     rng = np.random.default_rng(0)
-    parted = rng.binomial(200, 0.15, 4000)
-    wins = rng.binomial(parted, 0.5)
-    found = np.mean([paired.mcnemar(int(w), int(n - w)) < 0.05 for w, n in zip(wins, parted, strict=True)])
+    disagreements = rng.binomial(200, 0.15, 4000)
+    wins = rng.binomial(disagreements, 0.5)
+    found = np.mean([paired.mcnemar(int(w), int(n - w)) < 0.05 for w, n in zip(wins, disagreements, strict=True)])
     assert 0.035 <= found <= 0.055
 
 
@@ -169,7 +169,7 @@ def test_the_words(pair):
 def test_a_run_is_no_different_from_itself(pair):
     found = compare(pair[0].path, pair[0].path, statistics, draws=200)
     assert all(item.p == 1.0 and item.difference == 0 and item.wins == item.losses == 0 for item in found.tasks)
-    assert found.parted.empty
+    assert found.disagreements.empty
     assert "5 cannot be told apart" in compare_block.render(found, width=120)
 
 
@@ -259,14 +259,14 @@ def test_retrieval_is_paired_by_image(factory, tmp_path):
         text = hit[frame["direction"] == "text"].groupby(frame["key"]).mean()
         scores.append((image + text) / 2)
     assert item.difference == pytest.approx((scores[1] - scores[0]).mean())
-    assert set(found.parted["key"]) == set(scores[0].index[(scores[0] - scores[1]).abs() > 1e-12])
+    assert set(found.disagreements["key"]) == set(scores[0].index[(scores[0] - scores[1]).abs() > 1e-12])
     t = stats.ttest_rel(scores[1], scores[0])
     assert item.p == pytest.approx(t.pvalue, abs=0.02)
 
 
 def test_the_contact_sheet_shows_the_pictures_with_their_names(factory, pair, tmp_path):
     found = compare(pair[0].path, pair[1].path, statistics, draws=200)
-    some = found.parted[found.parted["task"] == "mnist"].head(8)
+    some = found.disagreements[found.disagreements["task"] == "mnist"].head(8)
     pictures = {}
     for key, mode in zip(some["key"], ["RGB", "L", "RGBA", "P", "CMYK", "1", "I;16"], strict=False):
         sink = io.BytesIO()
@@ -285,7 +285,7 @@ def test_the_contact_sheet_shows_the_pictures_with_their_names(factory, pair, tm
 
 
 def test_protocols_side_by_side_keep_their_labels_and_their_pictures(factory):
-    """In one table of parted samples, labels of a task stay whole beside tasks that have none, and name their class."""
+    """In one table of disagreements samples, labels of a task stay whole beside tasks that have none, and name their class."""
     tasks = {
         "classes": pd.DataFrame({"key": ["a", "b"], "label": [0, 1]}),
         "cues": pd.DataFrame({"key": ["i0", "i1"], "cue": ["sky", "bug"], "associated": ["a b c", "c"]}),
@@ -301,10 +301,10 @@ def test_protocols_side_by_side_keep_their_labels_and_their_pictures(factory):
             full = frame.assign(**{column: one})
             right = [0.0, 1.0] if one == said[0] else [1.0, 0.0]
             sides.append((full, {"mean": Mean(np.array(right))}))
-        found.append(module._parted(task, "mean", *sides)[2])
-    parted = pd.concat(found, ignore_index=True)
-    assert parted["label"].tolist()[:2] == [0, 1]
-    assert [picture_keys(row) for row in parted.to_dict("records")] == [
+        found.append(module._disagreements(task, "mean", *sides)[2])
+    disagreements = pd.concat(found, ignore_index=True)
+    assert disagreements["label"].tolist()[:2] == [0, 1]
+    assert [picture_keys(row) for row in disagreements.to_dict("records")] == [
         ["a"],
         ["b"],
         ["a", "b", "c"],
@@ -319,7 +319,7 @@ def test_protocols_side_by_side_keep_their_labels_and_their_pictures(factory):
         factory.record("mnist", factory.predictions("mnist", 0.5, 0), {}), prompts={"classnames": ["zero", "one"]}
     )
     captions = {}
-    for task, rows in parted.groupby("task"):
+    for task, rows in disagreements.groupby("task"):
         assert contact_sheet(rows, pictures, record).startswith(b"\x89PNG")
         captions[task] = [text for text, _ in _caption(rows.to_dict("records")[0], ["zero", "one"])]
     assert captions["classes"] == ["zero", "A: one", "B: zero"]

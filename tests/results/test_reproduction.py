@@ -11,7 +11,7 @@ from clipeval.results import runs
 from clipeval.results.against import against_published
 from clipeval.results.against_block import block
 from clipeval.results.causes import causes
-from clipeval.results.judgement import drift, judge, precision_effect, simultaneous
+from clipeval.results.judgement import drift, precision_effect, simultaneous, verdict_of
 from clipeval.results.reproduction import _judged, reproduce, same_recipe
 
 RETRIEVAL = ("retrieval", "association")
@@ -234,11 +234,11 @@ def test_what_recipes_mean(published_run):
 
 
 def test_the_arithmetic():
-    assert judge(0.784, 0.7844, None, digits=3) == "exact"
-    assert judge(0.784, 0.7846, None, digits=3) == "unknown"
-    assert judge(0.5, 0.5000009, None, digits=17) == "exact"
-    assert judge(0.5, 0.51, (0.505, 0.515), factor=2.1) == "within"
-    assert judge(0.5, 0.51, (0.505, 0.515), slack=0.006) == "within"
+    assert verdict_of(0.784, 0.7844, None, digits=3) == "exact"
+    assert verdict_of(0.784, 0.7846, None, digits=3) == "unknown"
+    assert verdict_of(0.5, 0.5000009, None, digits=17) == "exact"
+    assert verdict_of(0.5, 0.51, (0.505, 0.515), factor=2.1) == "within"
+    assert verdict_of(0.5, 0.51, (0.505, 0.515), slack=0.006) == "within"
     assert simultaneous(1) == pytest.approx(1.0478, abs=1e-3)
     assert simultaneous(38) == pytest.approx(1.672, abs=2e-2)
     assert precision_effect(10_000) == pytest.approx(1.96 * (0.0056 / 10_000) ** 0.5, rel=1e-3)
