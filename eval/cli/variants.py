@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.results.words import interval, score
+from clipeval.results.formatting import interval, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def _print(table: pd.DataFrame, title: str, format: str, index: str) -> None:
     if format == "csv":
         print(table.rename_axis(index).to_csv(), end="")
     elif format == "md":
-        from clipeval.results.words import DASH
+        from clipeval.results.formatting import DASH
 
         rows = [
             [str(name), *(f"{v:.4f}" if isinstance(v, float) and v == v else DASH if v != v else str(v) for v in row)]
