@@ -38,8 +38,12 @@ def refuse_code(config: Mapping[str, Any], path: Path | str) -> None:
                 _refuse(path, f"{at}{key}={node[key]}")
 
 
-def refuse_unknown_type(path: Path) -> None:
+def refuse_unknown_type(path: Path, can_be_asked: bool = False) -> None:
     """Refuses a transformers config.json whose architecture is a Python file beside it.
+
+    Args:
+        path: the config.
+        can_be_asked: whether `model.trust_remote_code=true` would run that file.
 
     Raises:
         ClipevalError: as `refuse_code`; or it is not JSON.
@@ -57,6 +61,8 @@ def refuse_unknown_type(path: Path) -> None:
 
     if config.get("model_type") not in CONFIG_MAPPING:
         what = f"auto_map={str(config['auto_map'])[:200]} for a model_type={config.get('model_type')}"
+        if not can_be_asked:
+            _refuse(path, what)
         raise ClipevalError(
             f"{path} asks for code that comes with the checkpoint, which is not run unasked ({what}). Read it, and say "
             "model.trust_remote_code=true; or wrap the model in a class of your own (model=custom model._target_=MODULE.CLASS)."

@@ -95,7 +95,7 @@ class HuggingFace(ModelHandle):
             names = ", ".join(dict.fromkeys(file for _, file in modules_of(self._config))) or "none is named"
             self.flags.append(SAID.format(names=names))
         else:
-            refuse_unknown_type(config)
+            refuse_unknown_type(config, can_be_asked=True)
         if (self._folder / ADAPTER).exists():  # transformers applies it where peft is installed, and else says nothing
             raise ClipevalError(
                 f"model.path={path} holds an adapter beside the model ({ADAPTER}), which is not applied unless it is asked for: "
