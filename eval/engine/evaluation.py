@@ -81,6 +81,7 @@ class Evaluation:
         """Opens every task; see `clipeval.engine.plan`."""
         if self.handle.missing:
             raise ClipevalError(self.handle.missing)
+        self.handle.require_precision(self.config.runtime.precision)
         self._keep_nothing_of_the_unknown()
         config, parts = self.config, self.parts
         if parts is not None:
