@@ -217,9 +217,7 @@ class LinearProbe(Task):
             start = models[strength] = lbfgs(x, y, classes, strength, start)
         return [models[strength] for strength in strengths]
 
-    def search(
-        self, x: Rows, y: torch.Tensor, val_x: Rows, val_y: torch.Tensor, classes: int, seed: int
-    ) -> float:
+    def search(self, x: Rows, y: torch.Tensor, val_x: Rows, val_y: torch.Tensor, classes: int, seed: int) -> float:
         """The strength with the best top-1 accuracy on the validation samples."""
         known: dict[float, float] = {}
 

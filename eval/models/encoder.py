@@ -82,14 +82,15 @@ class Encoder:
         self._dtype = torch.float32
         self._autocast: torch.dtype | None = None
         module = model if isinstance(model, nn.Module) else None
-        if module is not None and not owned:
-            self.device = device_of(module) or self.device
-        self._text = TextEncoder(self._encode_text, quicken(tokenizer), module, self.device)
         if module is not None:
             if owned:
                 module.to(self.device).eval().requires_grad_(False)
             else:
+                self.device = device_of(module) or self.device
                 self._undo.enter_context(_lent(module))
+        self._default: torch.device | None = self.device if on_default_device else None
+        with self._put_back_on_error():
+            self._text = TextEncoder(self._encode_text, quicken(tokenizer), module, self.device)
         if precision in _DTYPES:
             if module is not None and owned and cast:
                 _ = self.trims  # measured while the weights are float32
@@ -97,20 +98,23 @@ class Encoder:
                 self._dtype = _DTYPES[precision]
             else:
                 self._autocast = _DTYPES[precision]
-        self._default: torch.device | None = self.device if on_default_device else None
         self._image: Callable[[torch.Tensor], Any] = model.encode_image
         self._compiled = compile
         self._largest = 0
         if compile:
             self._image = torch.compile(model.encode_image, dynamic=False)
         if not (owned and cast):
-            try:
-                _ = (
-                    self.embed_dim
-                )  # code of the user's own may answer anything; better to know before images are decoded
-            except BaseException:
-                self._undo.close()
-                raise
+            # Code of the user's own may answer anything; better to know before images are decoded.
+            with self._put_back_on_error():
+                _ = self.embed_dim
+
+    @contextmanager
+    def _put_back_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._undo.close()
+            raise
 
     @cached_property
     def trims(self) -> bool:

@@ -113,7 +113,7 @@ def _nodes() -> tuple[list[Any], list[Any]]:
     of_cudnn = [getattr(backends.cudnn, name, None) for name in ("conv", "rnn")]
     of_mkldnn = [getattr(backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
     operations = [backends.cuda.matmul, *of_cudnn, *of_mkldnn]
-    return [[node for node in nodes if hasattr(node, "fp32_precision")] for nodes in (parents, operations)]
+    return parents, [node for node in operations if node is not None]
 
 
 def _former() -> tuple[str, bool]:

@@ -50,7 +50,7 @@ def has_default_device() -> bool:
 @contextmanager
 def random_states() -> Iterator[None]:
     """Puts back the random states of Python, numpy and torch after a block, on every device that this process uses."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
         try:

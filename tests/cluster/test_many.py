@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from clipeval.cli.main import main
 from clipeval.cluster import local
 from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
+from clipeval.engine import evaluation
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.heartbeats import heartbeats
 from scripts.tiny_model import write_tiny_model
@@ -72,6 +73,7 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
     decoded = []
     pixels = Preprocess.pixels
     monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
+    monkeypatch.setattr(evaluation, "check_once", lambda *given: None)  # it decodes pictures of its own
     caches = [f"cache.root={training / name}" for name in ("cache-1", "cache-2")]
     inside = "runtime.workers=0"
     # One that diverged fails alone: when it is loaded, at its first text, or at its first image.
@@ -110,7 +112,7 @@ class Inline:
 
     def Process(self, target: Callable[..., None], args: tuple[Any, ...]) -> Any:  # noqa: N802
         def start() -> None:
-            config, handle, units, device, count, end, others = pickle.loads(pickle.dumps((*args[:5], None, args[6])))  # noqa: S301
+            config, handle, units, device, count, _, others = pickle.loads(pickle.dumps((*args[:5], None, args[6])))  # noqa: S301
             self.done += [(str(unit), 1 + len(others)) for unit in units]
             target(config, handle, units, device, count, args[5], others)
 
@@ -126,6 +128,7 @@ def test_several_devices_share_the_images_of_all_checkpoints(
     threads, signals = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(training)
     monkeypatch.setattr(local, "get_context", lambda kind: inline)
+    monkeypatch.setattr(evaluation, "check_once", lambda *given: None)  # it decodes pictures of its own
     pattern, inside = "glob(checkpoints/*.pt)", "runtime.workers=0"
     one = command(training, data, pattern, f"cache.root={training / 'cache-1'}", inside)
     assert main(["run", *one, "out='one/${model.slug}'"]) == 0
