@@ -52,7 +52,7 @@ CONFIG: dict[str, dict[str, Value]] = {
     "runtime": {
         "device": Value(str, pattern=r"auto|cpu|mps|cuda(:\d+)?", hint="auto, cpu, cuda, cuda:N or mps"),
         "devices": Value(int, least=1),
-        "precision": Value(str, choices=("fp32", "bf16", "fp16", "datacomp")),
+        "precision": Value(str, choices=("fp32", "bf16", "fp16", "datacomp", "datacomp_tf32")),
         "batch_size": Value(int, null=True, least=1),
         "workers": Value(int, null=True, least=0),
         "preprocess": Value(str, choices=("exact", "fast")),

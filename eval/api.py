@@ -24,6 +24,8 @@ from clipeval.configs.compose import compose, override
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.ranks import Ranks
 from clipeval.models import from_memory
+from clipeval.models.surroundings import has_default_device, plain_surroundings, random_states
+from clipeval.models.trial import check_weights, device_of
 from clipeval.results.records import Record
 
 
@@ -41,6 +43,9 @@ def evaluate(
     ranks: Ranks | None = None,
 ) -> pd.DataFrame:
     """Evaluates `model` on a suite and leaves it as it was: its mode, its device and every random state.
+
+    What the process has set beside it has no part in the scores, and is left as it was: TF32, autocast, the default dtype and
+    device, deterministic algorithms.
 
     Args:
         model: gives `encode_image` ([B, 3, H, W] float32 to [B, D]) and `encode_text` (tokens to [T, D]).
@@ -60,7 +65,8 @@ def evaluate(
         `metrics`, a dict of every metric. A task that `data.on_missing=skip` left out has no value, and flags that say so.
 
     Raises:
-        ClipevalError: the config, the data or the model is not what it must be.
+        ClipevalError: the config, the data or the model is not what it must be: weights in half precision at
+            `runtime.precision=fp32`, say. A model that cannot be run as it is is found out before images are decoded.
     """
     words = _words(suite, data_root, overrides)
     ranks = Ranks() if ranks is None else ranks
@@ -113,13 +119,18 @@ def _opened(
     ranks: Ranks,
 ) -> Iterator[Evaluation]:
     """An evaluation of a model in memory; what it leaves lies in `out`, or nowhere. Random states are put back."""
-    words = [*words, override("runtime.device", _device_of(model))]
-    devices = list(range(torch.cuda.device_count()))
-    with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, torch.random.fork_rng(devices=devices):
+    device = _device_of(model)
+    if device == "meta":
+        check_weights(model, "fp32", name)
+    words = [*words, override("runtime.device", device)]
+    on_default_device = has_default_device()
+    around = plain_surroundings(torch.device(device)), random_states()
+    with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, around[0], around[1]:
         words.append(override("out", str(out if out is not None and ranks.first else scratch)))
         if out is None or ranks.count > 1:
             words.append("cache.features=false")
         handle = from_memory(model, tokenizer, transform, name=name)
+        handle.on_default_device = on_default_device
         yield Evaluation.open(compose(words), Console(quiet=quiet or not ranks.first, stderr=True), handle)
 
 
@@ -131,7 +142,7 @@ def _table(evaluation: Evaluation) -> pd.DataFrame:
 
 def _device_of(model: torch.nn.Module) -> str:
     """Where a model is, as `runtime.device` names it: Apple's one GPU has no number."""
-    device = next(model.parameters()).device
+    device = device_of(model) or torch.device("cpu")
     return "mps" if device.type == "mps" else str(device)
 
 

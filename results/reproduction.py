@@ -179,4 +179,4 @@ def same_recipe(record: Record, recipe: str) -> bool:
     }
     if recipe not in wanted:
         return False
-    return mixed == wanted[recipe] and (images == "fp32" or mixed[0])
+    return mixed == wanted[recipe] and (images in ("fp32", "fp32-tf32conv") or mixed[0])

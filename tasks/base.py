@@ -92,6 +92,8 @@ class Task(ABC):
     """Whether it asks about one list of classes, so that its class vectors can be kept and given."""
     on_device: ClassVar[bool] = False
     """Whether `predict` is work for the accelerator: its image embeddings then come on the run's device."""
+    in_blocks: ClassVar[bool] = False
+    """Whether embeddings that its device does not hold may come as `clipeval.tasks.host_rows.HostRows`, those of `test` apart."""
     scaled: ClassVar[bool] = False
     """Whether it turns cosines into probabilities: where its field `logit_scale` is None, `with_scale` sets the model's own."""
     output: ClassVar[str] = "embeddings"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples, Task
+from clipeval.tasks.host_rows import NUMBERS, Rows, block_size, blocks
 from clipeval.tasks.statistics import GroupMean, Proportion, Statistic
 from clipeval.tasks.ties import CLOSE, chosen_otherwise
 
@@ -110,7 +111,7 @@ def shares(votes: Scores) -> Scores:
     return plain, against, towards
 
 
-def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int) -> Iterator[torch.Tensor]:
+def mean_cosines(train: Rows, y: torch.Tensor, test: torch.Tensor, classes: int) -> Iterator[torch.Tensor]:
     """Cosines with each class's mean embedding, normalised.
 
     Args:
@@ -122,7 +123,9 @@ def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, class
     Yields:
         float32 [m, C] for some test samples at a time.
     """
-    sums = torch.zeros(classes, train.shape[1], device=train.device).index_add_(0, y, train)
+    sums, size = torch.zeros(classes, train.shape[1], device=train.device), block_size(train)
+    for part, labels in zip(blocks(train, size), torch.split(y, size), strict=True):
+        sums.index_add_(0, labels, part)
     means = F.normalize(sums, dim=1)
     empty = torch.bincount(y, minlength=classes) == 0
     for part in torch.split(test, ROWS):
@@ -130,7 +133,7 @@ def mean_cosines(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, class
 
 
 def votes(
-    train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int, label: torch.Tensor
+    train: Rows, y: torch.Tensor, test: torch.Tensor, classes: int, k: int, label: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What the k nearest neighbours vote for, each weighted by exp(cosine / 0.07).
 
@@ -143,9 +146,11 @@ def votes(
         Some test samples at a time, float32 [m, C] thrice: the votes; and those had all ties for the last place among the
         neighbours gone against the label, and all its way.
     """
-    k = min(k, len(train))
-    for part, truth in zip(torch.split(test, ROWS), torch.split(label, ROWS), strict=True):
-        cosines = part @ train.T
+    k, size = min(k, len(train)), block_size(train)
+    rows = max(1, min(ROWS, 4 * NUMBERS // len(train)))
+    for part, truth in zip(torch.split(test, rows), torch.split(label, rows), strict=True):
+        products = [part @ block.T for block in blocks(train, size)]
+        cosines = products[0] if len(products) == 1 else torch.cat(products, dim=1)
         values, places = cosines.topk(k, dim=1)
         tally = _cast(values, y[places], classes)
         worst, best = tally, tally

@@ -14,6 +14,7 @@ import torch
 from clipeval.tasks import checks, ties
 from clipeval.tasks.base import Answers, Samples, Task
 from clipeval.tasks.classification import ROWS, in_top_k, top_k_of_logits
+from clipeval.tasks.host_rows import Rows, blocks, join, take
 from clipeval.tasks.neighbours import CLOSE_VOTES, choices, mean_cosines, shares, votes
 from clipeval.tasks.seeds import Constant, SeedMean
 from clipeval.tasks.solvers import LinearClassifier, adamw, lbfgs, sample_few_shot, search_log_grid
@@ -45,6 +46,7 @@ class LinearProbe(Task):
 
     protocol: ClassVar[str] = "linear_probe"
     on_device: ClassVar[bool] = True
+    in_blocks: ClassVar[bool] = True
     splits: tuple[str, ...] = ("train", "test")
     shots: int | None = None
     """Training samples of each class; None: all."""
@@ -124,15 +126,15 @@ class LinearProbe(Task):
         tables: list[list[pd.DataFrame]] = [[], [], []]
         hanging = np.zeros(n, dtype=bool)
         for seed, (chosen, aside) in zip(self.seeds, self.draws(samples), strict=True):
-            fit_x, fit_y = x["train"][chosen], y["train"][chosen]
+            fit_x, fit_y = take(x["train"], chosen), y["train"][chosen]
             if self.strength is not None:
                 strength, last_x, last_y = self.strength, fit_x, fit_y
             else:
                 split, rows = ("val", slice(None)) if "val" in self.roles else ("train", aside)
-                val_x, val_y = x[split][rows], y[split][rows]
+                val_x, val_y = take(x[split], rows), y[split][rows]
                 strength = self.search(fit_x, fit_y, val_x, val_y, classes, seed)
                 both = self.shots is None
-                last_x = torch.cat([fit_x, val_x]) if both else fit_x
+                last_x = join(fit_x, val_x) if both else fit_x
                 last_y = torch.cat([fit_y, val_y]) if both else fit_y
             model = self.train(last_x, last_y, classes, [strength], seed)[0]
             answers = self.answer(model, (last_x, last_y, x["test"], classes), label)
@@ -153,7 +155,7 @@ class LinearProbe(Task):
         return Answers(predictions, otherwise if hanging.any() else (), int(hanging.sum()))
 
     def answer(
-        self, model: LinearClassifier, known: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int], label: np.ndarray
+        self, model: LinearClassifier, known: tuple[Rows, torch.Tensor, torch.Tensor, int], label: np.ndarray
     ) -> _Answer:
         """What the three classifiers answer.
 
@@ -194,7 +196,7 @@ class LinearProbe(Task):
         return "weight_decay" if self.solver == "adamw" else "C"
 
     def train(
-        self, x: torch.Tensor, y: torch.Tensor, classes: int, strengths: Sequence[float], seed: int
+        self, x: Rows, y: torch.Tensor, classes: int, strengths: Sequence[float], seed: int
     ) -> list[LinearClassifier]:
         """A classifier for each strength."""
         if self.solver == "adamw":
@@ -206,9 +208,7 @@ class LinearProbe(Task):
             start = models[strength] = lbfgs(x, y, classes, strength, start)
         return [models[strength] for strength in strengths]
 
-    def search(
-        self, x: torch.Tensor, y: torch.Tensor, val_x: torch.Tensor, val_y: torch.Tensor, classes: int, seed: int
-    ) -> float:
+    def search(self, x: Rows, y: torch.Tensor, val_x: Rows, val_y: torch.Tensor, classes: int, seed: int) -> float:
         """The strength with the best top-1 accuracy on the validation samples."""
         known: dict[float, float] = {}
 
@@ -253,7 +253,7 @@ class LinearProbe(Task):
         return {**metrics, "seed": Constant(float(predictions["seed"].iloc[0])), "seeds": Constant(len(seeds))}
 
 
-def accuracy(model: LinearClassifier, x: torch.Tensor, y: torch.Tensor) -> float:
+def accuracy(model: LinearClassifier, x: Rows, y: torch.Tensor) -> float:
     """Top-1 of classes int64 [N] from embeddings float32 [N, D]."""
-    answers = torch.cat([model(part).argmax(dim=1) for part in torch.split(x, ROWS)])
+    answers = torch.cat([model(part).argmax(dim=1) for part in blocks(x, ROWS)])
     return int((answers == y).sum()) / len(y)

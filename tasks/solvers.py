@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipeval.tasks.host_rows import Rows, block_size, blocks, index_device
+
 COARSE, FINE = 7, 97
 """The first look at a range of strengths, and its finest grid: 8 steps a decade over 12 decades, or 12 over 8."""
 
@@ -67,7 +69,7 @@ def search_log_grid(scores: Callable[[Sequence[float]], Sequence[float]], first:
 
 
 def adamw(
-    x: torch.Tensor,
+    x: Rows,
     y: torch.Tensor,
     classes: int,
     decays: Sequence[float],
@@ -102,7 +104,7 @@ def adamw(
     )
     length = -(-len(x) // batch_size)
     for epoch in range(epochs):
-        for i, rows in enumerate(torch.split(_shuffled(len(x), generator).to(x.device), batch_size)):
+        for i, rows in enumerate(torch.split(_shuffled(len(x), generator).to(index_device(x)), batch_size)):
             now = 0.5 * (1 + np.cos(np.pi * (epoch * length + i) / (epochs * length))) * rate
             for group in optimizer.param_groups:
                 group["lr"] = now
@@ -120,7 +122,7 @@ def adamw(
 
 
 def lbfgs(
-    x: torch.Tensor,
+    x: Rows,
     y: torch.Tensor,
     classes: int,
     strength: float,
@@ -132,7 +134,7 @@ def lbfgs(
     Minimises C sum_i CE(y_i, W x_i + b) + |W|^2 / 2, as scikit-learn's `LogisticRegression(C=strength)` does.
 
     Args:
-        x: float32 [N, D], on any device; the loss and its gradient are computed there.
+        x: float32 [N, D], on any device; the loss and its gradient are computed there, block by block where they are many.
         y: int64 [N].
         classes: how many.
         strength: C, the inverse of the penalty.
@@ -143,15 +145,19 @@ def lbfgs(
 
     scale = 1.0 / (strength * len(x))  # the mean of the losses keeps the numbers near 1, whatever N and C
     shape, size = (classes, x.shape[1]), classes * x.shape[1]
+    rows = block_size(x, classes)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         both = torch.from_numpy(flat).to(x.device, torch.float32)
         weight, bias = both[:size].view(shape).requires_grad_(), both[size:].requires_grad_()
-        loss = F.cross_entropy(F.linear(x, weight, bias), y)
-        gradients = torch.autograd.grad(loss, (weight, bias))
-        slope = np.concatenate([_float64(part) for part in gradients])
+        total, slope = 0.0, np.zeros(len(flat))
+        for part, wanted in zip(blocks(x, rows), torch.split(y, rows), strict=True):
+            loss = F.cross_entropy(F.linear(part, weight, bias), wanted) * (len(part) / len(x))
+            gradients = torch.autograd.grad(loss, (weight, bias))
+            total += loss.item()
+            slope += np.concatenate([_float64(g) for g in gradients])
         slope[:size] += scale * flat[:size]
-        return loss.item() + 0.5 * scale * float(flat[:size] @ flat[:size]), slope
+        return total + 0.5 * scale * float(flat[:size] @ flat[:size]), slope
 
     first = np.zeros(size + classes)
     if start is not None:

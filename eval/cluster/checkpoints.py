@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from clipeval.cluster.checkpoint_files import replaced
+from clipeval.cluster.local import plan_like, run_on_devices, say_devices
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation, run_planned
@@ -67,10 +68,12 @@ def run_models(
         evaluations.append(evaluation)
     first = evaluations[0]
     opened = first.plan()
-    plans = [opened, *(_plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
+    plans = [opened, *(plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
     runs = [(evaluation, evaluation.prepare(plan)) for evaluation, plan in zip(evaluations, plans, strict=True)]
     _share_encodings(evaluations)
     first.say_pixels(runs[0][1])
+    if any(plan.open for _, plan in runs):
+        say_devices(first)
     for evaluation in evaluations:
         evaluation.announce()
     failed: list[str] = []
@@ -107,23 +110,12 @@ def _leading(waiting: Sequence[tuple[Evaluation, Plan]], most: int) -> int:
     return len(waiting)
 
 
-def _plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
-    """The plan of a checkpoint, whose sets were opened for the first one.
-
-    Raises:
-        ClipevalError: the two see images or texts differently, or its files are missing.
-    """
-    mine, theirs = evaluation.handle, first.handle
-    mine.bring(evaluation.say)
-    if mine.preprocess != theirs.preprocess or mine.tokenizer_digest != theirs.tokenizer_digest:
-        raise ClipevalError(f"{mine.slug} and {theirs.slug} differ in preprocessing or tokenizer; run them one by one.")
-    tasks = [planned.with_weights_of(mine, evaluation.folder) for planned in plan.tasks]
-    return Plan(tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
-
-
 def _run_group(group: Sequence[tuple[Evaluation, Plan]]) -> list[str]:
     """Computes what is open of several checkpoints; gives a line for each that fails."""
     try:
+        shared = run_on_devices(group)
+        if shared is not None:
+            group = [(evaluation, plan) for (evaluation, _), plan in zip(group, shared.plans, strict=True)]
         models = run_planned(group)
     except ClipevalError as problem:
         if len(group) == 1:

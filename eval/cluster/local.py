@@ -10,11 +10,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pickle import PicklingError
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +26,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.features import FeatureStores
-from clipeval.engine.plan import PlannedTask
+from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import RunSummary, run_tasks
 from clipeval.engine.store import ChunkRange
 from clipeval.models import ModelHandle
@@ -39,24 +40,87 @@ def run(evaluation: Evaluation) -> RunSummary:
     Raises:
         ClipevalError: as `Evaluation.run`; or a process failed.
     """
-    count = int(evaluation.config.runtime.devices)
     plan, started = evaluation.prepare(), time.monotonic()
     evaluation.say_pixels(plan)
-    shares = partition_tasks(plan.open, evaluation.stores, count) if count > 1 else []
-    images = texts = 0
-    done: list[Any] = []
-    if len(shares) > 1:
-        todo = [planned.id for planned in plan.open]
-        evaluation.announce()
-        with heartbeat(evaluation.folder.path, [planned.unit for planned in plan.open]):
-            images, texts = run_shares(evaluation.config, evaluation.handle, shares)
-        evaluation.stores.refresh()
-        plan = evaluation.plan()
+    if plan.open:
+        say_devices(evaluation)
+    todo = [planned.id for planned in plan.open]
+    shared = run_on_devices([(evaluation, plan)])
+    done = []
+    if shared is not None:
+        plan = shared.plans[0]
         done = [c.record for c in plan.tasks if c.record and c.state == "done" and c.id in todo]
     (model,) = run_planned([(evaluation, plan)])
-    left = model.summary
+    left, before = model.summary, shared or Shared([])
     seconds = time.monotonic() - started
-    return RunSummary([*done, *left.records], images + left.images, texts + left.texts, seconds, left.pending)
+    return RunSummary(
+        [*done, *left.records], before.images + left.images, before.texts + left.texts, seconds, left.pending
+    )
+
+
+class Shared(NamedTuple):
+    """What several processes did of one model or several.
+
+    Attributes:
+        plans: what each model's plan is after that.
+        images, texts: how many they embedded.
+    """
+
+    plans: list[Plan]
+    images: int = 0
+    texts: int = 0
+
+
+def run_on_devices(runs: Sequence[tuple[Evaluation, Plan]]) -> Shared | None:
+    """Lets a process for each device do its share of what is open; None where one device is to do it all.
+
+    Args:
+        runs: evaluations with their plans, of models that see images and texts alike: an image is decoded for all of them at once,
+            by the process in whose share it is.
+
+    Raises:
+        ClipevalError: a process failed.
+    """
+    first = runs[0][0]
+    count = int(first.config.runtime.devices)
+    todo = {planned.id: planned for _, plan in reversed(runs) for planned in reversed(plan.open)}
+    shares = partition_tasks(list(reversed(todo.values())), first.stores, count) if count > 1 else []
+    if len(shares) < 2:
+        return None
+    with ExitStack() as stack:
+        for evaluation, plan in runs:
+            evaluation.announce()
+            stack.enter_context(heartbeat(evaluation.folder.path, [planned.unit for planned in plan.open]))
+        others = [(evaluation.config, evaluation.handle) for evaluation, _ in runs[1:]]
+        images, texts = run_shares(first.config, first.handle, shares, others)
+    for evaluation, _ in runs:
+        evaluation.stores.refresh()
+    opened = first.plan()
+    return Shared([opened, *(plan_like(first, opened, evaluation) for evaluation, _ in runs[1:])], images, texts)
+
+
+def plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
+    """The plan of a model, whose sets were opened for the first one.
+
+    Raises:
+        ClipevalError: the two see images or texts differently, or its files are missing.
+    """
+    mine, theirs = evaluation.handle, first.handle
+    mine.bring(evaluation.say)
+    if mine.preprocess != theirs.preprocess or mine.tokenizer_digest != theirs.tokenizer_digest:
+        raise ClipevalError(f"{mine.slug} and {theirs.slug} differ in preprocessing or tokenizer; run them one by one.")
+    tasks = [planned.with_weights_of(mine, evaluation.folder) for planned in plan.tasks]
+    return Plan(tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
+
+
+def say_devices(evaluation: Evaluation) -> None:
+    """Says where a run computes, and with how many decoders."""
+    count, options = int(evaluation.config.runtime.devices), evaluation.options()
+    device = options.device
+    named = f"{count} x {device.type}" if count > 1 else str(device)
+    if device.type == "cuda" and torch.cuda.is_available():
+        named += f" ({torch.cuda.get_device_name(device)})"
+    evaluation.say(f"device: {named}, {options.precision}, {options.stream.workers} decoders")
 
 
 def device_names(device: str, count: int) -> list[str]:
@@ -94,13 +158,19 @@ def _within(unit: TaskShard, outer: ChunkRange | None) -> TaskShard:
     )
 
 
-def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequence[TaskShard]]) -> tuple[int, int]:
+def run_shares(
+    config: DictConfig,
+    handle: ModelHandle,
+    shares: Sequence[Sequence[TaskShard]],
+    others: Sequence[tuple[DictConfig, ModelHandle]] = (),
+) -> tuple[int, int]:
     """Runs each share in a process of its own.
 
     Args:
         config: composed; its `runtime.device` and `runtime.devices` say where.
         handle: the model, which is sent to the processes.
         shares: what each does.
+        others: further models that see images and texts alike, with their configs: each process does its share for all of them.
 
     Returns:
         How many images and texts they embedded.
@@ -112,9 +182,10 @@ def run_shares(config: DictConfig, handle: ModelHandle, shares: Sequence[Sequenc
     context = get_context("spawn")
     processes, ends = [], []
     plain = OmegaConf.to_container(config, resolve=True)
+    beside = [(OmegaConf.to_container(other, resolve=True), of) for other, of in others]
     for units, device in zip(shares, names, strict=False):
         end, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(plain, handle, list(units), device, len(names), theirs))
+        process = context.Process(target=_work, args=(plain, handle, list(units), device, len(names), theirs, beside))
         try:
             process.start()
         except (PicklingError, TypeError, AttributeError) as problem:  # the first one, if any: all get the same model
@@ -153,30 +224,42 @@ def _gather(ends: list[Connection]) -> tuple[int, int]:
 
 
 def _work(
-    plain: dict[str, Any], handle: ModelHandle, units: list[TaskShard], device: str, count: int, end: Connection
+    plain: dict[str, Any],
+    handle: ModelHandle,
+    units: list[TaskShard],
+    device: str,
+    count: int,
+    end: Connection,
+    others: Sequence[tuple[Any, ModelHandle]] = (),
 ) -> None:
-    """One process: its share of the run on its device."""
+    """One process: its share of the run on its device, for one model or several."""
     signal.signal(signal.SIGTERM, _stop)
-    config = OmegaConf.create(plain)
+    models = [(OmegaConf.create(given), of) for given, of in [(plain, handle), *others]]
     kind = torch.device(device)
     if kind.type == "cpu":
         torch.set_num_threads(max(1, usable_cores() // count))
     elif kind.type == "cuda":
         torch.cuda.set_device(kind)
-    workers = config.runtime.workers
-    config.runtime.workers = (
-        max(1, (default_workers(kind) if workers is None else workers) // count) if workers != 0 else 0
-    )
-    config.runtime.device, config.runtime.devices = device, 1
+    for config, _ in models:
+        workers = config.runtime.workers
+        config.runtime.workers = (
+            max(1, (default_workers(kind) if workers is None else workers) // count) if workers != 0 else 0
+        )
+        config.runtime.device, config.runtime.devices = device, 1
     try:
-        evaluation = Evaluation.open(config, Console(stderr=True, force_terminal=False), handle)
-        evaluation.parts = {unit.task: unit.part for unit in units}
-        plan = evaluation.plan()
-        plan.raise_problems()
-        model = evaluation.model_run(plan)
-        if plan.open:
-            run_tasks([model], evaluation.options())
-        end.send((None, (model.summary.images, model.summary.texts)))
+        console = Console(stderr=True, force_terminal=False)
+        evaluations = [Evaluation.open(config, console, of) for config, of in models]
+        for evaluation in evaluations:
+            evaluation.parts = {unit.task: unit.part for unit in units}
+        first = evaluations[0]
+        opened = first.plan()
+        opened.raise_problems()
+        plans = [opened, *(plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
+        runs = [e.model_run(plan) for e, plan in zip(evaluations, plans, strict=True) if plan.open]
+        if runs:
+            run_tasks(runs, first.options())
+        # A model of several that failed is tried once more, and named, by the process that started this one.
+        end.send((None, (sum(run.summary.images for run in runs), sum(run.summary.texts for run in runs))))
     except ClipevalError as problem:
         end.send((str(problem), (0, 0)))
     except KeyboardInterrupt:

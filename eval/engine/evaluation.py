@@ -84,6 +84,7 @@ class Evaluation:
     def plan(self) -> Plan:
         """Opens every task; see `clipeval.engine.plan`."""
         self.handle.bring(self.say)
+        self.handle.require_precision(self.config.runtime.precision)
         self._keep_nothing_of_the_unknown()
         config, parts = self.config, self.parts
         if parts is not None:

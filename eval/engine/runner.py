@@ -34,6 +34,7 @@ from clipeval.models import Encoder, ModelHandle, text_precision
 from clipeval.models.encoder_group import EncoderGroup, share_tokenizer
 from clipeval.models.precision import deterministic_algorithms
 from clipeval.models.texts import disable_tokenizer_threads
+from clipeval.models.trial import try_image
 from clipeval.models.unsound import CAUSES, first_unsound
 from clipeval.results.records import Record
 
@@ -141,6 +142,8 @@ class ModelRun:
             self.encoder = owner.encoder = owner.handle.load_text(str(options.device), options.precision)
         if self.encoder is not None:
             stack.callback(self.encoder.close)
+            if images and self.handle.ready:
+                try_image(self.encoder)
             if images and self.inspect is not None:
                 self.inspect(self.encoder)
 
@@ -188,16 +191,18 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
     jobs = decode_jobs(models, options, owners)
     sighted = {model for _, stores in jobs for model in stores}
     steady = deterministic_algorithms(options.device) if options.stream.aligned else nullcontext()
-    with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer:
+    with steady, flush_on_interrupt(models), ThreadPoolExecutor(max_workers=1) as scorer, ExitStack() as loaded:
         opened: dict[str, TextStore] = {}
         for model in models:
             model.start(options, scorer, opened)
         for model in models:
             model.queue.beside = [other.queue for other in models if other.stores is model.stores]
-        # Decoders start before the models are loaded, and work while texts are embedded.
+        for model in [model for model in models if model.handle.ready]:
+            model.load(loaded, options, owners[model] in sighted, owners[model])
+        # Decoders start before the other models are loaded, and work while texts are embedded.
         decoders = [job for job, _ in jobs], models[0].handle.preprocess, options.stream, options.device
-        with disable_tokenizer_threads(), ImageStream(*decoders) as stream, ExitStack() as loaded:
-            for model in models:
+        with disable_tokenizer_threads(), ImageStream(*decoders) as stream:
+            for model in [model for model in models if not model.handle.ready]:
                 with _failing_alone(model, models):
                     model.load(loaded, options, owners[model] in sighted, owners[model])
             share_tokenizer(list(dict.fromkeys(model.encoder for model in models if model.encoder is not None)))

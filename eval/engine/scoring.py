@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,19 @@ from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
-from clipeval.models.precision import current, full_float32
+from clipeval.models.float32 import full_float32
+from clipeval.models.precision import current
 from clipeval.models.shortened import shortened
 from clipeval.models.unsound import first_unsound
 from clipeval.results.records import Record
 from clipeval.results.run_folder import RunFolder
 from clipeval.tasks import text_rows
-from clipeval.tasks.base import Samples, Scores
+from clipeval.tasks.base import Samples, Scores, Task
+from clipeval.tasks.host_rows import to_device
 from clipeval.tasks.zero_shot import classifier_weights
 
+ROOM = 0.5
+"""The part of a GPU's free memory that embeddings may take while a task is scored; the encoder needs the rest meanwhile."""
 SHOWN = 20
 """Images left out that a flag names."""
 
@@ -142,16 +146,22 @@ class ScoringQueue:
             images = {split: shortened(embedded, self.dimensions) for split, embedded in images.items()}
             rows = shortened(rows, self.dimensions)
         self._check(planned, samples, images, texts, rows)
-        if planned.task.on_device:
-            images = {split: embedded.to(self.device) for split, embedded in images.items()}
-        if planned.task.output == "captions" and (long := text_rows.cut(images["test"].cpu())):
+        if planned.task.output == "captions" and (long := text_rows.cut(images["test"])):
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         if self.keep_heads and planned.task.one_head:
             samples["test"] = replace(samples["test"], head=classifier_weights(rows, samples["test"]))
         with current(self.device), full_float32():  # a thread begins on the first GPU
-            scores = planned.task.score(images, rows, samples)
+            scores = planned.task.score(self._placed(planned.task, images), rows, samples)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
         return self.write_record(ScoredTask(planned, samples, scores, flags, timings))
+
+    def _placed(self, task: Task, images: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Embeddings where the task computes with them; a training split that the device has no room for stays where it is."""
+        if not task.on_device:
+            return images
+        if not task.in_blocks or self.device.type != "cuda":
+            return {split: embedded.to(self.device) for split, embedded in images.items()}
+        return dict(to_device(images, self.device, ROOM * torch.cuda.mem_get_info(self.device)[0]))
 
     def _embedded(self, planned: PlannedTask) -> tuple[dict[str, Samples], dict[str, torch.Tensor], list[str]]:
         """The samples of each split that are embedded, their embeddings, and a flag for those that are left out."""

@@ -19,6 +19,7 @@ from clipeval.models.handle import ModelHandle, digest_of
 from clipeval.models.identity import Identity, identify, own_digest
 from clipeval.models.own_code import import_fresh
 from clipeval.models.texts import PROBES, Tokenizer, tokenise
+from clipeval.models.trial import check_weights
 from clipeval.preprocess.reading import read_transform
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 
@@ -145,8 +146,13 @@ class UserModel(ModelHandle):
         found: Tokenizer = self._made().tokenizer
         return found
 
+    def require_precision(self, precision: str) -> None:
+        """See `ModelHandle.require_precision`. Makes the instance."""
+        check_weights(self._made(), precision, self.name)
+
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """See `ModelHandle.load`. Half precision is autocast: a class of one's own may not survive a cast."""
+        self.require_precision(precision)
         preprocess, instance = self.preprocess, self._made()
         return Encoder(instance, instance.tokenizer, preprocess, device, precision, compile=compile, cast=False)
 
@@ -168,6 +174,10 @@ class MemoryModel(ModelHandle):
             self._problem = None  # it was read: its pixels are known
         self._weights: str | None = None
         self._tokens: str | None = None
+        self.on_default_device = False
+        """Whether its code may count on tensors being made where its weights are (`torch.set_default_device`)."""
+
+    ready = True
 
     @property
     def preprocess(self) -> Transform:
@@ -217,9 +227,15 @@ class MemoryModel(ModelHandle):
         """See `ModelHandle.tokenizer`."""
         return self._tokenizer
 
+    def require_precision(self, precision: str) -> None:
+        """See `ModelHandle.require_precision`."""
+        check_weights(self._model, precision, self.name)
+
     def load(self, device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Encoder:
         """An encoder around the model where it is: `device` only counts for a model without parameters."""
-        return Encoder(self._model, self._tokenizer, self._preprocess, device, precision, compile=compile, owned=False)
+        self.require_precision(precision)
+        given = self._model, self._tokenizer, self._preprocess, device, precision
+        return Encoder(*given, compile=compile, owned=False, on_default_device=self.on_default_device)
 
 
 def _model_identity(
@@ -243,7 +259,7 @@ def _is_of(function: Any, model: Any) -> bool:
 
 def from_memory(
     model: Any, tokenizer: Tokenizer, transform: Callable[..., Any], name: str = "in-memory", digest: str | None = None
-) -> ModelHandle:
+) -> MemoryModel:
     """A handle for a model in memory, such as one in training.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -15,18 +15,20 @@ from torch.nn import functional
 from clipeval.captioning.generate import write_captions
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.bpe import quicken
+from clipeval.models.float32 import full_float32
 from clipeval.models.precision import (
     check_precision,
     current,
-    full_float32,
     image_precision,
     indexed,
+    is_recipe,
     mixed_dtype,
     pick_device,
     text_precision,
 )
 from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.models.texts import TextEncoder, Tokenizer
+from clipeval.models.trial import device_of
 from clipeval.preprocess.transforms import Transform
 from clipeval.results.cores import usable_cores
 from clipeval.tasks.text_rows import to_rows
@@ -46,11 +48,13 @@ class Encoder:
         tokenizer: list of texts to int64 [T, L].
         preprocess: how the model's images are made.
         device: where to run.
-        precision: fp32, bf16, fp16 or datacomp.
+        precision: one of `clipeval.models.precision.PRECISIONS`.
         compile: torch.compile the image tower.
         owned: whether the model is ours to move, cast and free. One that a caller lends (`from_memory`) stays where it is:
             half precision is then autocast, and its mode comes back on `close`.
         cast: whether half precision may cast the weights of a model that is ours; else it is autocast.
+        on_default_device: whether the model's own code makes tensors on `device` where it does not say where, as in a process
+            that has called `torch.set_default_device`.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Encoder:
         compile: bool = False,
         owned: bool = True,
         cast: bool = True,
+        on_default_device: bool = False,
     ):
         self.precision, self.preprocess = check_precision(precision), preprocess
         self.model: Any = model
@@ -84,9 +89,11 @@ class Encoder:
             if owned:
                 module.to(self.device).eval().requires_grad_(False)
             else:
-                self.device = next((p.device for p in module.parameters()), self.device)
+                self.device = device_of(module) or self.device
                 self._undo.enter_context(_lent(module))
-        self._text = TextEncoder(self._encode_text, quicken(tokenizer), module, self.device)
+        self._default: torch.device | None = self.device if on_default_device else None
+        with self._put_back_on_error():
+            self._text = TextEncoder(self._encode_text, quicken(tokenizer), module, self.device)
         if precision in _DTYPES:
             if module is not None and owned and cast:
                 _ = self.trims  # measured while the weights are float32
@@ -100,7 +107,17 @@ class Encoder:
         if compile:
             self._image = torch.compile(model.encode_image, dynamic=False)
         if not (owned and cast):
-            _ = self.embed_dim  # code of the user's own may answer anything; better to know before images are decoded
+            # Code of the user's own may answer anything; better to know before images are decoded.
+            with self._put_back_on_error():
+                _ = self.embed_dim
+
+    @contextmanager
+    def _put_back_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._undo.close()
+            raise
 
     @cached_property
     def trims(self) -> bool:
@@ -160,14 +177,15 @@ class Encoder:
         """As `encode_images`, but as long as the model makes them."""
         rows = len(batch)
         images = batch.to(self.device, non_blocking=True)
-        with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):
+        with self._running(mixed_dtype(self.device) if is_recipe(self.precision) and mixed else self._autocast):
             images = self.preprocess.normalise(images) if images.dtype == torch.uint8 else images
             images = images.to(self._dtype)
             if self._compiled:  # one shape: a smaller batch is filled up, so that it is not compiled again
                 self._largest = max(self._largest, rows)
                 images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self._largest - rows))
             try:
-                embeddings = _tensor(self._image(images), "encode_image")[:rows]
+                with self._own_default():
+                    embeddings = _tensor(self._image(images), "encode_image")[:rows]
             except torch.OutOfMemoryError:
                 self.forget_shape()
                 raise
@@ -211,9 +229,11 @@ class Encoder:
             float32 [B, 512], on the CPU: texts, as `clipeval.tasks.text_rows` keeps them.
         """
         images = batch.to(self.device, non_blocking=True)
-        with self._running(mixed_dtype(self.device) if self.precision == "datacomp" and mixed else self._autocast):
+        with self._running(mixed_dtype(self.device) if is_recipe(self.precision) and mixed else self._autocast):
             images = self.preprocess.normalise(images) if images.dtype == torch.uint8 else images
-            return to_rows(write_captions(self.model, self.given_tokenizer, images.to(self._dtype)))
+            with self._own_default():
+                captions = write_captions(self.model, self.given_tokenizer, images.to(self._dtype))
+            return to_rows(captions)
 
     def encode_texts(
         self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
@@ -230,14 +250,18 @@ class Encoder:
         """
         if not texts:
             return torch.empty(0, self.embed_dim)
-        autocast = mixed_dtype(self.device) if self.precision == "datacomp" else self._autocast
+        autocast = mixed_dtype(self.device) if is_recipe(self.precision) else self._autocast
         _ = self.trims
         budget = _TOKENS_IN_BATCH.get(self.device.type, 16384)
         with self._running(autocast):
             return self._text(texts, budget, progress, share=autocast is None)
 
     def _encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        return _tensor(self.model.encode_text(tokens), "encode_text")
+        with self._own_default():
+            return _tensor(self.model.encode_text(tokens), "encode_text")
+
+    def _own_default(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._default is None else self._default
 
     @contextmanager
     def _running(self, autocast: torch.dtype | None) -> Iterator[None]:
@@ -246,7 +270,7 @@ class Encoder:
             stack.enter_context(current(self.device))
             # What a lent model keeps of a forward pass (tables of rotary positions) must serve its next training step.
             stack.enter_context(torch.inference_mode() if self.owned else torch.no_grad())
-            stack.enter_context(full_float32())
+            stack.enter_context(full_float32(tf32_convolutions=self.precision == "datacomp_tf32"))
             # Off as well as on: a caller's own autocast must not reach in here.
             stack.enter_context(
                 torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None)

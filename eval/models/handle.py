@@ -38,6 +38,8 @@ class ModelHandle(ABC):
     """How many numbers of its embeddings are read, from the first on; None: all. The rest is kept with them all the same."""
     flags: list[str]
     """Warnings for whoever reads a score of this model; every record repeats them."""
+    ready: bool = False
+    """Whether it is in memory already: it is then tried before images are decoded for it."""
 
     @property
     @abstractmethod
@@ -150,6 +152,10 @@ class ModelHandle(ABC):
                 f"{task} asks for {output}, and {self.name} gives {' and '.join(self.outputs)} only: take a model with a text "
                 "decoder, such as model=open_clip model.name=coca_ViT-B-32 model.pretrained=laion2b_s13b_b90k"
             )
+
+    def require_precision(self, precision: str) -> None:
+        """ClipevalError where the weights cannot be computed with in that precision, as far as that is known before loading."""
+        return
 
     def output_parts(self, output: str) -> dict[str, Any]:
         """What an image's output depends on, but for the image, the precision and the preprocessing mode."""

@@ -1,27 +1,27 @@
-"""The four precisions, and what each makes of images and texts."""
+"""The precisions, and what each makes of images and texts."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.models.float32 import full_float32 as full_float32
 
 log = logging.getLogger(__name__)
 
 _GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/kfd"))
 """What the drivers of NVIDIA and AMD make."""
 
-PRECISIONS = ("fp32", "bf16", "fp16", "datacomp")
+PRECISIONS = ("fp32", "bf16", "fp16", "datacomp", "datacomp_tf32")
 """fp32: the reference, without TF32. bf16, fp16: weights and activations. datacomp: the published recipe, images in fp32,
-texts and the images of `mixed` tasks under automatic mixed precision."""
+texts and the images of `mixed` tasks under automatic mixed precision. datacomp_tf32: the same with cuDNN's convolutions of fp32
+images in TF32, as torch has it where nobody asks for anything else, and as the published runs probably had it."""
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -77,22 +77,34 @@ def check_precision(precision: str) -> str:
     return precision
 
 
+def is_recipe(precision: str) -> bool:
+    """Whether it is the published recipe, which is not the same for all images and texts."""
+    return precision.startswith("datacomp")
+
+
 def mixed_dtype(device: str | torch.device) -> torch.dtype:
     """What automatic mixed precision computes in: float16 on CUDA, as the published runs did, else bfloat16."""
+    return torch.float16 if _on_cuda(device) else torch.bfloat16
+
+
+def _on_cuda(device: str | torch.device) -> bool:
     picked = pick_device(device) if str(device) == "auto" else torch.device(device)  # it may be another machine's
-    return torch.float16 if picked.type == "cuda" else torch.bfloat16
+    return picked.type == "cuda"
 
 
 def image_precision(precision: str, mixed: bool, device: str | torch.device) -> str:
-    """What a precision comes to for images: fp32, bf16, fp16, amp-fp16 or amp-bf16. Part of a feature's cache key."""
-    if check_precision(precision) != "datacomp":
+    """What a precision comes to for images: fp32, fp32-tf32conv, bf16, fp16, amp-fp16, amp-bf16. Part of a feature's key."""
+    if not is_recipe(check_precision(precision)):
         return precision
-    return _amp_name(device) if mixed else "fp32"
+    if mixed:
+        return _amp_name(device)
+    # Only cuDNN has such convolutions: elsewhere these are the embeddings of fp32.
+    return "fp32-tf32conv" if precision == "datacomp_tf32" and _on_cuda(device) else "fp32"
 
 
 def text_precision(precision: str, device: str | torch.device) -> str:
     """What a precision comes to for texts. Part of a text embedding's cache key."""
-    return _amp_name(device) if check_precision(precision) == "datacomp" else precision
+    return _amp_name(device) if is_recipe(check_precision(precision)) else precision
 
 
 def _amp_name(device: str | torch.device) -> str:
@@ -120,75 +132,3 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """float32 products in float32, whatever TF32 or bfloat16 short cuts the process has switched on; then as before.
-
-    The switches are the whole process's. Blocks may overlap, in several threads: the first one turns them off, and the last
-    one to end puts them back, so that none sees another's.
-    """
-    global _blocks, _before
-    with _lock:
-        if not _blocks:
-            _before = _Float32.now()
-            _Float32.plain()
-        _blocks += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks and _before is not None:
-                _before.put_back()
-
-
-_lock = threading.Lock()
-_blocks = 0
-_before: _Float32 | None = None
-
-
-class _Float32(NamedTuple):
-    """torch's switches for float32, by its former interface and, since 2.9, by that of `fp32_precision`.
-
-    Each refuses to answer where the other was used, and setting the former one sets the newer one too.
-    """
-
-    matmul: str | None
-    cudnn: bool | None
-    newer: tuple[str, ...]
-
-    @classmethod
-    def now(cls) -> _Float32:
-        matmul, cudnn = None, None
-        with suppress(RuntimeError):  # it was set by the newer one
-            matmul = torch.get_float32_matmul_precision()
-        with suppress(RuntimeError):
-            cudnn = torch.backends.cudnn.allow_tf32
-        return cls(matmul, cudnn, tuple(part.fp32_precision for part in _newer()))
-
-    @staticmethod
-    def plain() -> None:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        for part in _newer():
-            part.fp32_precision = "ieee"
-
-    def put_back(self) -> None:
-        if self.matmul is not None:
-            torch.set_float32_matmul_precision(self.matmul)
-        if self.cudnn is not None:
-            torch.backends.cudnn.allow_tf32 = self.cudnn
-        for part, setting in zip(_newer(), self.newer, strict=True):
-            part.fp32_precision = setting
-
-
-def _newer() -> list[Any]:
-    """The newer interface's objects with a switch, from the most general one; none before torch 2.9."""
-    backends = torch.backends
-    if not hasattr(backends.cuda.matmul, "fp32_precision"):
-        return []
-    of_mkldnn = [getattr(backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
-    found = [backends.cuda.matmul, *(getattr(backends.cudnn, name, None) for name in ("conv", "rnn")), *of_mkldnn]
-    return [part for part in found if hasattr(part, "fp32_precision")]

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.prefixes import PrefixSharing
+from clipeval.models.trial import placement
 
 Tokenizer = Callable[[list[str]], Any]
 """Texts to int64 [T, L]; a mapping with `input_ids`, as Hugging Face's tokenizers give it, will do."""
@@ -93,7 +94,7 @@ class TextEncoder:
         device: torch.device,
     ):
         self.tokenizer, self.device = tokenizer, device
-        self._full = encode
+        self._full, self._module = encode, module
         self._call = _Call(encode, module) if module is not None else None
         self._sliced: dict[int, dict[str, torch.Tensor]] = {}
         self._shared = PrefixSharing.of(module) if module is not None else None
@@ -153,7 +154,8 @@ class TextEncoder:
                 raise
             raise ClipevalError(
                 f"the text tower does not read what the tokenizer gives, {tokens.shape[1]} tokens of a text up to token "
-                f"{int(tokens.max()):,} ({str(error).splitlines()[0]}); take the tokenizer that the model was trained with"
+                f"{int(tokens.max()):,} ({str(error).splitlines()[0]})"
+                + (placement(self._module) or "; take the tokenizer that the model was trained with")
             ) from error
 
     def _test_sharing(self, tokens: torch.Tensor, lengths: torch.Tensor, full: torch.Tensor) -> None:

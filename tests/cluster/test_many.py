@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import pickle
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clipeval.cli.main import main
+from clipeval.cluster import local
 from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
+from clipeval.engine import evaluation
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.heartbeats import heartbeats
 from scripts.tiny_model import write_tiny_model
@@ -65,6 +73,7 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
     decoded = []
     pixels = Preprocess.pixels
     monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
+    monkeypatch.setattr(evaluation, "check_once", lambda *given: None)  # it decodes pictures of its own
     caches = [f"cache.root={training / name}" for name in ("cache-1", "cache-2")]
     inside = "runtime.workers=0"
     # One that diverged fails alone: when it is loaded, at its first text, or at its first image.
@@ -91,6 +100,58 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
         word = f"{training / 'checkpoints' / name}.pt"
         assert main(["run", *command(training, data, word, caches[1], f"out={alone}", inside)]) == 0
         assert results(folder) == results(alone), "bit for bit, under runtime.deterministic"
+
+
+class Inline:
+    """Processes that run at once and in this one: what `runtime.devices` starts, without the seconds that each takes to import."""
+
+    Pipe = staticmethod(multiprocessing.Pipe)
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+
+    def Process(self, target: Callable[..., None], args: tuple[Any, ...]) -> Any:  # noqa: N802
+        def start() -> None:
+            config, handle, units, device, count, _, others = pickle.loads(pickle.dumps((*args[:5], None, args[6])))  # noqa: S301
+            self.done += [(str(unit), 1 + len(others)) for unit in units]
+            target(config, handle, units, device, count, args[5], others)
+
+        return SimpleNamespace(start=start, is_alive=lambda: False, join=lambda: None)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_several_devices_share_the_images_of_all_checkpoints(
+    broken: bool, training: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One device used to work and the others were idle, without a word."""
+    inline, decoded, pixels = Inline(), list[int](), Preprocess.pixels
+    threads, signals = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(training)
+    monkeypatch.setattr(local, "get_context", lambda kind: inline)
+    monkeypatch.setattr(evaluation, "check_once", lambda *given: None)  # it decodes pictures of its own
+    pattern, inside = "glob(checkpoints/*.pt)", "runtime.workers=0"
+    one = command(training, data, pattern, f"cache.root={training / 'cache-1'}", inside)
+    assert main(["run", *one, "out='one/${model.slug}'"]) == 0
+    assert "device: cpu, fp32, 0 decoders" in capsys.readouterr().err and not inline.done
+    if broken:
+        bad = load_file(training / "m1" / "open_clip_model.safetensors")
+        bad["visual.proj"].zero_()
+        torch.save({"state_dict": bad}, training / "checkpoints" / "epoch_99.pt")
+    monkeypatch.setattr(Preprocess, "pixels", lambda self, *a, **k: decoded.append(1) or pixels(self, *a, **k))
+    two = command(training, data, pattern, f"cache.root={training / 'cache-2'}", inside, "runtime.devices=2")
+    try:
+        assert main(["run", *two, "out='two/${model.slug}'"]) == broken
+    finally:
+        torch.set_num_threads(threads)
+        signal.signal(signal.SIGTERM, signals)
+    said = capsys.readouterr().err
+    assert said.count("device: 2 x cpu, fp32, 0 decoders") == 1
+    assert sorted(inline.done) == sorted((task, COUNT + broken) for task in SMALL), "a share of images, for all of them"
+    assert (said.count("1 of 4 checkpoints failed"), said.count("is zero")) == (broken, broken)
+    if not broken:
+        assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints, on whatever device"
+    for folder in (training / "one").iterdir():
+        assert results(folder) == results(training / "two" / folder.name), "bit for bit, under runtime.deterministic"
 
 
 def test_watch(training: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

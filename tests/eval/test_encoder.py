@@ -275,6 +275,25 @@ def test_precision_names() -> None:
             pick_device("cuda:3")
 
 
+def test_tf32_of_convolutions_is_a_precision_of_its_own(handle: ModelHandle, encoder: Encoder) -> None:
+    """On CUDA: elsewhere it is `datacomp`, and so are its keys. Nothing else is in TF32."""
+    assert image_precision("datacomp_tf32", False, "cuda:1") == "fp32-tf32conv"
+    assert image_precision("datacomp_tf32", True, "cuda") == "amp-fp16" == text_precision("datacomp_tf32", "cuda")
+    for device, mixed in (("cpu", True), ("cpu", False), ("mps", False)):
+        assert image_precision("datacomp_tf32", mixed, device) == image_precision("datacomp", mixed, device)
+    assert image_precision("datacomp", False, "cuda") == "fp32"
+    images, seen = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), list[tuple[str, bool]]()
+    before = torch.backends.cudnn.allow_tf32
+    for kind in ("datacomp", "datacomp_tf32"):
+        with handle.load(precision=kind) as other:
+            image = other._image
+            other._image = lambda batch, image=image: (  # type: ignore[misc]
+                seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)) or image(batch)
+            )
+            assert torch.equal(other.encode_images(images), encoder.encode_images(images))
+    assert seen == [("highest", False), ("highest", True)] and torch.backends.cudnn.allow_tf32 == before
+
+
 def test_a_batch_s_memory_format_does_not_matter(encoder: Encoder) -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     last = images.contiguous(memory_format=torch.channels_last)

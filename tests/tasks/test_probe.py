@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader
 
-from clipeval.tasks import LinearProbe, Samples
+from clipeval.tasks import LinearProbe, Samples, host_rows, neighbours
+from clipeval.tasks import probe as probe_module
+from clipeval.tasks.host_rows import HostRows, to_device
 from clipeval.tasks.neighbours import mean_cosines, votes
 from clipeval.tasks.seeds import SeedMean
 from clipeval.tasks.solvers import adamw, lbfgs, sample_few_shot, search_log_grid
@@ -232,3 +235,38 @@ def test_too_few_shots_are_known_before_anything_is_embedded() -> None:
     _, y = embeddings(21, 0)
     with pytest.raises(ValueError, match="set: 4 shots were asked for, and class"):
         make(shots=4).prompts({"train": samples(y), "test": samples(y)})
+
+
+@pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
+@pytest.mark.parametrize(("shots", "splits"), [(None, ("train", "test")), (4, ("train", "val", "test"))])
+def test_rows_that_the_device_does_not_hold_give_the_same_answers(
+    solver: str, shots: int | None, splits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ImageNet's training images stay in the host's memory and go to the device in blocks: of the same size where they do fit."""
+    monkeypatch.setattr(host_rows, "LEAST", 16)
+    monkeypatch.setattr(host_rows, "NUMBERS", 16)
+    monkeypatch.setattr(neighbours, "NUMBERS", 16 * 90)
+    monkeypatch.setattr(probe_module, "ROWS", 16)
+    most, get = list[int](), HostRows.__getitem__
+
+    def spy(self: HostRows, index: torch.Tensor | slice) -> torch.Tensor:
+        rows = get(self, index)
+        most.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(HostRows, "__getitem__", spy)
+    tables = {split: embeddings(n, n) for split, n in (("train", 90), ("val", 40), ("test", 30)) if split in splits}
+    images = {split: x for split, (x, _) in tables.items()}
+    about = {split: samples(y) for split, (_, y) in tables.items()}
+    task = make(solver=solver, shots=shots, splits=splits, seeds=(0, 1), epochs=3)
+    texts, device = torch.zeros(0, DIM), torch.device("cpu")
+    plain = task.score(images, texts, about)
+    assert not most
+    for free in (0, 3 * images["test"].nbytes + (3 * images["val"].nbytes if "val" in images else 0)):
+        placed = to_device(images, device, free)
+        assert isinstance(placed["test"], torch.Tensor) and isinstance(placed["train"], HostRows)
+        found = task.score(placed, texts, about)  # type: ignore[arg-type]
+        pd.testing.assert_frame_equal(found.predictions, plain.predictions, check_exact=True)
+        assert found.metrics == plain.metrics
+    assert most and max(most) <= (64 if solver == "adamw" else 16), "a batch of the training, or a block"
+    assert all(isinstance(rows, torch.Tensor) for rows in to_device(images, device, 10**9).values())
