@@ -37,7 +37,7 @@ class TensorBoard:
     def __init__(self, where: str, series: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(where)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(where)
 
     def log(self, scores: Mapping[str, float], step: int) -> None:
         for name, value in scores.items():

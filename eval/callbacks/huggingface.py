@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from clipeval.callbacks.zero_shot import ZeroShot
 
 
-class ZeroShotCallback(ZeroShot, TrainerCallback):  # type: ignore[misc]
+class ZeroShotCallback(ZeroShot, TrainerCallback):
     """See `clipeval.callbacks.zero_shot.ZeroShot` for what it takes.
 
     Args:

@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     from pytorch_lightning import Callback
 
 
-class ZeroShotCallback(ZeroShot, Callback):  # type: ignore[misc, valid-type]
+class ZeroShotCallback(ZeroShot, Callback):  # type: ignore[misc]
     """See `clipeval.callbacks.zero_shot.ZeroShot` for what it takes. The model is the LightningModule, or a part of it."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -20,12 +20,12 @@ class Towers(NamedTuple):
     Attributes:
         model: has `encode_image` and `encode_text`.
         tokenizer: a list of texts to int64 [T, L].
-        transform: a PIL image to float32 [3, H, W].
+        transform: a PIL image to float32 [3, H, W], or a `Preprocess`.
     """
 
     model: nn.Module
     tokenizer: Tokenizer
-    transform: Callable[[Any], torch.Tensor]
+    transform: Callable[..., Any]
 
 
 def in_training(
@@ -126,7 +126,7 @@ def _of_transformers(
     from clipeval.models.transformers_towers import HubTokenizer, kind_of, padding_of
     from clipeval.models.transformers_towers import Towers as Pair
 
-    inner = getattr(
+    inner: Any = getattr(
         processor, "tokenizer", processor if callable(getattr(processor, "convert_ids_to_tokens", None)) else None
     )
     if tokenizer is None and inner is None:
@@ -144,4 +144,5 @@ def _of_transformers(
         context = int(known) if not kind.masked else min(int(inner.model_max_length), int(known) - 2, 512)
         tokenizer = hub = HubTokenizer.of(copy.deepcopy(inner), context, kind.clean)
         padding = padding_of(hub) if kind.masked else None
-    return Towers(Pair(model, padding), tokenizer, transform or pixels_of(processor.image_processor))
+    pixels: Any = transform or pixels_of(processor.image_processor)
+    return Towers(Pair(model, padding), tokenizer, pixels)

@@ -14,7 +14,7 @@ from clipeval.data.images import Images, digest_of
 from clipeval.tasks.base import Samples
 
 
-@dataclass(frozen=True)
+@dataclass
 class SubsetImages:
     """Some images of a split.
 
@@ -28,7 +28,7 @@ class SubsetImages:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", digest_of(self.images.digest, self.rows.tobytes()))
+        self.digest = digest_of(self.images.digest, self.rows.tobytes())
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -49,7 +49,7 @@ class Ranks:
         """Those of the default process group; this process alone where there is none. All of them have to call it."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls()
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         hosts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(hosts, socket.gethostname(), group=group)
         return cls(dist.get_rank(), len(hosts), hosts.count(socket.gethostname()), group)
@@ -94,9 +94,9 @@ class Ranks:
         said = self.ask(None if mine is None else str(mine) or type(mine).__name__)
         if mine is not None:
             raise mine
-        for rank, problem in enumerate(said):
-            if problem is not None:
-                raise ClipevalError(f"process {rank} of {self.count}: {problem}")
+        for rank, answer in enumerate(said):
+            if answer is not None:
+                raise ClipevalError(f"process {rank} of {self.count}: {answer}")
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor | None:
         """The rows of all processes, one after the other.
@@ -133,7 +133,7 @@ def run_shared(model: ModelRun, options: RunOptions, ranks: Ranks) -> None:
     with ThreadPoolExecutor(max_workers=1) as scorer:
         with ranks.together():
             jobs = decode_jobs([model], options)
-            model.start(options, scorer)
+            model.start(options, scorer, {})
             waiting, model.queue.waiting = model.queue.waiting, []  # nothing is whole before the rows are gathered
             texts = dict(model.missing)
             model.missing = {store: list(asked[ranks.share(len(asked))]) for store, asked in texts.items()}
@@ -141,7 +141,7 @@ def run_shared(model: ModelRun, options: RunOptions, ranks: Ranks) -> None:
             mine = [(job, stores) for job, stores in mine if len(job.indices)]
             decoders = [job for job, _ in mine], model.handle.preprocess, options.stream, options.device
             with disable_tokenizer_threads(), ImageStream(*decoders) as stream, ExitStack() as loaded:
-                model.load(loaded, options, images=True)
+                model.load(loaded, options, images=True, owner=model)
                 model.embed_texts()
                 embed_images(stream, [stores for _, stores in mine], [model])
         for text_store, asked in texts.items():
