@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 
 from clipeval.cluster.local import run
+from clipeval.cluster.ranks import Ranks
 from clipeval.cluster.training import run_on_ranks
 from clipeval.configs.compose import compose, override
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.ranks import Ranks
 from clipeval.models import from_memory
 from clipeval.models.surroundings import has_default_device, plain_surroundings, random_states
 from clipeval.models.trial import check_weights, device_of

@@ -14,8 +14,8 @@ from torch import nn
 
 from clipeval.api import check, evaluate
 from clipeval.callbacks.towers import Towers, in_training
+from clipeval.cluster.ranks import Ranks
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.ranks import Ranks
 from clipeval.results.curve import averaged, metric_names
 
 log = logging.getLogger(__name__)

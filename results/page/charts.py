@@ -177,6 +177,8 @@ def reliability(runs: Sequence[Run]) -> list[Chart]:
     found = []
     for index, run in enumerate(runs):
         for record in (r for r in run.records.values() if r.protocol == "calibration" and r.imported is None):
+            from clipeval.tasks.intervals import wilson  # here: the protocols beside it load torch
+
             table = run.folder.predictions(record)
             figure = go.Figure()
             figure.add_scatter(

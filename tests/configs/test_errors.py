@@ -24,12 +24,12 @@ def message(words: list[str], config_dir: Path | None = None) -> str:
 
 WRONG: list[tuple[list[str], list[str]]] = [
     # names of configs
-    (["task=cifar1"], ["Unknown task 'cifar1'. Did you mean: cifar10, cifar100?", "Available: ", "--config-dir"]),
+    (["task=cifar1"], ["Unknown task 'cifar1'. Did you mean: cifar10, cifar100", "Available: ", "--config-dir"]),
     (["suite=datacmp"], ["Unknown suite 'datacmp'. Did you mean: datacomp?"]),
     (["model=vitb32_openai"], ["Unknown model", "Did you mean: vit_b_32_openai"]),
     (["prompts=simpel"], ["Unknown prompts 'simpel'. Did you mean: simple?"]),
     (["runtime=gpu"], ["Unknown runtime 'gpu'", "cuda"]),
-    (["+task@tasks.mine=mnits"], ["Unknown task 'mnits'. Did you mean: mnist?"]),
+    (["+task@tasks.mine=mnits"], ["Unknown task 'mnits'. Did you mean: mnist"]),
     (["+taks@tasks.mine=mnist"], ["Unknown config group 'taks'. Did you mean: task?"]),
     (["suite=_x"], ["Unknown suite"]),
     # keys

@@ -69,7 +69,7 @@ def test_answers(line: str, expected: list[str]) -> None:
 def test_presets_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text("defaults: [mnist]\n")
-    assert answers(f"run --config-dir {tmp_path} task=mi") == ["task=mine"]
+    assert answers(f"run --config-dir {tmp_path} task=min") == ["task=mine"]
 
 
 @pytest.mark.parametrize("group", catalog.GROUPS)

@@ -158,7 +158,7 @@ def test_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
     found = parsed(capsys, "show", "suite=quickstart", "--json")
     assert isinstance(found, dict)
     assert found["here"] == len(found["tasks"]) == 14
-    assert "tasks    10, of which 10 are here" in ask(capsys, "show", "suite=quickstart")
+    assert "tasks    14, of which 14 are here" in ask(capsys, "show", "suite=quickstart")
 
 
 # -- terminals
