@@ -17,7 +17,6 @@ from clipeval.results.robustness import expit, logit, trend
 from clipeval.results.runs import Run, tasks
 from clipeval.results.sheet import average_cell
 from clipeval.results.uncertainty import Interval, average_interval
-from clipeval.tasks.intervals import wilson
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7A7A7A")
 """One for each run: Okabe and Ito's, told apart by the colour-blind and on light and dark alike."""
