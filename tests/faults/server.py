@@ -6,6 +6,7 @@ go at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -139,7 +140,15 @@ def _serve(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _main() -> None:
-
+    # What a run imports late, each fork would import anew.
+    for module in (
+        "open_clip",
+        "clipeval.cli.main",
+        "clipeval.cluster.local",
+        "clipeval.models.open_clip",
+        "clipeval.tasks",
+    ):
+        importlib.import_module(module)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps("ready"), file=channel, flush=True)
