@@ -83,6 +83,7 @@ def config_keys() -> Iterator[tuple[str, list[tuple[str, Value, str, str]]]]:
         **commented(CONFIGS / "model" / "hf_transformers.yaml"),
         **commented(CONFIGS / "model" / "_as_trained.yaml"),
     }
+    model.update(commented(CONFIGS / "model" / "_changed.yaml"))
     model.update(commented(CONFIGS / "model" / "_open_clip.yaml"))
     model.update(commented(CONFIGS / "model" / "_preset.yaml"))
     model["strict_quickgelu"] = commented(CONFIGS / "model" / "_open_clip.yaml")["strict_quickgelu"]

@@ -147,7 +147,7 @@ def test_the_others_parse_and_compose(page: str) -> None:
             rest = [re.sub(r"^(model=\w+),.*", r"\1", re.sub(r"glob\(.*\)", "epoch_1.pt", word)) for word in rest]
             assert compose(rest, arguments.config_dir).tasks, line
         elif words[0] == "watch":
-            assert compose([*arguments.overrides, *rest, "model.pretrained=X"] if rest else ["task=mnist"]).tasks
+            assert compose([*rest, "model.pretrained=X"] if rest else ["task=mnist"]).tasks
 
 
 def test_the_blocks_of_python_are_python() -> None:
@@ -177,6 +177,7 @@ def test_every_metric_of_the_quickstart_is_explained() -> None:
         plain = re.sub(r"(recall)@\d+", r"\1@k", name)
         forms = {name, plain, re.sub(r"seed:\d+", "seed:S", name), re.sub(r"^acc_\w+?_(avg|wg)$", r"acc_F_\1", name)}
         forms |= {re.sub(r"^acc_\w+:\d+$", "acc_G_F:V", name), re.sub(r"^count_\w+:\d+$", "count_F:V", name)}
+        forms |= {re.sub(r"^((?:text_|image_)?acc)_.+$", r"\1_G", name)}
         forms |= {re.sub(r"^acc_\w+_wg$", "acc_G_wg", name), "mean_recall@1" if name == "mean_recall@1" else name}
         assert forms & known, name
 

@@ -108,7 +108,9 @@ def test_cut_prompts_are_flagged_of_cached_embeddings_and_of_heads(
     import numpy as np
 
     made, make = [], zero_shot.zero_shot_classifier
-    monkeypatch.setattr(zero_shot, "zero_shot_classifier", lambda *given: made.append(given) or make(*given))
+    monkeypatch.setattr(
+        zero_shot, "zero_shot_classifier", lambda *given, **how: made.append(given) or make(*given, **how)
+    )
 
     fact = next(f for f in facts() if f.key == "mnist" or f.key.endswith("/mnist"))
     write_set(tmp_path / "data" / fact.folder, fact, 12, 20, 1, np.random.default_rng(0))
