@@ -24,8 +24,9 @@ DEFAULTS = {"runtime": CONFIGS / "runtime" / "default.yaml", "slurm": CONFIGS / 
 """Sections with a file of their own; the others stand in config.yaml."""
 
 
-def on_config(config: Any) -> Any:
-    """mkdocs: the package as it is imported, for mkdocstrings, which reads folders (and follows no links)."""
+def on_startup(**_: Any) -> None:
+    """mkdocs, before any plugin: the package as it is imported, for mkdocstrings, which reads folders (and follows no links) and
+    leaves out those that are not there when it is set up."""
     package = ROOT / "build" / "package" / "clipeval"
     shutil.rmtree(package, ignore_errors=True)
     for source, place in (("eval", "."), ("configs", "configs"), ("results", "results"), ("tasks", "tasks")):
@@ -33,7 +34,6 @@ def on_config(config: Any) -> Any:
             copy = package / place / path.relative_to(ROOT / source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
