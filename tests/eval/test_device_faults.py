@@ -230,10 +230,10 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     cuda = FakeCuda(monkeypatch)
     seen: list[int] = []
     task = SimpleNamespace(
-        on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
+        name="Task", on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
     )
     planned = SimpleNamespace(id="a", samples={}, features={}, texts=[], task=task)
-    texts: Any = {"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1))}
+    texts: Any = {"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1), parts={"label": "model"})}
     unused: Any = None
     device = torch.device("cuda:1")
     queue = ScoringQueue([], FeatureStores(None), texts, lambda scored: unused, unused, unused, device)
