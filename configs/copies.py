@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.schema import DATA
 
 
 def choose_copies(config: DictConfig, origin: Mapping[str, str] | None = None) -> None:

@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import advice
-from clipeval.configs.values import Value, shown
+from clipeval.configs.values import COUNT_OR_NULL, SWITCH, TEXT, TEXT_OR_NULL, Value, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 ID = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-TEXT, TEXT_OR_NULL, SWITCH = Value(str), Value(str, null=True), Value(bool)
-COUNT_OR_NULL = Value(int, null=True, least=0)
 
 CONFIG: dict[str, dict[str, Value]] = {
     "data": {
@@ -109,65 +108,6 @@ MODEL = {
     "slug": Value(str, pattern=ID, hint="a name of letters, digits, dots, dashes and underscores"),
     "path": TEXT,
     "about": Value(object, null=True, hint="notes on a preset: source, data, licence"),
-}
-DATA = {
-    "kind": Value(
-        str,
-        choices=(
-            *("webdataset", "folder", "table", "captions", "caption_rows", "huggingface", "pairs", "paths"),
-            *("qrels", "queries", "videos", "video_captions"),
-        ),
-    ),
-    "folder": TEXT_OR_NULL,
-    "path": TEXT_OR_NULL,
-    "root": TEXT_OR_NULL,
-    "samples": COUNT_OR_NULL,
-    "classes": COUNT_OR_NULL,
-    "convert": Value(str, choices=("rgb_first", "as_decoded", "watermark")),
-    "font": TEXT_OR_NULL,
-    "fields": Value(list),
-    "label": TEXT_OR_NULL,
-    "caption": TEXT_OR_NULL,
-    "image": TEXT,
-    "classnames": Value(object, null=True, hint="a file's name, a list of text or {label: name}"),
-    "instances": TEXT_OR_NULL,
-    "captions": Value(object, null=True, hint="a caption file's name, or for pairs a list of columns"),
-    "tables": Value(list),
-    "images": Value(list),
-    "rows": Value(int, least=1),
-    "correct": Value(object, null=True, hint="a column, a number from 0 or a list of them"),
-    "group": TEXT_OR_NULL,
-    "sets": Value(object, null=True, hint="{kind: column}"),
-    "where": Value(object, null=True, hint="{column: [values]}"),
-    "first": Value(int, null=True, least=1),
-    "clean": Value(str, null=True, choices=("first_line", "one_line", "sentences")),
-    "box": Value(list),
-    "paths": TEXT_OR_NULL,
-    "accepted": TEXT_OR_NULL,
-    "annotations": TEXT_OR_NULL,
-    "order": TEXT_OR_NULL,
-    "exclude": TEXT_OR_NULL,
-    "hierarchy": TEXT_OR_NULL,
-    "heights": TEXT_OR_NULL,
-    "score": TEXT_OR_NULL,
-    "relevant": Value(list),
-    "junk": Value(list),
-    "among": Value(list),
-    "gallery": Value(object, null=True, hint="{files: pattern or null}"),
-    "frames": Value(int, null=True, least=1),
-    "language": TEXT_OR_NULL,
-    "languages": Value(list),
-    "hub": TEXT_OR_NULL,
-    "elsewhere": Value(list, null=True),
-    "task": TEXT_OR_NULL,
-    "revision": TEXT_OR_NULL,
-    "sep": TEXT_OR_NULL,
-    "encoding": TEXT_OR_NULL,
-    "numeric_classnames": SWITCH,
-    "names_as_published": SWITCH,
-    "max_pixels": Value(int, null=True, least=1),
-    "max_text_chunk": Value(int, null=True, least=1),
-    "limit": Value(int, null=True, least=1),
 }
 TASK = {
     "_target_": TEXT,

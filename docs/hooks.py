@@ -15,6 +15,7 @@ from typing import Any
 
 from clipeval.cli.main import _parser
 from clipeval.configs import schema
+from clipeval.configs.data_keys import DATA
 from clipeval.configs.values import Value
 from clipeval.results import records
 
@@ -121,10 +122,7 @@ def config_keys() -> Iterator[tuple[str, list[tuple[str, Value, str, str]]]]:
     )
     yield (
         "task.data",
-        [
-            (f"tasks.NAME.data.{key}", value, data.get(key, ("null", ""))[0], about[key])
-            for key, value in schema.DATA.items()
-        ],
+        [(f"tasks.NAME.data.{key}", value, data.get(key, ("null", ""))[0], about[key]) for key, value in DATA.items()],
     )
 
 

@@ -124,8 +124,8 @@ def _opened(
         check_weights(model, "fp32", name)
     words = [*words, override("runtime.device", device)]
     on_default_device = has_default_device()
-    around = plain_surroundings(torch.device(device)), random_states()
-    with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, around[0], around[1]:
+    surroundings = plain_surroundings(torch.device(device))
+    with tempfile.TemporaryDirectory(prefix="clipeval-") as scratch, surroundings, random_states():
         words.append(override("out", str(out if out is not None and ranks.first else scratch)))
         if out is None or ranks.count > 1:
             words.append("cache.features=false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,9 +111,9 @@ class Agreement(TurnedBootstrap):
             raise ValueError("clusters and labels of the same samples are needed, at least one")
 
     @staticmethod
+    @abstractmethod
     def of(cells: np.ndarray, clusters: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """The metric, float64 [B], of sample counts, float64 [B, …]: of each class in each cluster, each cluster, each class."""
-        raise NotImplementedError
 
     @cached_property
     def value(self) -> float:

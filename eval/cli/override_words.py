@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clipeval.configs import catalog
+from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError
-from clipeval.configs.schema import CONFIG, DATA, TASK, TOP
+from clipeval.configs.schema import CONFIG, TASK, TOP
 from clipeval.configs.values import Value
 
 SECTIONS = ("data", "cache", "head", "probe", "runtime", "slurm")

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from clipeval.cluster.checkpoint_files import replaced
-from clipeval.cluster.local import plan_like, run_on_devices, say_devices
+from clipeval.cluster.local import plan_alike, run_on_devices, say_devices, share_encodings
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation, run_planned
@@ -66,11 +66,9 @@ def run_models(
                 "out='runs/${model.slug}'."
             )
         evaluations.append(evaluation)
-    first = evaluations[0]
-    opened = first.plan()
-    plans = [opened, *(plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
+    first, plans = evaluations[0], plan_alike(evaluations)
     runs = [(evaluation, evaluation.prepare(plan)) for evaluation, plan in zip(evaluations, plans, strict=True)]
-    _share_encodings(evaluations)
+    share_encodings(evaluations)
     first.say_pixels(runs[0][1])
     if any(plan.open for _, plan in runs):
         say_devices(first)
@@ -89,15 +87,6 @@ def run_models(
     if failed:
         raise ClipevalError(f"{len(failed)} of {len(runs)} models failed:\n" + "\n".join(failed))
     return [evaluation.folder.path for evaluation in evaluations]
-
-
-def _share_encodings(evaluations: Sequence[Evaluation]) -> None:
-    """Gives those of one model, of which embeddings of several lengths are read, one set of stores: it encodes once."""
-    known: dict[tuple[str, str], Evaluation] = {}
-    for evaluation in evaluations:
-        if evaluation.handle.dimensions is not None:
-            encoding = evaluation.handle.image_digest, evaluation.handle.text_digest
-            evaluation.stores = known.setdefault(encoding, evaluation).stores
 
 
 def _leading(waiting: Sequence[tuple[Evaluation, Plan]], most: int) -> int:

@@ -95,11 +95,21 @@ def run_on_devices(runs: Sequence[tuple[Evaluation, Plan]]) -> Shared | None:
         images, texts = run_shares(first.config, first.handle, shares, others)
     for evaluation, _ in runs:
         evaluation.stores.refresh()
+    return Shared(plan_alike([evaluation for evaluation, _ in runs]), images, texts)
+
+
+def plan_alike(evaluations: Sequence[Evaluation]) -> list[Plan]:
+    """The plans of models that see images and texts alike; the sets are opened once, for the first one.
+
+    Raises:
+        ClipevalError: see `_plan_like`.
+    """
+    first = evaluations[0]
     opened = first.plan()
-    return Shared([opened, *(plan_like(first, opened, evaluation) for evaluation, _ in runs[1:])], images, texts)
+    return [opened, *(_plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
 
 
-def plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
+def _plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
     """The plan of a model, whose sets were opened for the first one.
 
     Raises:
@@ -111,6 +121,15 @@ def plan_like(first: Evaluation, plan: Plan, evaluation: Evaluation) -> Plan:
         raise ClipevalError(f"{mine.slug} and {theirs.slug} differ in preprocessing or tokenizer; run them one by one.")
     tasks = [planned.with_weights_of(mine, evaluation.folder) for planned in plan.tasks]
     return Plan(tasks, dict(plan.problems), dict(plan.skipped), plan.unopened)
+
+
+def share_encodings(evaluations: Sequence[Evaluation]) -> None:
+    """Gives those of one model, of which embeddings of several lengths are read, one set of stores: it encodes once."""
+    known: dict[tuple[str, str], Evaluation] = {}
+    for evaluation in evaluations:
+        if evaluation.handle.dimensions is not None:
+            encoding = evaluation.handle.image_digest, evaluation.handle.text_digest
+            evaluation.stores = known.setdefault(encoding, evaluation).stores
 
 
 def say_devices(evaluation: Evaluation) -> None:
@@ -251,13 +270,12 @@ def _work(
         evaluations = [Evaluation.open(config, console, of) for config, of in models]
         for evaluation in evaluations:
             evaluation.parts = {unit.task: unit.part for unit in units}
-        first = evaluations[0]
-        opened = first.plan()
-        opened.raise_problems()
-        plans = [opened, *(plan_like(first, opened, evaluation) for evaluation in evaluations[1:])]
+        plans = plan_alike(evaluations)
+        plans[0].raise_problems()
+        share_encodings(evaluations)
         runs = [e.model_run(plan) for e, plan in zip(evaluations, plans, strict=True) if plan.open]
         if runs:
-            run_tasks(runs, first.options())
+            run_tasks(runs, evaluations[0].options())
         # A model of several that failed is tried once more, and named, by the process that started this one.
         end.send((None, (sum(run.summary.images for run in runs), sum(run.summary.texts for run in runs))))
     except ClipevalError as problem:

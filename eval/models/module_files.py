@@ -65,8 +65,11 @@ def origin_of(spec: ModuleSpec) -> Path | None:
 def content_of(spec: ModuleSpec, path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except OSError:
-        pass  # in a zip, which its loader reads
+    except OSError:  # in a zip, which its loader reads
+        return _of_loader(spec)
+
+
+def _of_loader(spec: ModuleSpec) -> bytes | None:
     get_data = getattr(spec.loader, "get_data", None)
     try:
         return None if get_data is None else bytes(get_data(str(spec.origin)))

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.models.float32 import full_float32 as full_float32
 
 log = logging.getLogger(__name__)
 

@@ -147,7 +147,7 @@ def test_several_devices_share_the_images_of_all_checkpoints(
     said = capsys.readouterr().err
     assert said.count("device: 2 x cpu, fp32, 0 decoders") == 1
     assert sorted(inline.done) == sorted((task, COUNT + broken) for task in SMALL), "a share of images, for all of them"
-    assert (said.count("1 of 4 checkpoints failed"), said.count("is zero")) == (broken, broken)
+    assert (said.count("1 of 4 models failed"), said.count("is zero")) == (broken, broken)
     if not broken:
         assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints, on whatever device"
     for folder in (training / "one").iterdir():

@@ -19,7 +19,8 @@ from torch.nn import functional
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, precision, resolve, text_precision
 from clipeval.models.bpe import CachedBpeTokenizer, quicken
-from clipeval.models.precision import deterministic_algorithms, full_float32, pick_device
+from clipeval.models.float32 import full_float32
+from clipeval.models.precision import deterministic_algorithms, pick_device
 from clipeval.preprocess.transforms import Preprocess
 from scripts.tiny_model import write_tiny_model
 

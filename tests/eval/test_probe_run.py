@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from clipeval.cli.main import main
 from clipeval.data.images import FileImages
 from scripts.tiny_model import write_tiny_model
-from tests.eval.test_data import write_tar
+from tests.eval.colour_set import write_colours
 
 CLASSES, TRAIN, TEST = 6, 60, 30
 
@@ -26,20 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Colours that a random encoder can tell apart."""
-    rng, place = np.random.default_rng(0), tmp_path / "set"
-    colours = rng.integers(0, 256, (CLASSES, 3))
-    for split, count in (("train", TRAIN), ("test", TEST)):
-        members = []
-        for i in range(count):
-            pixels = np.clip(colours[i % CLASSES] + rng.integers(-40, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "png")
-            members += [(f"{split}{i:03d}.png", buffer.getvalue()), (f"{split}{i:03d}.cls", str(i % CLASSES).encode())]
-        write_tar(place / split / "0.tar", members)
-        (place / split / "nshards.txt").write_text("1\n")
-    (place / "classnames.txt").write_text("".join(f"colour {i}\n" for i in range(CLASSES)))
-    return place
+    return write_colours(tmp_path / "set", {"train": TRAIN, "test": TEST}, CLASSES)
 
 
 def words(tmp_path: Path, model: str, folder: Path, *more: str) -> list[str]:

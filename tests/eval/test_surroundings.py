@@ -5,7 +5,6 @@ What cannot be run as it is is one error, before an image is decoded.
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -17,7 +16,6 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from clipeval.api import evaluate
@@ -26,7 +24,7 @@ from clipeval.data.images import FileImages
 from clipeval.models.float32 import full_float32
 from clipeval.preprocess.transforms import Preprocess
 from scripts.tiny_model import write_tiny_model
-from tests.eval.test_data import write_tar
+from tests.eval.colour_set import write_colours
 
 CLASSES, COUNT = 4, 24
 BACKENDS: Any = torch.backends
@@ -45,19 +43,7 @@ newer = pytest.mark.skipif(not hasattr(BACKENDS, "fp32_precision"), reason="torc
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Colours that a random encoder can tell apart."""
-    rng, place = np.random.default_rng(0), tmp_path_factory.mktemp("set")
-    colours = rng.integers(0, 256, (CLASSES, 3))
-    for split in ("train", "test"):
-        members = []
-        for i in range(COUNT):
-            pixels = np.clip(colours[i % CLASSES] + rng.integers(-40, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "png")
-            members += [(f"{split}{i:03d}.png", buffer.getvalue()), (f"{split}{i:03d}.cls", str(i % CLASSES).encode())]
-        write_tar(place / split / "0.tar", members)
-        (place / split / "nshards.txt").write_text("1\n")
-    (place / "classnames.txt").write_text("".join(f"colour {i}\n" for i in range(CLASSES)))
+    place = write_colours(tmp_path_factory.mktemp("set"), {"train": COUNT, "test": COUNT}, CLASSES)
     (place / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
     return place
 
