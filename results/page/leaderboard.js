@@ -49,7 +49,7 @@ function correlation() {
 }
 
 async function table() {
-  const DataTable = await dataTables();
+  const { default: DataTable } = await library("tables-bundle");
   const shown = new DataTable("#models-table", {
     pageLength: 25, order: [[3, "desc"]], autoWidth: false, search: { return: false },
     layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" },
@@ -66,6 +66,7 @@ async function table() {
   apply();
 }
 
+await library("plotly-bundle"); // It makes itself known as window.Plotly.
 await table();
 correlation();
 document.documentElement.dataset.ready = "yes";

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from clipeval.results.leaderboard import Leaderboard, label
 from clipeval.results.page.charts import COLOURS, GREY, common
-from clipeval.results.page.page import asset, fill, library, safe_json
+from clipeval.results.page.page import asset, fill, library, packed, safe_json
 
 
 def render(board: Leaderboard, like: str | None = None) -> str:
@@ -32,7 +32,7 @@ def render(board: Leaderboard, like: str | None = None) -> str:
         correlation=Markup(safe_json(json.dumps(_correlation(board)))),
         css=asset("page.css") + asset("leaderboard.css"),
         script=asset("leaderboard.js"),
-        plotly=library("plotly", "package_data/plotly.min.js"),
+        plotly=packed(library("plotly", "package_data/plotly.min.js")),
     )
 
 

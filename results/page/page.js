@@ -5,7 +5,7 @@ function openLinked() {
 }
 
 async function table() {
-  const DataTable = await dataTables();
+  const { default: DataTable } = await library("tables-bundle");
   new DataTable("#task-table", {
     paging: false, info: false, order: [], autoWidth: false,
     layout: { topStart: "search", topEnd: null, bottomStart: null, bottomEnd: null },

@@ -60,7 +60,7 @@ def fill(template: str, script: Markup, **fields: Any) -> str:
 
     Args:
         template: its file in this folder.
-        script: its own, which may call `dataTables` of tables.js.
+        script: its own, which may call `library` of libraries.js.
         fields: what the template asks for.
     """
     environment = Environment(
@@ -75,9 +75,9 @@ def fill(template: str, script: Markup, **fields: Any) -> str:
         number=_number,
     )
     return environment.get_template(template).render(
-        script=asset("tables.js") + script,
+        script=asset("libraries.js") + script,
         tables_css=library("itables", "html/dt_bundle.css"),
-        tables_js=_compressed(library("itables", "html/dt_bundle.js")),
+        tables_js=packed(library("itables", "html/dt_bundle.js")),
         **fields,
     )
 
@@ -109,7 +109,7 @@ def safe_json(text: str) -> str:
 
 
 @cache
-def _compressed(text: str) -> str:
+def packed(text: str) -> str:
     """A script as text that a page can hold: gzip, in base64. The browser unpacks it; the same script gives the same text."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
