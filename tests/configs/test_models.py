@@ -101,6 +101,13 @@ def test_run_folders_of_presets_differ() -> None:
     assert len({f"{p['name']}__{p['pretrained']}".lower() for p in PRESETS.values()}) == len(PRESETS)
 
 
+@pytest.mark.parametrize("name", ["quickstart", "vit_b_32_openai"])
+def test_a_changed_model_has_a_folder_of_its_own(name: str) -> None:
+    plain = compose(["suite=none", f"model={name}"]).model.slug
+    for change, mark in (("dimensions=64", "dim-64"), ("text_clean=lower", "text-lower"), ("image_size=96", "size-96")):
+        assert compose(["suite=none", f"model={name}", f"model.{change}"]).model.slug == f"{plain}__{mark}"
+
+
 def test_a_model_in_full() -> None:
     words = [
         "model=open_clip",
