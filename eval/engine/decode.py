@@ -143,9 +143,14 @@ class _Decoder(Dataset[_Answer]):
 
         def one(data: bytes, convert: Convert) -> None:
             out = None if slot is None else slot[len(decoded)]
-            decoded.append(self.transform.pixels(data, convert, self.fast, out))
+            pixels = self.transform.pixels(data, convert, self.fast, out)
+            if decoded and pixels.shape != decoded[0].shape:
+                raise ValueError(_other_size(pixels.shape, decoded[0].shape))
+            decoded.append(pixels)
 
         failures = self._each(run, one)
+        if decoded and slot is not None and decoded[0].shape != slot.shape[1:]:
+            slot = None  # a transform of the user's own, which gives this size to these images
         alone = default_collate(decoded) if slot is None and decoded else None  # in a worker, into shared memory
         store, unkept = self.jobs[run.job].kept, ""
         if store is not None and run.whole and not failures:
@@ -244,6 +249,7 @@ class Decoders:
         runs = list(zip(self._runs, self._kept, strict=True))
         read = read_ahead((self._store(run), run.chunk, path) for run, path in runs if path is not None)
         number, warned = 0, False
+        sizes: dict[int, torch.Size] = {}
         for run, path in runs:
             job = self._jobs[run.job]
             answer, pixels = None, None
@@ -265,6 +271,14 @@ class Decoders:
             indices = job.indices[run.first : run.last]
             if failures:
                 indices = indices[~np.isin(indices, [index for index, _ in failures])]
+            size = sizes.setdefault(run.job, pixels.shape[1:]) if len(indices) else None
+            if size is not None and pixels.shape[1:] != size:
+                text = _other_size(pixels.shape[1:], size)
+                failures = [
+                    *failures,
+                    *((index, f"{job.images.location(index)}: {text}") for index in indices.tolist()),
+                ]
+                indices, pixels = indices[:0], pixels[:0]
             yield Decoded(run.job, indices, pixels, failures)
 
     def _store(self, run: _Run) -> PixelStore:
@@ -292,10 +306,21 @@ class Decoders:
         gone = [f"pid {w.pid}, exit code {w.exitcode}" for w in getattr(self._iterator, "_workers", ()) if w.exitcode]
         if not found and not gone:
             return None
+        text = found[0] if found else gone[0]
         return ClipevalError(
-            f"a decoder process died ({found[0] if found else gone[0]}). The system may have ended it for want of memory: "
-            "set runtime.workers lower, then run the same command again; what is finished is kept."
+            f"a decoder process died ({text}). {self._why(text)}, then run the same command again; what is finished is kept."
         )
+
+    def _why(self, text: str) -> str:
+        if "Bus error" not in text and f"exit code -{int(signal.SIGBUS)}" not in text:
+            return "The system may have ended it for want of memory: set runtime.workers lower"
+        if self._slots is None:  # torch's own way, which takes names in /dev/shm
+            return "/dev/shm is probably full: give the container more (docker run --shm-size=8g), or set runtime.workers lower"
+        return "A file that it read was probably cut short meanwhile, or its disk failed: see that the data are whole"
+
+
+def _other_size(size: Sequence[int], before: Sequence[int]) -> str:
+    return f"the model's transform gave {list(size)} for it and {list(before)} for the image before it; it must give one size"
 
 
 def _runs(number: int, job: DecodeJob, chunk: int) -> Iterator[_Run]:

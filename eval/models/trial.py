@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import nn
 
 from clipeval.configs.errors import ClipevalError
@@ -106,11 +104,4 @@ def _brings_weights(model: nn.Module) -> bool:
 def _blank(encoder: Encoder) -> torch.Tensor | None:
     """One image as the encoder's transform makes it, [3, h, w]; None where it takes no blank one, which is not for us to say."""
     transform = encoder.preprocess
-    if transform.shape is not None:
-        return torch.zeros(transform.shape, dtype=transform.dtype)
-    data = io.BytesIO()
-    Image.new("RGB", (256, 256)).save(data, "PNG")
-    try:
-        return transform.pixels(data.getvalue())
-    except Exception:  # noqa: BLE001  (code of the user's own: the decoders say what is wrong with which image)
-        return None
+    return None if transform.shape is None else torch.zeros(transform.shape, dtype=transform.dtype)

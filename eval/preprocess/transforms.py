@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -228,8 +228,17 @@ class CustomTransform:
 
     dtype: ClassVar[torch.dtype] = torch.float32
     exact: ClassVar[bool] = False
-    shape: ClassVar[None] = None
-    """Not known before it has run."""
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int] | None:
+        """What it makes of a blank image of 256 x 256; of others it may make another. None: it does not take a blank one."""
+        data = io.BytesIO()
+        Image.new("RGB", (256, 256)).save(data, "PNG")
+        try:
+            channels, height, width = self.pixels(data.getvalue()).shape
+        except ValueError:
+            return None  # the decoders say what is wrong with which image
+        return channels, height, width
 
     def describe(self) -> str:
         """One line, for records and people."""
@@ -238,12 +247,21 @@ class CustomTransform:
     def pixels(
         self, data: bytes, convert: Convert = "rgb_first", fast: bool = False, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """float32 [3, h, w]: the transform's own answer. Raises ValueError as `Preprocess.pixels` does."""
+        """float32 [3, h, w]: the transform's own answer; where `out` has its shape, there. Raises ValueError as `Preprocess.pixels`
+        does, and where the transform fails, whatever it raises: it is the user's."""
         image = _decode(data)
-        pixels = self.transform(_convert_rgb(image) if convert == "rgb_first" else image)
+        image = _convert_rgb(image) if convert == "rgb_first" else image
+        try:
+            pixels = self.transform(image)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # says nothing about the image
+        except Exception as problem:
+            raise ValueError(f"the model's transform failed: {type(problem).__name__}: {problem}") from problem
         if not isinstance(pixels, torch.Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
             given = tuple(pixels.shape) if hasattr(pixels, "shape") else type(pixels).__name__
             raise ValueError(f"the model's transform must give a tensor [3, height, width], got {given}")
+        if out is not None and out.shape == pixels.shape:
+            return out.copy_(pixels)
         return pixels.to(torch.float32)
 
     def prepare(self, fast: bool) -> None:

@@ -65,6 +65,53 @@ def test_every_image_arrives_in_order_whole_and_once(transform: Transform, worke
     assert failed == [[p for p in job.indices.tolist() if p % 7 == 3] for job in jobs]
 
 
+def test_images_of_an_unreadable_transform_do_not_pass_through_dev_shm() -> None:
+    """Which in a container holds 64 MB: where the transform's size can be seen beforehand, they go the way of all others."""
+    transform = CustomTransform(lambda image: plain(image)[:, :2, :3], "plain", "a function")
+    decoders = Decoders([DecodeJob("a", Squares(0, 40), np.arange(40), "rgb_first", False)], transform, False, 2, CPU)
+    try:
+        assert decoders._slots is not None and decoders._slots.shape[2:] == (3, 2, 3)
+        assert [int(d.pixels[i, 0, 0, 0]) for d in decoders for i in range(len(d.indices))] == list(range(40))
+        bus = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+        assert "cut short" in str(decoders.died(bus))
+        decoders._slots = None
+        assert "--shm-size" in str(decoders.died(bus))
+    finally:
+        decoders.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transform_of_changing_size_names_the_images(workers: int) -> None:
+    """In one run of samples, and from one run to the next."""
+    for odd in (5, range(CHUNK, 2 * CHUNK)):
+        strange = {odd} if isinstance(odd, int) else set(odd)
+
+        def cut(image: Image.Image, strange: set[int] = strange) -> torch.Tensor:
+            pixels = plain(image)
+            return pixels[:, :2] if int(pixels[0, 0, 0]) in strange else pixels
+
+        jobs = [DecodeJob("a", Squares(0, 80), np.arange(80), "rgb_first", False)]
+        decoders = Decoders(jobs, CustomTransform(cut, "cut", "a function"), False, workers, CPU)
+        try:
+            given = [(d.indices.tolist(), list(d.pixels.shape), d.failures) for d in decoders]
+        finally:
+            decoders.close()
+        assert [index for _, _, failures in given for index, _ in failures] == sorted(strange)
+        assert all("one size" in text for _, _, failures in given for _, text in failures)
+        assert sum(len(indices) for indices, _, _ in given) == 80 - len(strange)
+        assert all(shape[0] == len(indices) for indices, shape, _ in given)
+
+
+def test_what_a_users_transform_raises_is_said_of_the_image() -> None:
+    def broken(image: Image.Image) -> torch.Tensor:
+        raise RuntimeError("no such crop")
+
+    jobs = [DecodeJob("a", Squares(0, 3), np.arange(3), "rgb_first", False)]
+    (decoded,) = Decoders(jobs, CustomTransform(broken, "broken", "a function"), False, 0, CPU)
+    assert [index for index, _ in decoded.failures] == [0, 1, 2]
+    assert "RuntimeError: no such crop" in decoded.failures[0][1]
+
+
 def test_a_transform_that_cannot_be_sent_to_other_processes_runs_in_this_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
