@@ -13,7 +13,7 @@ import torch
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples
 from clipeval.tasks.bootstrap import TurnedBootstrap
-from clipeval.tasks.classification import ROWS, Classification, class_logits
+from clipeval.tasks.classification import ROWS, Classification, class_logits, in_float64
 from clipeval.tasks.means import RealMean
 from clipeval.tasks.seeds import Constant
 from clipeval.tasks.statistics import CELLS, Statistic, pick
@@ -166,6 +166,7 @@ def _scored(images: torch.Tensor, head: torch.Tensor, label: np.ndarray) -> Iter
     """Cosines float64 [n, C] and labels int64 [n], some images at a time."""
     start = 0
     for logits in class_logits(images, head, max(1, min(ROWS, CELLS // len(head)))):
-        wanted = torch.from_numpy(label[start : start + len(logits)]).to(logits.device)
+        cosines = in_float64(logits) / 100
+        wanted = torch.from_numpy(label[start : start + len(logits)]).to(cosines.device)
         start += len(logits)
-        yield logits.double() / 100, wanted
+        yield cosines, wanted

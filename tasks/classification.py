@@ -134,6 +134,11 @@ def top_k_labelled(
     return top_k_of_logits(seen(), rule), ties.join(places)
 
 
+def in_float64(values: torch.Tensor) -> torch.Tensor:
+    """Values as float64, where they are, or on the CPU if their device has no float64 (Apple's GPUs)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def class_logits(
     images: torch.Tensor, head: torch.Tensor, rows: int = ROWS, rule: str = "reference"
 ) -> Iterator[torch.Tensor]:

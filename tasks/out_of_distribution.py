@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from clipeval.tasks import checks
 from clipeval.tasks.average_precision import AveragePrecision
 from clipeval.tasks.base import Samples, Task
-from clipeval.tasks.classification import ROWS, class_logits
+from clipeval.tasks.classification import ROWS, class_logits, in_float64
 from clipeval.tasks.statistics import CELLS, AsymptoticallyLinear, Statistic, pick
 from clipeval.tasks.zero_shot import classifier_weights, head_texts
 
@@ -62,7 +62,7 @@ class OutOfDistribution(Task):
             checks.check_embeddings(images[split], keys, self.key)
             best, score = [], []
             for logits in class_logits(images[split], head, max(1, min(ROWS, CELLS // len(head)))):
-                shares = (logits.double() / (100 * self.temperature)).softmax(dim=1)
+                shares = (in_float64(logits) / (100 * self.temperature)).softmax(dim=1)
                 top = shares.max(dim=1)
                 best.append(top.indices.cpu())
                 score.append(top.values.cpu())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Answers, Samples
-from clipeval.tasks.classification import Classification
+from clipeval.tasks.classification import Classification, in_float64
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.statistics import Statistic
 
@@ -79,11 +79,12 @@ def mean_frames(frames: torch.Tensor, test: Samples, task: str) -> torch.Tensor:
         raise ValueError(f"{task}: there are no videos; data.kind must be videos or video_captions")
     place = {key: i for i, key in enumerate(test.keys)}
     index = [[place[key] for key in one["images"]] for one in test.instances]
-    counts = torch.tensor([len(several) for several in index], device=frames.device)
     rows = torch.tensor([i for several in index for i in several], device=frames.device)
-    video = torch.repeat_interleave(torch.arange(len(index), device=frames.device), counts)
-    sums = torch.zeros(len(index), frames.shape[1], dtype=torch.float64, device=frames.device)
-    return (sums.index_add_(0, video, frames[rows].double()) / counts[:, None]).float()
+    values = in_float64(frames[rows])
+    counts = torch.tensor([len(several) for several in index], device=values.device)
+    video = torch.repeat_interleave(torch.arange(len(index), device=values.device), counts)
+    sums = values.new_zeros(len(index), frames.shape[1])
+    return (sums.index_add_(0, video, values) / counts[:, None]).float().to(frames.device)
 
 
 def by_video(test: Samples) -> Samples:
