@@ -27,7 +27,7 @@ from clipeval.configs.catalog import group_options
 from clipeval.configs.compose import compose
 from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import config_of, write_tiny_model
-from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
+from tests.models.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from clipeval import evaluate
 from clipeval.callbacks.zero_shot import ZeroShot
 from scripts.tiny_model import config_of
-from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
+from tests.models.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 
 WORDS = ["+task@tasks.digits=quickstart_digits", "+task@tasks.emoji=quickstart_emoji_retrieval", "data.limit=40"]
 GIVEN: dict[str, Any] = {"suite": "none", "every": 2, "overrides": [*WORDS, "runtime.workers=0"]}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import write_tiny_model
-from tests.eval.test_data import write_tar
+from tests.data.test_data import write_tar
 
 SMALL = ("cifar10", "gtsrb", "fmow")
 LARGE = "mnist"

@@ -18,7 +18,7 @@ from clipeval.engine.stream import ImageStream
 from clipeval.models import Encoder, resolve
 from clipeval.results.run_folder import RunFolder
 from scripts.tiny_model import write_tiny_model
-from tests.eval.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
+from tests.models.tiny_hugging_face import CLIP_PROCESSOR, write_hugging_face
 
 SUITE = ["suite=none", "+task@tasks.emoji=quickstart_emoji_name", "+task@tasks.pairs=quickstart_emoji_retrieval"]
 

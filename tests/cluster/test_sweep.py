@@ -12,7 +12,7 @@ from clipeval.cli.main import main
 from clipeval.cluster.combinations import compose_all
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import folder_name, short_keys, suffix, value_name
-from tests.eval.own_model import Bench
+from tests.models.own_model import Bench
 
 DIGITS = ["suite=none", "task=mnist", "model=vit_b_32_openai"]
 
