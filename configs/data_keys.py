@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipeval.configs.values import COUNT_OR_NULL, SWITCH, TEXT, TEXT_OR_NULL, Value
+from clipeval.configs.values import BOOL, COUNT_OR_NULL, TEXT, TEXT_OR_NULL, Value
 
 DATA = {
     "kind": Value(
@@ -57,8 +57,8 @@ DATA = {
     "revision": TEXT_OR_NULL,
     "sep": TEXT_OR_NULL,
     "encoding": TEXT_OR_NULL,
-    "numeric_classnames": SWITCH,
-    "names_as_published": SWITCH,
+    "numeric_classnames": BOOL,
+    "names_as_published": BOOL,
     "max_pixels": Value(int, null=True, least=1),
     "max_text_chunk": Value(int, null=True, least=1),
     "limit": Value(int, null=True, least=1),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import advice
-from clipeval.configs.values import COUNT_OR_NULL, SWITCH, TEXT, TEXT_OR_NULL, Value, shown
+from clipeval.configs.values import BOOL, COUNT_OR_NULL, TEXT, TEXT_OR_NULL, Value, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,7 +23,7 @@ ID = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 CONFIG: dict[str, dict[str, Value]] = {
     "data": {
         "root": TEXT_OR_NULL,
-        "strict": SWITCH,
+        "strict": BOOL,
         "on_error": Value(str, choices=("fail", "skip")),
         "on_missing": Value(str, choices=("fail", "skip")),
         "sep": TEXT_OR_NULL,
@@ -34,7 +34,7 @@ CONFIG: dict[str, dict[str, Value]] = {
         "source": TEXT_OR_NULL,
         "sources": Value(object, hint="sources, each with folder and hub"),
     },
-    "cache": {"root": TEXT, "features": SWITCH, "pixels": SWITCH},
+    "cache": {"root": TEXT, "features": BOOL, "pixels": BOOL},
     "head": {"save": TEXT_OR_NULL, "load": Value(list)},
     "probe": {
         "shots": Value(object, null=True, hint="a whole number of at least 1, or a list of such"),
@@ -56,8 +56,8 @@ CONFIG: dict[str, dict[str, Value]] = {
         "workers": Value(int, null=True, least=0),
         "preprocess": Value(str, choices=("exact", "fast")),
         "resize": Value(str, choices=("auto", "workers", "device")),
-        "compile": SWITCH,
-        "deterministic": SWITCH,
+        "compile": BOOL,
+        "deterministic": BOOL,
     },
     "slurm": {
         "array": Value(int, least=1),
@@ -93,13 +93,13 @@ MODEL = {
     "name": TEXT,
     "pretrained": TEXT_OR_NULL,
     "config_dir": TEXT_OR_NULL,
-    "strict_quickgelu": SWITCH,
+    "strict_quickgelu": BOOL,
     "preprocess": Value(object, null=True, hint="{mean: …, std: …}, as in open_clip's preprocess_cfg"),
     "text_clean": Value(str, null=True, choices=TEXT_CLEAN),
     "context_length": Value(int, null=True, least=1),
     "image_size": PIXELS["size"],
-    "ema": SWITCH,
-    "trust_remote_code": SWITCH,
+    "ema": BOOL,
+    "trust_remote_code": BOOL,
     "state_dict": TEXT_OR_NULL,
     "adapter": TEXT_OR_NULL,
     "interpolate": TEXT_OR_NULL,

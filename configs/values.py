@@ -68,5 +68,5 @@ def shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-TEXT, TEXT_OR_NULL, SWITCH = Value(str), Value(str, null=True), Value(bool)
+TEXT, TEXT_OR_NULL, BOOL = Value(str), Value(str, null=True), Value(bool)
 COUNT_OR_NULL = Value(int, null=True, least=0)
