@@ -26,6 +26,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.features import FeatureStores
+from clipeval.engine.memory import no_memory
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import RunSummary, run_tasks
 from clipeval.engine.store import ChunkRange
@@ -283,7 +284,7 @@ def _work(
     except KeyboardInterrupt:
         return  # the first process says so
     except torch.OutOfMemoryError as problem:
-        end.send((f"{device} has no memory left ({_first_line(problem)}); set runtime.batch_size lower", (0, 0)))
+        end.send((f"{no_memory(device, problem)}; set runtime.batch_size lower", (0, 0)))
         raise
     except (
         BaseException

@@ -24,6 +24,7 @@ import torch
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.features import FeatureSpec, FeatureStores
+from clipeval.engine.memory import memory_errors_named
 from clipeval.engine.pixels import pixel_store
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
@@ -130,16 +131,18 @@ class ModelRun:
             images: whether images are to be embedded.
             owner: the model that embeds for all that have its stores; the others take its encoder.
         """
-        if owner is not self:
-            if owner.problem is not None:
-                raise owner.problem
-            self.encoder = owner.encoder
-        elif images:
-            self.encoder = self.handle.load(str(options.device), options.precision, options.compile)
-        elif self.missing:
-            self.encoder = self.handle.load_text(str(options.device), options.precision)
-        if self.encoder is None and self.missing:  # another part of what its owner's tasks ask
-            self.encoder = owner.encoder = owner.handle.load_text(str(options.device), options.precision)
+        fix = "Run it alone, or on a device with more memory, or with runtime.precision=bf16"
+        with memory_errors_named(f"{self.handle.slug} cannot be loaded", options.device, fix):
+            if owner is not self:
+                if owner.problem is not None:
+                    raise owner.problem
+                self.encoder = owner.encoder
+            elif images:
+                self.encoder = self.handle.load(str(options.device), options.precision, options.compile)
+            elif self.missing:
+                self.encoder = self.handle.load_text(str(options.device), options.precision)
+            if self.encoder is None and self.missing:  # another part of what its owner's tasks ask
+                self.encoder = owner.encoder = owner.handle.load_text(str(options.device), options.precision)
         if self.encoder is not None:
             stack.callback(self.encoder.close)
             if images and self.handle.ready:

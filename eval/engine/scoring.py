@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data.subset import take
 from clipeval.engine.derived import derived_scores
 from clipeval.engine.features import FeatureStores
+from clipeval.engine.memory import no_memory
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
@@ -28,6 +30,8 @@ from clipeval.tasks import text_rows
 from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.host_rows import to_device
 from clipeval.tasks.zero_shot import classifier_weights
+
+log = logging.getLogger(__name__)
 
 ROOM = 0.5
 """The part of a GPU's free memory that embeddings may take while a task is scored; the encoder needs the rest meanwhile."""
@@ -150,10 +154,34 @@ class ScoringQueue:
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")
         if self.keep_heads and planned.task.one_head:
             samples["test"] = replace(samples["test"], head=classifier_weights(rows, samples["test"]))
-        with current(self.device), full_float32():  # a thread begins on the first GPU
-            scores = planned.task.score(self._placed(planned.task, images), rows, samples)
+        scores = self._scores(planned, images, rows, samples, flags)
         timings = {"embed_s": round(elapsed, 3), "score_s": round(time.monotonic() - started, 3)}
         return self.write_record(ScoredTask(planned, samples, scores, flags, timings))
+
+    def _scores(
+        self,
+        planned: PlannedTask,
+        images: dict[str, torch.Tensor],
+        rows: torch.Tensor,
+        samples: Mapping[str, Samples],
+        flags: list[str],
+    ) -> Scores:
+        """A task's scores. Where the device has no room for it beside the encoder, the CPU computes them, which is flagged."""
+        task = planned.task
+        with current(self.device), full_float32():  # a thread begins on the first GPU
+            try:
+                return task.score(self._placed(task, images), rows, samples)
+            except torch.OutOfMemoryError as problem:
+                said = f"{task.name}: {no_memory(self.device, problem)}"
+            if self.device.type == "cpu":
+                raise ClipevalError(
+                    f"{said}. Give this job more; what is embedded is kept, and the same command goes on from there."
+                )
+            log.warning("%s; it is scored on the CPU", said)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # for the encoder, which goes on
+            flags.append(f"scored on the CPU, for {self.device} had no memory left")
+            return task.score(images, rows, samples)
 
     def _placed(self, task: Task, images: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Embeddings where the task computes with them; a training split that the device has no room for stays where it is."""

@@ -21,6 +21,7 @@ from clipeval.cli.main import main
 from clipeval.cluster import local
 from clipeval.cluster.checkpoint_files import checkpoints, natural, pattern_of
 from clipeval.engine import evaluation
+from clipeval.models.open_clip import OpenClip
 from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.heartbeats import heartbeats
 from scripts.tiny_model import write_tiny_model
@@ -81,15 +82,26 @@ def test_each_checkpoint_as_if_alone_and_each_image_decoded_once(
         bad = load_file(training / "m1" / "open_clip_model.safetensors")
         bad[name].fill_(float(value))
         torch.save({"state_dict": bad}, training / "checkpoints" / f"epoch_{number}.pt")
+    # So does one for which the device has no memory.
+    shutil.copy(training / "checkpoints" / "epoch_5.pt", training / "checkpoints" / "epoch_96.pt")
+    load = OpenClip.load
+
+    def too_large(self: OpenClip, *given: Any) -> Any:
+        if "epoch_96" in self.slug:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.88 GiB")
+        return load(self, *given)
+
+    monkeypatch.setattr(OpenClip, "load", too_large)
     assert main(["run", *command(training, data, "glob(checkpoints/*.pt)", caches[0], inside)]) == 1
     error = capsys.readouterr().err
-    assert "3 of 6 models failed" in error
+    assert "4 of 7 models failed" in error
+    assert "cannot be loaded: cpu has no memory left (CUDA out of memory. Tried to allocate 4.88 GiB)" in error
     assert "are NaN or infinite" in error and error.count("is zero") == 2 == error.count("the embedding of")
     assert error.count("the embedding of the text") == 1
     beats = [
         (p.name.split("__")[1].split("-")[0], b.state) for p in (training / "runs").iterdir() for b in heartbeats(p)
     ]
-    assert sorted(beats) == [(f"epoch_{number}", "failed") for number in (97, 98, 99)]
+    assert sorted(beats) == [(f"epoch_{number}", "failed") for number in (96, 97, 98, 99)]
     assert len(decoded) == 24 * len(SMALL), "each image was decoded once for all checkpoints"
     folders = {
         p.name.split("__")[1].split("-")[0]: p for p in (training / "runs").iterdir() if (p / "records").is_dir()

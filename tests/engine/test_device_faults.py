@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.scoring import ScoringQueue
@@ -239,6 +240,31 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     queue = ScoringQueue([], FeatureStores(None), texts, lambda scored: unused, unused, unused, device)
     queue._score(planned, 0.0)  # type: ignore[arg-type]
     assert seen == [1] and cuda.current == 0
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_a_task_that_the_device_has_no_memory_for_is_scored_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str
+) -> None:
+    FakeCuda(monkeypatch)
+    emptied, flags, full = list[bool](), list[str](), [True]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+
+    def score(images: object, texts: object, samples: object) -> str:
+        if full and full.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.88 GiB")
+        return "scores"
+
+    unused: Any = None
+    task = SimpleNamespace(name="Probe", on_device=False, score=score)
+    queue = ScoringQueue([], FeatureStores(None), {}, unused, unused, unused, torch.device(device))
+    planned: Any = SimpleNamespace(task=task)
+    if device == "cpu":
+        with pytest.raises(ClipevalError, match=r"^Probe: cpu has no memory left .*the same command goes on"):
+            queue._scores(planned, {}, torch.ones(0, 1), {}, flags)
+    else:
+        assert queue._scores(planned, {}, torch.ones(0, 1), {}, flags) == "scores"
+        assert emptied and flags == ["scored on the CPU, for cuda:1 had no memory left"] and "4.88 GiB" in caplog.text
 
 
 @pytest.mark.parametrize("many", [False, True])
