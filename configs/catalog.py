@@ -7,7 +7,7 @@ Hydra (`clipeval.configs.compose`); tests/configs/test_catalog.py holds that bot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,19 @@ def option_file(group: str, option: str, config_dir: str | Path | None = None) -
     for file in (folder / group / f"{option}.yaml" for folder in folders(config_dir)):
         if file.is_file():
             return file
-    raise ClipevalError(nearest(group, option, group_options(group, config_dir)))
+    raise ClipevalError(unknown(group, option, group_options(group, config_dir)))
+
+
+def unknown(group: str, option: str, options: Iterable[str]) -> str:
+    """What to say of an option that a group does not have; of a model, also how one is named that has no preset."""
+    if group != "model":
+        return nearest(group, option, options)
+    if "/" in option:
+        return (
+            f"{option!r} is no preset of a model. A repository of the hub, or a folder: model=hf_transformers "
+            f"model.path={option}, or, where open_clip wrote it, model=open_clip model.name=hf-hub:{option} (or local-dir:FOLDER)"
+        )
+    return f"{nearest(group, option, options)}. Without a preset: model=open_clip model.name=ARCHITECTURE model.pretrained=TAG"
 
 
 def folders(config_dir: str | Path | None) -> list[Path]:

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from clipeval.configs.catalog import GROUPS
+from clipeval.configs.catalog import GROUPS, unknown
 from clipeval.configs.errors import closest, nearest
 
 Recompose = Callable[[Sequence[str]], DictConfig]
@@ -63,7 +63,9 @@ def _missing(problem: MissingConfigException, files: Callable[[str], Sequence[st
     location = f"{parent[1]}.yaml: " if inherits and parent else ""
     if not group:
         return f"{location}Unknown config group or file {name!r}."
-    text = location + nearest(group, name, options if inherits else [o for o in options if not o.startswith("_")])
+    if group.startswith("model/") and not location:
+        return unknown("model", f"{group.removeprefix('model/')}/{name}", options)
+    text = location + unknown(group, name, options if inherits else [o for o in options if not o.startswith("_")])
     return text if location else f"{text}. Your own: --config-dir=DIR with DIR/{group}/{name}.yaml"
 
 

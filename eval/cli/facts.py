@@ -9,6 +9,7 @@ from typing import Any
 
 from clipeval.cli import published
 from clipeval.configs import catalog
+from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import bundled
 
 Facts = dict[str, Any]
@@ -99,8 +100,13 @@ def suite_facts(suite: str, root: str | None = None, config_dir: str | None = No
     }
 
 
-def model_facts(model: str, config_dir: str | None = None) -> Facts:
+def model_facts(model: str, config_dir: str | None = None, named: Mapping[str, str] | None = None) -> Facts:
     """What a model preset names: architecture, weights, size, what it was trained on, published scores.
+
+    Args:
+        model: an option of the group `model`.
+        config_dir: the user's config folder.
+        named: values of `name`, `pretrained` and `path` in place of the preset's.
 
     Raises:
         ClipevalError: there is no such preset, with the nearest names.
@@ -108,12 +114,16 @@ def model_facts(model: str, config_dir: str | None = None) -> Facts:
     from clipeval.cli import open_clip_files
 
     content = catalog.content("model", model, config_dir)
-    name, tag = given(content.get("name")), given(content.get("pretrained"))
+    for key, value in (named or {}).items():
+        if key not in content:
+            raise ClipevalError(f"model={model} has no key {key}; leave out model.{key}={value}")
+        content = {**content, key: value}
+    name, tag = given(content.get("name")) or given(content.get("path")), given(content.get("pretrained"))
     row = published.of_model(name, tag) if name else None
     files = open_clip_files.weights(name, tag) if name and tag else None
     profile = published.profile(name) if name else {}
     return {
-        "model": model,
+        "model": " ".join([model, *(f"model.{key}={value}" for key, value in (named or {}).items())]),
         "what": catalog.describe("model", model, config_dir),
         "name": name,
         "pretrained": tag,

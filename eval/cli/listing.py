@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 KINDS = {"tasks": "task", "models": "model", "suites": "suite", "prompts": "prompts", "protocols": "protocol"}
 """What `list` lists: the config group of each."""
 SHOWN = ("task", "model", "suite")
+MODEL_KEYS = ("model.name", "model.pretrained", "model.path")
+"""What `show` reads beside a preset: which architecture and weights, where the preset leaves that open."""
 
 
 def add_list(commands: Any) -> None:
@@ -90,11 +92,13 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> int:
     if group not in SHOWN or not equals or not name:
         hint = nearest("kind", group, SHOWN) if equals and group not in SHOWN else "Write one of them with its name."
         raise ClipevalError(f"clipeval show task=NAME, model=NAME or suite=NAME; {arguments.what!r} was given. {hint}")
-    root, config_dir = _root(rest), arguments.config_dir
+    of_model = [word for word in rest if group == "model" and word.partition("=")[0] in MODEL_KEYS]
+    named = dict(word.removeprefix("model.").split("=", 1) for word in of_model)
+    root, config_dir = _root([word for word in rest if word not in of_model]), arguments.config_dir
     reader: dict[str, Callable[[], dict[str, Any]]] = {
         "task": lambda: facts.task_facts(name, root, config_dir),
         "suite": lambda: facts.suite_facts(name, root, config_dir),
-        "model": lambda: facts.model_facts(name, config_dir),
+        "model": lambda: facts.model_facts(name, config_dir, named),
     }
     shown = reader[group]()
     if arguments.format == "json":

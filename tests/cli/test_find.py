@@ -70,6 +70,11 @@ def test_a_group_alone(capsys: pytest.CaptureFixture[str]) -> None:
         ("show suite=vtb", "Did you mean: vtab"),
         ("show modl=vit_b_32_openai", "Did you mean: model?"),
         ("show mnist", "task=NAME"),
+        ("show model=openai/clip-vit-base-patch16", "model=hf_transformers model.path=openai/clip-vit-base-patch16"),
+        ("run model=openai/clip-vit-base-patch16", "model=hf_transformers model.path=openai/clip-vit-base-patch16"),
+        ("run model=ViT-B-32", "model=open_clip model.name=ARCHITECTURE"),
+        ("show model=open_clip model.path=x", "no key path"),
+        ("show task=mnist model.name=x", "'model.name=x' is not read here"),
         ("show task=mnist data.rot=/data", "'data.rot=/data' is not read here"),
         ("show task=mnist data.root=/nowhere/at/all", "is not a folder"),
     ],
@@ -122,6 +127,23 @@ def test_the_sources_are_those_that_a_run_would_read() -> None:
         config = compose(words)
         for name, copy in wanted.items():
             assert (config.tasks[name].data.folder, config.tasks[name].data.hub) == (copy["folder"], copy["hub"]), name
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "open_clip model.name=ViT-B-16 model.pretrained=openai",
+        "hf_transformers model.path=openai/clip-vit-base-patch16",
+    ],
+)
+def test_a_model_without_a_preset_is_shown_by_its_name(named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = parsed(capsys, "show", *f"model={named}".split(), "--json")
+    assert isinstance(found, dict)
+    assert found["published"]["sources"][0]["scores"]["imagenet1k"] == {"acc1": 0.6834}
+    assert (
+        f"download model={named}" in " ".join(ask(capsys, "show", *f"model={named}".split()).split())
+        or found["here"] is None
+    )
 
 
 def test_a_model_with_its_size_and_what_was_published(capsys: pytest.CaptureFixture[str]) -> None:
