@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
 from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.explain import explain
 from clipeval.configs.old_names import renamed
 from clipeval.configs.ood import spell as spell_ood
+from clipeval.configs.remembered import Composed, Memory
 from clipeval.configs.resolvers import register
 from clipeval.configs.schema import CONFIG, check
 from clipeval.configs.variants import expand
@@ -48,20 +45,14 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         ClipevalError: one sentence that says which word is wrong, what there is, and the nearest to it.
     """
 
-    def recompose(words: Sequence[str]) -> DictConfig:
-        return _hydra([*words, *_searchpath(config_dir)])
-
     overrides = _spell_prompts(spell_ood(overrides))
-    try:
-        composed = recompose(overrides)
-    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
-        raise ClipevalError(explain(problem, overrides, recompose, lambda g: files(g, config_dir))) from None
-    except AssertionError:  # Hydra takes a word such as += for a choice without a group
-        raise ClipevalError(f"{' '.join(overrides)}: a key is missing; write key=value.") from None
-    choices = {str(k): v for k, v in composed.hydra.runtime.choices.items()}
-    with open_dict(composed):
-        del composed["hydra"]
-    return finish(composed, choices, config_dir)
+    searchpath = _searchpath(config_dir)
+    memory = Memory(overrides, config_dir)
+    composed = memory.recall()
+    if composed is None:
+        composed = _composed(overrides, searchpath, config_dir)
+        memory.note(composed)
+    return _finish(*composed, config_dir)
 
 
 def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Path | None = None) -> DictConfig:
@@ -73,8 +64,13 @@ def finish(config: DictConfig, choices: Mapping[str, Any], config_dir: str | Pat
     Raises:
         ClipevalError: a value is missing, unknown or of another type than its key wants.
     """
-    content = renamed(OmegaConf.to_container(config, resolve=False))
+    content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
+    return _finish({str(key): value for key, value in content.items()}, choices, config_dir)
+
+
+def _finish(content: dict[str, Any], choices: Mapping[str, Any], config_dir: str | Path | None) -> DictConfig:
+    content = renamed(content)
     if content.get("task") is not None:  # the suite that it replaces is not to be filled in
         content["tasks"] = {}
     for group in ("model", *CONFIG):
@@ -122,9 +118,32 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
 
 
+def _composed(overrides: Sequence[str], searchpath: Sequence[str], config_dir: str | Path | None) -> Composed:
+    """What Hydra makes of the words. It is imported here: where its answer is remembered, nobody waits for it."""
+    from hydra.errors import HydraException
+
+    from clipeval.configs.explain import explain
+
+    def recompose(words: Sequence[str]) -> DictConfig:
+        return _hydra([*words, *searchpath])
+
+    try:
+        config = recompose(overrides)
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
+        raise ClipevalError(explain(problem, overrides, recompose, lambda g: files(g, config_dir))) from None
+    except AssertionError:  # Hydra takes a word such as += for a choice without a group
+        raise ClipevalError(f"{' '.join(overrides)}: a key is missing; write key=value.") from None
+    choices = {str(k): v for k, v in config.hydra.runtime.choices.items()}
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key != "hydra"}, choices
+
+
 def _hydra(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
     with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE):
-        return hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+        return compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
 
 
 def _searchpath(config_dir: str | Path | None) -> list[str]:

@@ -44,7 +44,8 @@ def expand(config: DictConfig) -> dict[str, str]:
     if content.get("prompt_sets") is not None:
         nodes = _with_prompts(nodes, content["prompt_sets"])
     origin = {name: node.pop(_OF) for name, node in nodes.items()}
-    config.tasks = nodes
+    if nodes != tasks:
+        config.tasks = nodes
     return origin
 
 
