@@ -347,7 +347,7 @@ def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list
 
 
 def _mapping(location: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ClipevalError(
             f"{location}={shown(value)}: keys of its own were expected ({location}.KEY=…), not a value."
         )
