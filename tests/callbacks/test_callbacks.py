@@ -16,22 +16,26 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {"open_clip": "tensorboard", "lightning": "lightning", "trainer": "accelerate"}
 
 
-def trained(trainer: str, out: Path) -> dict[str, Any]:
-    if find_spec(NEEDS[trainer]) is None:
-        pytest.skip(f"{NEEDS[trainer]} is not installed: pip install 'clipeval[training]'")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one launch, in which every trainer that is installed trains."""
+    out = tmp_path_factory.mktemp("trained")
+    trainers = [trainer for trainer, package in NEEDS.items() if find_spec(package) is not None]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLIPEVAL_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(Path(__file__).with_name("worker.py")), trainer, str(out)],
-        env=environment, capture_output=True, text=True, timeout=900,
+        [*command, str(Path(__file__).with_name("worker.py")), ",".join(trainers), str(out)],
+        env=environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return json.loads((out / f"{trainer}.json").read_text())  # type: ignore[no-any-return]
+    return out
 
 
 @pytest.fixture(scope="module", params=list(NEEDS))
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {"trainer": request.param, **trained(request.param, tmp_path_factory.mktemp(request.param))}
+def found(request: pytest.FixtureRequest, trained: Path) -> dict[str, Any]:
+    if find_spec(NEEDS[request.param]) is None:
+        pytest.skip(f"{NEEDS[request.param]} is not installed: pip install 'clipeval[training]'")
+    return {"trainer": request.param, **json.loads((trained / f"{request.param}.json").read_text())}
 
 
 def test_two_ranks_score_as_one_process_does(found: dict[str, Any]) -> None:

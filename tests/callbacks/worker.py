@@ -1,6 +1,6 @@
 """One rank of a training run of a few steps.
 
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/callbacks/worker.py TRAINER OUT
+    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/callbacks/worker.py TRAINER[,TRAINER…] OUT
 
 Each trainer trains twice, without the callback and with it; OUT/TRAINER.json of rank 0 says what came of both.
 """
@@ -8,6 +8,7 @@ Each trainer trains twice, without the callback and with it; OUT/TRAINER.json of
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from dataclasses import asdict
@@ -176,8 +177,13 @@ def with_trainer(out: Path) -> dict[str, Any]:
     from clipeval.callbacks.huggingface import ZeroShotCallback
     from clipeval.models import resolve
 
-    folder = out / f"hf{dist.get_rank() if dist.is_initialized() else ''}"
-    write_hugging_face(folder, "clip", CLIP_PROCESSOR)
+    folder = out / "hugging_face"
+    together = dist.is_initialized()  # then transformers saves on the first rank alone
+    if not together or dist.get_rank() == 0:
+        folder = folder if together else out / f"hugging_face{os.environ.get('RANK', '')}"
+        write_hugging_face(folder, "clip", CLIP_PROCESSOR)
+    if together:
+        dist.barrier()
     processor = transformers.CLIPProcessor(
         transformers.AutoImageProcessor.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
     )
@@ -223,8 +229,9 @@ def with_trainer(out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    trainer, place = sys.argv[1], Path(sys.argv[2])
+    names, place = sys.argv[1].split(","), Path(sys.argv[2])
     torch.set_num_threads(1)
-    found = {"open_clip": with_open_clip, "lightning": with_lightning, "trainer": with_trainer}[trainer](place)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        (place / f"{trainer}.json").write_text(json.dumps(found))
+    for trainer in names:
+        found = {"open_clip": with_open_clip, "lightning": with_lightning, "trainer": with_trainer}[trainer](place)
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            (place / f"{trainer}.json").write_text(json.dumps(found))

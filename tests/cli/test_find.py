@@ -123,10 +123,12 @@ def test_the_sources_are_those_that_a_run_would_read() -> None:
             for copy in facts.task_facts(name)["sources"]
             if copy["source"] == source
         }
-        words = ["suite=none", f"data.source={source}", *(f"+task@tasks.{name}={name}" for name in wanted)]
-        config = compose(words)
-        for name, copy in wanted.items():
-            assert (config.tasks[name].data.folder, config.tasks[name].data.hub) == (copy["folder"], copy["hub"]), name
+        for first in range(0, len(wanted), 20):  # OmegaConf's time grows with the square
+            some = list(wanted)[first : first + 20]
+            config = compose(["suite=none", f"data.source={source}", *(f"+task@tasks.{name}={name}" for name in some)])
+            for name in some:
+                data, copy = config.tasks[name].data, wanted[name]
+                assert (data.folder, data.hub) == (copy["folder"], copy["hub"]), name
 
 
 @pytest.mark.parametrize(

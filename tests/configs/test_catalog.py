@@ -23,8 +23,10 @@ def composed(words: list[str]) -> dict[str, Any]:
 
 def test_a_task_has_the_values_that_hydra_gives_it() -> None:
     tasks = catalog.group_options("task")
-    words = ["suite=none", *(f"+task@tasks.{name}={name}" for name in tasks)]
-    assert composed(words)["tasks"] == {name: catalog.content("task", name) for name in tasks}
+    for first in range(0, len(tasks), 20):  # OmegaConf's time grows with the square
+        some = tasks[first : first + 20]
+        words = ["suite=none", *(f"+task@tasks.{name}={name}" for name in some)]
+        assert composed(words)["tasks"] == {name: catalog.content("task", name) for name in some}
 
 
 @pytest.mark.parametrize("model", [catalog.group_options("model")[i] for i in (0, 1, 5, -1)])
