@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clipeval.configs import path_words
 from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
 from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
@@ -47,11 +48,19 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
     overrides = _spell_prompts(spell_ood(overrides))
     searchpath = _searchpath(config_dir)
-    memory = Memory(overrides, config_dir)
+    words, paths = path_words.split(overrides)
+    memory = Memory(words, config_dir)
     composed = memory.recall()
     if composed is None:
-        composed = _composed(overrides, searchpath, config_dir)
+        try:
+            composed = _composed(words, searchpath, config_dir)
+        except ClipevalError:
+            if not paths:
+                raise
+            return _finish(*_composed(overrides, searchpath, config_dir), config_dir)  # the error speaks of all words
         memory.note(composed)
+    if not path_words.put(composed[0], paths):
+        composed = _composed(overrides, searchpath, config_dir)
     return _finish(*composed, config_dir)
 
 

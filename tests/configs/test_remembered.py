@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from clipeval.configs import compose as composing
-from clipeval.configs import remembered
+from clipeval.configs import path_words, remembered
 from clipeval.configs.compose import compose
 
 
@@ -111,3 +111,47 @@ def test_an_error_is_no_memory(cache: Path) -> None:
         with pytest.raises(ValueError, match="Did you mean"):
             compose(["task=mnst"])
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (["task=mnist", "out=runs/a"], True),
+        (["task=mnist", "out='a b/c'", "cache.root=/x/1", "data.root=./y"], True),
+        (["task=mnist", "model=open_clip", "model.name=local-dir:/m/v1.5", "task.data.root=/z"], True),
+        (["suite=quickstart", "tasks.quickstart_digits.data.folder='12'"], True),
+        (["task=mnist", "out=1/2"], True),
+        (["task=mnist", "out=runs/a", "out=b"], False),
+        (["task=mnist", "data={root: /x}", "data.root=/y"], False),
+        (["task=mnist", "out=runs/${model.slug}"], False),
+        (["task=mnist", "model.pretrained=glob(a/*.pt)"], False),
+        (["task=mnist", "+task.data.own=/z", "~slurm.logs"], False),
+        (["task=mnist", "out=runs,b/c"], False),
+        (["task=mnist", "out=runs/a b"], False),
+    ],
+)
+def test_words_that_give_paths_are_put_in_as_hydra_does(words: list[str], path: bool) -> None:
+    """With all words given to Hydra, and with those alone that are not paths."""
+    split = path_words.split
+    assert bool(split(words)[1]) is path
+    results = []
+    for given in (split, lambda w: (list(w), {})):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(composing.path_words, "split", given)
+            try:
+                results.append(compose(words))
+            except ValueError as problem:
+                results.append(str(problem))
+    assert results[0] == results[1]
+
+
+def test_one_memory_serves_every_folder(asked: list[list[str]]) -> None:
+    for folder in "abc":
+        assert compose(["task=mnist", f"out=runs/{folder}"]).out == f"runs/{folder}"
+    assert len(asked) == 1
+
+
+def test_a_path_for_a_key_that_is_none_is_an_error_with_the_nearest() -> None:
+    for words in (["task=mnist", "outt=a/b"], ["task=mnist", "data.rot=/x"], ["task=mnst", "out=a/b"]):
+        with pytest.raises(ValueError, match=r"Did you mean: (out|data\.root|mnist)"):
+            compose(words)
