@@ -78,7 +78,7 @@ class Decoded(NamedTuple):
         job: its number.
         indices: int64 [n], which images of the split.
         pixels: [n, 3, h, w]; or uint8 [bytes], a block of n images (`clipeval.preprocess.packed`). Valid until the next one is
-            asked for.
+            asked for, or longer: see `Decoders.keep_until`.
         failures: indices of images that could not be read, and why.
     """
 
@@ -244,6 +244,18 @@ class Decoders:
             worker_init_fn=_start_beside_encoder if device.type == "cpu" else _leave_signals,
         )
         self._iterator = iter(self._loader)
+        self._workers, self._given = workers, -1
+        self._used: dict[int, torch.cuda.Event] = {}
+        """{run: when its slot may be written to}, of runs that a GPU still copies."""
+
+    @property
+    def memory(self) -> torch.Tensor | None:
+        """What the processes write to, uint8 or float32; None where there is no such memory."""
+        return self._slots
+
+    def keep_until(self, event: torch.cuda.Event) -> None:
+        """Leaves the pixels that were given last as they are until an event."""
+        self._used[self._given] = event
 
     def __iter__(self) -> Iterator[Decoded]:
         runs = list(zip(self._runs, self._kept, strict=True))
@@ -258,7 +270,10 @@ class Decoders:
                 if pixels is None:  # damaged or gone: here, for the decoders have not been told of it
                     answer = self._decoder.decode(run, None)
             else:
-                answer = next(self._iterator)
+                # Asking for a run sends a process to the slot of the one that lies so far back.
+                if (used := self._used.pop(number - self._workers, None)) is not None:
+                    used.synchronize()
+                answer, self._given = next(self._iterator), number
                 if answer.pixels is None and self._slots is not None:
                     pixels = self._slots[number % len(self._slots)][: answer.size]
                 number += 1
