@@ -27,10 +27,10 @@ from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.precision import current
 from clipeval.models.small_cpu import keep_freed_memory
-from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.cores import usable_cores
 from clipeval.tasks.solvers import adamw, lbfgs
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
+from scripts.benchmark_feed import Blank, Undecoded
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""
@@ -119,8 +119,8 @@ def end_to_end(
 
 def main_thread(device: str, workers: int, batch: int, images: int) -> dict[str, Any]:
     """Processor time that the main thread needs for an image of 224 px where decoding and the model cost nothing."""
-    job = DecodeJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
-    transform, store = _Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
+    job = DecodeJob("photos", Blank(images), np.arange(images), "rgb_first", False)
+    transform, store = Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
     stream = ImageStream([job], transform, StreamOptions(workers, batch), torch.device(device))
     started = time.thread_time()
     for piece in _embed(stream, _Nothing(transform, torch.device(device), 512)):
@@ -205,31 +205,6 @@ class _Timed:
             self._seconds += first.elapsed_time(last) / 1000
         self._events.clear()
         return self._seconds
-
-
-class _Blank:
-    """Images of no bytes."""
-
-    digest = "blank"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, place: int) -> bytes:
-        return b""
-
-    def location(self, place: int) -> str:
-        return str(place)
-
-
-class _Undecoded(Preprocess):
-    """Leaves the memory for pixels as it is."""
-
-    def pixels(self, data: bytes, convert: Any = "rgb_first", fast: bool = False, out: Any = None) -> torch.Tensor:
-        return torch.zeros(self.shape, dtype=torch.uint8) if out is None else out
 
 
 def _stream(root: str, transform: Any, options: StreamOptions, device: str, times: int) -> ImageStream:

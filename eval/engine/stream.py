@@ -10,6 +10,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -298,7 +300,8 @@ class _Batches:
             done.event.synchronize()
         rows = done.rows.cpu()
         start = 0
-        for job, indices in done.spans:
+        for job, spans in groupby(done.spans, itemgetter(0)):  # all of a job at once: what takes them in costs by the call
+            indices = np.concatenate([span for _, span in spans])
             yield Embedded(job, indices, rows[start : start + len(indices)])
             start += len(indices)
 
