@@ -120,9 +120,7 @@ class FeatureStores:
     def of(self, spec: FeatureSpec) -> ImageStore:
         """The store of some features."""
         if spec.key not in self._open:
-            self._open[spec.key] = ImageStore(
-                self.root, spec.parts, len(spec.images), spec.label, self._writer
-            )
+            self._open[spec.key] = ImageStore(self.root, spec.parts, len(spec.images), spec.label, self._writer)
         return self._open[spec.key]
 
     def refresh(self) -> None:

@@ -30,6 +30,8 @@ from clipeval.models.encoder import Encoder
 from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import current, indexed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
+from clipeval.preprocess.nvjpeg import DeviceDecode, JpegPacker
+from clipeval.preprocess.packed import Packer
 from clipeval.preprocess.transforms import Preprocess, Transform
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class StreamOptions:
         on_error: fail or skip.
         device_resize: decoders hand over what they decoded, and the encoder's device resizes it, with the same pixels. Only an
             exact `Preprocess` without a pixel store is resized there (`runtime.resize`).
+        nvjpeg: JPEGs are decoded on the device as well (`runtime.preprocess=nvjpeg`).
         batch_memo: a file that remembers the batch size that was found; None: it is found anew.
         note_batch: told the batch size, once it is known and when memory makes it smaller.
     """
@@ -58,6 +61,7 @@ class StreamOptions:
     aligned: bool = False
     on_error: str = "fail"
     device_resize: bool = False
+    nvjpeg: bool = False
     batch_memo: Path | None = None
     note_batch: Callable[[int], None] = lambda size: None
 
@@ -94,16 +98,17 @@ class ImageStream:
     ) -> None:
         self.jobs, self.options, self.device = jobs, options, indexed(device)
         self._uploads = Uploads(self.device) if self.device.type == "cuda" and jobs else None
-        packed = options.device_resize and not options.fast and bool(jobs) and all(job.kept is None for job in jobs)
         self._resize: DeviceResize | None = None
-        if packed and isinstance(transform, Preprocess):
-            if is_exact(transform):
+        self._decode: DeviceDecode | None = None
+        resizes = options.device_resize and not options.fast and all(job.kept is None for job in jobs)
+        if jobs and isinstance(transform, Preprocess) and (resizes or options.nvjpeg):
+            if is_exact(transform) or options.nvjpeg:  # which resizes where no decoder can
                 self._resize = DeviceResize(transform, self.device, self._send_block if self._uploads else None)
+                self._decode = DeviceDecode(self._resize) if options.nvjpeg else None
             else:
                 log.warning("Pillow %s resizes with an arithmetic of its own: the decoders do it", PIL.__version__)
-        self._decoders = Decoders(
-            jobs, transform, options.fast, options.workers, self.device, packed=self._resize is not None
-        )
+        packer = None if self._resize is None else JpegPacker if self._decode else Packer
+        self._decoders = Decoders(jobs, transform, options.fast, options.workers, self.device, packer)
 
     def embed(self, encoder: Encoder | EncoderGroup) -> Iterator[Embedded]:
         """Embeds every image of every job, in order.
@@ -122,6 +127,9 @@ class ImageStream:
         before: tuple[bool, str] | tuple[int, int] | None = None
         for number, indices, pixels, failures in self._decoders:
             job = self.jobs[number]
+            if self._decode is not None and len(indices):
+                indices, pixels, more = self._decoded(job, indices, pixels)
+                failures = [*failures, *more]
             if failures and self.options.on_error == "fail":
                 raise ClipevalError(
                     f"{failures[0][1]}. Repair it, or fetch it again (`clipeval download` for a benchmark's set); or leave such "
@@ -135,7 +143,7 @@ class ImageStream:
             how = (job.mixed, job.output)
             # A batch is of one kind; aligned: of one stored chunk of one split.
             kind = (number, int(indices[0]) // STORED) if self.options.aligned else how
-            if self._resize is not None:
+            if self._resize is not None and self._decode is None:
                 with current(self.device):
                     pixels = self._resize(pixels, len(indices))
             if batches is None:
@@ -150,6 +158,20 @@ class ImageStream:
         if batches is not None:
             yield from batches.drain()
             yield from batches.finish()
+
+    def _decoded(
+        self, job: DecodeJob, indices: np.ndarray, block: torch.Tensor
+    ) -> tuple[np.ndarray, torch.Tensor, list[tuple[int, str]]]:
+        """The images of a block of JPEGs, their pixels on the device, and those that could not be decoded."""
+        assert self._decode is not None
+        with current(self.device):
+            pixels, lost = self._decode(block, len(indices))
+            if self.device.type == "cuda":  # which may read the JPEGs until then
+                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event.record(torch.cuda.current_stream(self.device))
+                self._decoders.keep_until(event)
+        failures = [(int(indices[place]), f"{job.images.location(int(indices[place]))}: {why}") for place, why in lost]
+        return np.delete(indices, [place for place, _ in lost]), pixels, failures
 
     def _send_block(self, block: torch.Tensor) -> torch.Tensor:
         assert self._uploads is not None
@@ -300,7 +322,9 @@ class _Batches:
             done.event.synchronize()
         rows = done.rows.cpu()
         start = 0
-        for job, spans in groupby(done.spans, itemgetter(0)):  # all of a job at once: what takes them in costs by the call
+        for job, spans in groupby(
+            done.spans, itemgetter(0)
+        ):  # all of a job at once: what takes them in costs by the call
             indices = np.concatenate([span for _, span in spans])
             yield Embedded(job, indices, rows[start : start + len(indices)])
             start += len(indices)

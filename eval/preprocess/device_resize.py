@@ -46,7 +46,7 @@ class DeviceResize:
         self, preprocess: Preprocess, device: torch.device, send: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
         self.preprocess, self.device = preprocess, device
-        self._send = send or (lambda block: block.to(device))
+        self.send = send or (lambda block: block.to(device))
         self._way: Way | None = None
 
     def __call__(self, block: torch.Tensor, count: int) -> torch.Tensor:
@@ -59,10 +59,20 @@ class DeviceResize:
         Returns:
             uint8 [count, 3, height, width], on the device (on the CPU, if no way is exact on the device).
         """
+        about, way = packed.descriptors(block, count), self.way
+        return way(block if way == self._on_cpu else self.send(block), about)
+
+    def there(self, block: torch.Tensor, about: np.ndarray) -> torch.Tensor:
+        """The same of a block that is on the device, with its descriptors, int32 [n, 20] on the CPU."""
+        way = self.way
+        return way(block.cpu() if way == self._on_cpu else block, about)
+
+    @property
+    def way(self) -> Way:
+        """The first that is exact on this device."""
         if self._way is None:
             self._way = self._choose()
-        about = packed.descriptors(block, count)
-        return self._way(block if self._way == self._on_cpu else self._send(block), about)
+        return self._way
 
     def _choose(self) -> Way:
         ways: list[tuple[str, Way]] = [("tensor operations", self._by_tensors)]

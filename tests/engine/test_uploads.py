@@ -14,7 +14,6 @@ from clipeval.models.precision import stream_of_its_own
 from tests.engine.fake_cuda import FakeCuda
 from tests.engine.test_device_faults import COUNT, GreyEncoder, Squares
 
-
 DEVICE = torch.device("cuda:1")
 
 
@@ -37,7 +36,9 @@ def test_memory_is_filled_anew_once_it_was_copied(monkeypatch: pytest.MonkeyPatc
         place.zero_()
         sent.append(there)
     if not registered:
-        assert sum(cuda.done.values()) >= len(sent) - uploads.STAGED, "no more than those on their way lie in pinned memory"
+        assert sum(cuda.done.values()) >= len(sent) - uploads.STAGED, (
+            "no more than those on their way lie in pinned memory"
+        )
         assert cuda.pinned == {1}
     cuda.run((1, 0))  # what the encoder's stream was given waits for the copies
     for number, there in enumerate(sent, 1):
@@ -85,7 +86,9 @@ def test_what_cuda_does_not_register_is_said_and_copied_otherwise(
 
 @pytest.mark.parametrize("refuses", [0, 2])
 @pytest.mark.parametrize("size", [24, 40])
-def test_decoders_wait_with_memory_that_a_gpu_still_copies(monkeypatch: pytest.MonkeyPatch, refuses: int, size: int) -> None:
+def test_decoders_wait_with_memory_that_a_gpu_still_copies(
+    monkeypatch: pytest.MonkeyPatch, refuses: int, size: int
+) -> None:
     """Four slots for 32 runs; batches that end within a run."""
     cuda = FakeCuda(monkeypatch)
     cuda.busy, cuda.refuses = 1, refuses
@@ -109,7 +112,9 @@ def test_a_device_without_room_for_a_batch_is_one_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(Uploads, "empty", full)
     job = DecodeJob("a", Squares(), np.arange(8), "rgb_first", False)
     stream = ImageStream([job], GreyEncoder.preprocess, StreamOptions(0, 8), DEVICE)
-    with pytest.raises(Exception, match=r"batch: cuda:1 has no memory left .*1\.2 GiB\)\. Set runtime\.batch_size lower"):
+    with pytest.raises(
+        Exception, match=r"batch: cuda:1 has no memory left .*1\.2 GiB\)\. Set runtime\.batch_size lower"
+    ):
         list(stream.embed(GreyEncoder))  # type: ignore[arg-type]
 
 

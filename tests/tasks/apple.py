@@ -39,7 +39,10 @@ class AppleGpu(TorchFunctionMode):
         if mine and others and name not in _ANYWHERE:
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, mps:0 and cpu")
         given = [None if str(value) == "mps" else value for value in args]
-        given = [torch.device("cpu") if old is not None and new is None else new for old, new in zip(args, given, strict=True)]
+        given = [
+            torch.device("cpu") if old is not None and new is None else new
+            for old, new in zip(args, given, strict=True)
+        ]
         kwargs = {key: torch.device("cpu") if str(value) == "mps" else value for key, value in kwargs.items()}
         result = func(*given, **kwargs)
         return _moved(result, name) if wanted else result

@@ -89,5 +89,7 @@ def test_a_task_on_the_device_without_float64_scores_as_on_the_cpu(which: str) -
 
 
 def test_every_task_that_computes_on_the_device_is_tried_here() -> None:
-    asks = {kind.__name__ for kind in vars(all_tasks).values() if isinstance(kind, type) and getattr(kind, "on_device", 0)}
+    asks = {
+        kind.__name__ for kind in vars(all_tasks).values() if isinstance(kind, type) and getattr(kind, "on_device", 0)
+    }
     assert asks == {type(task).__name__ for task in PROBES.values()}
