@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ class Uploads:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._staged: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
         self._registered: torch.Tensor | None = None
 
@@ -38,7 +39,7 @@ class Uploads:
             return
         with torch.cuda.device(self.device):
             try:
-                status = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+                status = int(_cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
             except (AttributeError, RuntimeError) as problem:  # a build without it
                 log.warning("decoded images are copied once more on their way to %s: %s", self.device, problem)
                 return
@@ -94,7 +95,7 @@ class Uploads:
             return
         with torch.cuda.device(self.device):
             self._mark().synchronize()
-            torch.cuda.cudart().cudaHostUnregister(self._registered.data_ptr())
+            _cudart().cudaHostUnregister(self._registered.data_ptr())
         self._registered = None
 
     def _covers(self, host: torch.Tensor) -> bool:
@@ -125,6 +126,10 @@ class Uploads:
     def _copying(self) -> Iterator[None]:
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             yield
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def _as(buffer: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

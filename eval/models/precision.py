@@ -75,7 +75,7 @@ def stream_of_its_own(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     try:
         with torch.cuda.stream(stream):
             yield

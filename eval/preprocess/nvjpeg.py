@@ -22,6 +22,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.preprocess import packed, watermark
 from clipeval.preprocess.device_resize import DeviceResize
 from clipeval.preprocess.jpeg import read_plain
+from clipeval.preprocess.resample import by_pillow
 from clipeval.preprocess.transforms import Convert, Preprocess, Transform
 
 LARGEST = 2**26
@@ -87,7 +88,7 @@ class JpegPacker(packed.Packer):
             size = plain.height * plain.width
             axes = (
                 None
-                if packed.by_pillow(plain.height, plain.width)
+                if by_pillow(plain.height, plain.width)
                 else packed.axes(self.preprocess, plain.height, plain.width, 1)
             )
             if axes is not None:

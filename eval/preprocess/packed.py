@@ -260,7 +260,7 @@ def _unchanged(preprocess: Preprocess) -> tuple[_Axis, _Axis]:
 
 def _resized_bytes(preprocess: Preprocess) -> int:
     height, width = preprocess.size
-    return 3 * height * width + 8 * (height + width) + 3 * _ALIGNED
+    return 3 * height * width + 8 * (height + width) + 4 * _ALIGNED
 
 
 def aligned(count: int) -> int:

@@ -18,7 +18,9 @@ from clipeval.engine.features import feature_specs
 from clipeval.engine.pixels import pixel_store
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.preprocess import nvjpeg
-from clipeval.preprocess.nvjpeg import require_nvjpeg
+from clipeval.preprocess.device_resize import DeviceResize
+from clipeval.preprocess.nvjpeg import DeviceDecode, JpegPacker, require_nvjpeg
+from clipeval.preprocess.packed import least_bytes
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
 
 CPU = torch.device("cpu")
@@ -152,6 +154,22 @@ def test_what_nobody_can_decode_fails_or_is_skipped_as_ever(monkeypatch: pytest.
     assert sorted(lost) == pillow and {7, 9} <= set(pillow) and all(f"picture {p}: " in why for p, why in lost.items())
     assert sorted(found) == [place for place in range(len(images)) if place not in lost]
     assert torch.equal(found[8], transform.pixels(brighter(images.data[8])).reshape(-1).float())
+
+
+def test_a_block_that_holds_no_more_than_it_must_has_room_for_all() -> None:
+    """Every image is then resized by the decoder."""
+    for size in (1, 7, 24):
+        preprocess = Preprocess((size, size + 3))
+        for count in (1, 2, 16):
+            block = np.zeros(least_bytes(preprocess, count), dtype=np.uint8)
+            packer = JpegPacker(preprocess, block, count)
+            data = [encoded((30 + n, 40, 3), "JPEG", n) for n in range(count)]
+            for image in data:
+                packer.add(image, "rgb_first")
+            filled = torch.from_numpy(block)[: packer.finish()]
+            assert packer.count == count
+            found, lost = DeviceDecode(DeviceResize(preprocess, CPU))(filled, count)
+            assert not lost and found.shape == (count, *preprocess.shape)
 
 
 def _reads(transform: Preprocess, data: bytes) -> bool:
