@@ -54,7 +54,7 @@ CONFIG: dict[str, dict[str, Value]] = {
         "precision": Value(str, choices=("fp32", "bf16", "fp16", "datacomp", "datacomp_tf32")),
         "batch_size": Value(int, null=True, least=1),
         "workers": Value(int, null=True, least=0),
-        "preprocess": Value(str, choices=("exact", "fast")),
+        "preprocess": Value(str, choices=("exact", "fast", "nvjpeg")),
         "resize": Value(str, choices=("auto", "workers", "device")),
         "compile": BOOL,
         "deterministic": BOOL,

@@ -164,15 +164,15 @@ def _data(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clu
 
 def _decode(run: Run, reproduction: Reproduction, wrong: Sequence[Judged]) -> _Clue | None:
     config = run.info.get("config") or {}
-    fast = (config.get("runtime") or {}).get("preprocess") == "fast" or any(
-        line.record is not None and line.record.fingerprint.preprocess.startswith("fast") for line in wrong
-    )
+    ways = {(config.get("runtime") or {}).get("preprocess")}
+    for line in wrong:
+        ways.update(line.record.fingerprint.preprocess.split("/")[1:2] if line.record is not None else ())
+    other = next((way for way in ("fast", "nvjpeg") if way in ways), None)
     changed = (config.get("model") or {}).get("preprocess")
     several = len({line.task for line in wrong}) >= len(reproduction.scored(main=True)) / 2
-    if fast:
-        return _Clue(
-            "runtime.preprocess=fast decodes and resizes in its own way", "runtime.preprocess=exact", True, several
-        )
+    if other is not None:
+        does = {"fast": "decodes and resizes", "nvjpeg": "decodes"}[other]
+        return _Clue(f"runtime.preprocess={other} {does} in its own way", "runtime.preprocess=exact", True, several)
     if changed:
         return _Clue(
             f"model.preprocess={changed} is not what the model describes", "model.preprocess=null", True, several

@@ -316,8 +316,9 @@ def _details(run: Run) -> str:
     made = sorted({short_precision(record.fingerprint.precision) for record in run.records.values()})
     # The name of a recipe says more than what it does to each protocol; a run of one precision is what its records say.
     parts += [str(asked)] if asked and len(made) > 1 else made
-    if (config.get("runtime") or {}).get("preprocess") == "fast":
-        parts.append("fast preprocessing")
+    how = (config.get("runtime") or {}).get("preprocess")
+    if how in ("fast", "nvjpeg"):
+        parts.append(f"{how} preprocessing")
     prompts = config.get("prompts")
     if prompts:
         parts.append(

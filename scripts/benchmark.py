@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 from clipeval.results.provenance import provenance  # noqa: E402
 from scripts import benchmark_rows as rows  # noqa: E402
+from scripts.benchmark_feed import feed  # noqa: E402
 from scripts.benchmark_gpu import gpu  # noqa: E402
 from scripts.benchmark_pixels import pixels  # noqa: E402
 from scripts.benchmark_precision import precision  # noqa: E402
@@ -44,6 +45,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "heads": rows.heads,
     "decode": rows.decode,
     "pixels": pixels,
+    "feed": feed,
     "miniature": rows.miniature,
     "end_to_end": rows.end_to_end,
     "rescore": rows.rescore,

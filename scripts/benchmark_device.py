@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,18 @@ import torch
 
 from clipeval.data.split import DataConfig, open_split
 from clipeval.engine.decode import DecodeJob
-from clipeval.engine.runner import store_batch
+from clipeval.engine.pixels import pixel_store
+from clipeval.engine.runner import RunOptions, store_batch
 from clipeval.engine.store import ImageStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.precision import current
 from clipeval.models.small_cpu import keep_freed_memory
-from clipeval.preprocess.transforms import Preprocess
 from clipeval.results.cores import usable_cores
 from clipeval.tasks.solvers import adamw, lbfgs
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
+from scripts.benchmark_feed import Blank, Undecoded
 
 AT_LEAST = 2.0
 """Seconds that the encoder alone is measured for."""
@@ -81,16 +84,30 @@ def decoders(model: str, root: str, device: str, workers: int, times: int) -> di
     """The stream without a model: one shard, `times` times over."""
     transform = resolve({"name": model}, tempfile.gettempdir()).preprocess
     keep_freed_memory()
-    stream = _stream(root, transform, StreamOptions(workers, 256), device, times)
+    stream = _stream(root, transform, _options("device", device, workers, 256), device, times)
     started = time.perf_counter()
     count = sum(len(piece.indices) for piece in _embed(stream, _Nothing(transform, torch.device(device))))
     return {"images": count, "seconds": time.perf_counter() - started}
 
 
 def end_to_end(
-    model: str, precision: str, device: str, root: str, workers: int, batch: int, times: int
+    model: str,
+    precision: str,
+    device: str,
+    root: str,
+    workers: int,
+    batch: int,
+    times: int,
+    how: str = "device",
+    kept: str | None = None,
 ) -> dict[str, Any]:
     """Decoders and encoder together.
+
+    Args:
+        model, precision, device, root, workers, batch, times: as of the others.
+        how: who makes the pixels: `device` resizes what the decoders decoded, as runs on CUDA do; `workers` resize; `nvjpeg`: the
+            device decodes too; `store`: they come from `kept`, a folder, which a pass beforehand fills.
+        kept: the pixel store's folder.
 
     Returns:
         `images`, `seconds`; `first_s`: from the start of the decoders to the first embedding; `busy`: the share of the time that
@@ -100,9 +117,15 @@ def end_to_end(
     cuda = encoder.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(encoder.device)
+    options, store = _options(how, device, workers, batch), None if how != "store" else kept
+    if store is not None:
+        for _ in _embed(_stream(root, encoder.preprocess, options, device, 1, store), encoder):
+            pass
+        encoder.seconds()
+        encoder = _Timed(encoder.encoder)
     started = time.perf_counter()
     count, first = 0, 0.0
-    for piece in _embed(_stream(root, encoder.preprocess, StreamOptions(workers, batch), device, times), encoder):
+    for piece in _embed(_stream(root, encoder.preprocess, options, device, times, store), encoder):
         first = first or time.perf_counter() - started
         count += len(piece.rows)
     seconds = time.perf_counter() - started
@@ -119,8 +142,8 @@ def end_to_end(
 
 def main_thread(device: str, workers: int, batch: int, images: int) -> dict[str, Any]:
     """Processor time that the main thread needs for an image of 224 px where decoding and the model cost nothing."""
-    job = DecodeJob("photos", _Blank(images), np.arange(images), "rgb_first", False)
-    transform, store = _Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
+    job = DecodeJob("photos", Blank(images), np.arange(images), "rgb_first", False)
+    transform, store = Undecoded((224, 224)), ImageStore(None, {"benchmark": "main thread"}, images)
     stream = ImageStream([job], transform, StreamOptions(workers, batch), torch.device(device))
     started = time.thread_time()
     for piece in _embed(stream, _Nothing(transform, torch.device(device), 512)):
@@ -207,37 +230,23 @@ class _Timed:
         return self._seconds
 
 
-class _Blank:
-    """Images of no bytes."""
-
-    digest = "blank"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, place: int) -> bytes:
-        return b""
-
-    def location(self, place: int) -> str:
-        return str(place)
+def _options(how: str, device: str, workers: int, batch: int) -> StreamOptions:
+    on_device = torch.device(device).type == "cuda" and how == "device"
+    return StreamOptions(workers, batch, device_resize=on_device, nvjpeg=how == "nvjpeg")
 
 
-class _Undecoded(Preprocess):
-    """Leaves the memory for pixels as it is."""
-
-    def pixels(self, data: bytes, convert: Any = "rgb_first", fast: bool = False, out: Any = None) -> torch.Tensor:
-        return torch.zeros(self.shape, dtype=torch.uint8) if out is None else out
-
-
-def _stream(root: str, transform: Any, options: StreamOptions, device: str, times: int) -> ImageStream:
+def _stream(
+    root: str, transform: Any, options: StreamOptions, device: str, times: int, kept: str | None = None
+) -> ImageStream:
     split = open_split(DataConfig(folder="photos"), root, "test", None)
+    store = None
+    if kept is not None:
+        run = RunOptions(torch.device(device), "fp32", False, options, Path(kept))
+        spec: Any = SimpleNamespace(images=split.images, convert="rgb_first")
+        store = pixel_store(run, transform, spec, "photos")
     places = np.tile(np.arange(len(split.images)), times)
-    return ImageStream(
-        [DecodeJob("photos", split.images, places, "rgb_first", False)], transform, options, torch.device(device)
-    )
+    job = DecodeJob("photos", split.images, places, "rgb_first", False, kept=store)
+    return ImageStream([job], transform, options, torch.device(device))
 
 
 def _embed(stream: ImageStream, encoder: Any) -> Iterator[Embedded]:

@@ -27,7 +27,7 @@ from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.memory import keep_freed_memory
-from clipeval.preprocess.packed import descriptors, resize
+from clipeval.preprocess.packed import Packer, descriptors, resize
 from clipeval.tasks import Retrieval, Samples
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 from scripts import benchmark_data
@@ -104,7 +104,7 @@ def feed(model: str, root: str, scratch: str, how: str, times: int = 1, digest: 
     gpu, workers = torch.device("cuda"), default_workers(torch.device("cuda"))  # nothing of it is used
     state, batch = hashlib.sha256(), torch.empty(PACKED_BYTES, dtype=torch.uint8)
     started, count = time.perf_counter(), 0
-    decoders = Decoders([job], transform, False, workers, gpu, packed=how == "decoded")
+    decoders = Decoders([job], transform, False, workers, gpu, Packer if how == "decoded" else None)
     try:
         for decoded in decoders:
             flat = decoded.pixels.reshape(-1)

@@ -148,7 +148,7 @@ def lbfgs(
     rows = block_size(x, classes)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        both = torch.from_numpy(flat).to(x.device, torch.float32)
+        both = torch.from_numpy(flat).float().to(x.device)  # in this order: Apple's GPUs take no float64
         weight, bias = both[:size].view(shape).requires_grad_(), both[size:].requires_grad_()
         total, slope = 0.0, np.zeros(len(flat))
         for part, wanted in zip(blocks(x, rows), torch.split(y, rows), strict=True):
@@ -164,7 +164,7 @@ def lbfgs(
         first = np.concatenate([_float64(part) for part in (start.weight, start.bias)])
     options = {"maxiter": most, "ftol": 64 * np.finfo(np.float64).eps, "gtol": 1e-5}
     solution = torch.from_numpy(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
-    solution = solution.to(x.device, torch.float32)
+    solution = solution.float().to(x.device)
     return LinearClassifier(solution[:size].view(shape), solution[size:])
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from scripts import benchmark
 from scripts.benchmark import line, write
+from scripts.benchmark_feed import feed
 from scripts.benchmark_gpu import gpu
 from scripts.benchmark_process import memory_of
 from scripts.benchmark_rows import Bench, Result, Size, _rates, _seconds
@@ -92,17 +93,28 @@ def test_the_row_of_a_gpu_measures_every_part(tmp_path: Path) -> None:
     size = Size(decoded_for_gpu=40, times_on_gpu=2, classes_on_gpu=4, templates=3, fed=512, probed=60)
     bench = Bench(tmp_path, tmp_path, 1, size, None, None, lambda said: None)  # type: ignore[arg-type]
     results = list(gpu(bench, device="cpu"))
-    assert [r.unit for r in results] == ["images/s", "min"] * 2
-    for result in results[::2]:
+    assert [r.unit for r in results] == ["images/s", "min", "min"] * 2
+    for result in results[::3]:
         figures = result.figures
         assert json.loads(json.dumps(figures)) == figures
         assert figures.keys() >= {"device", "driver", "cores", "batch", "load_s", "search_s", "encoder", "scaling"}
         whole = figures["end_to_end"]["2"]
         assert whole["images"] == 80 and 0 < whole["first_s"] < whole["seconds"] and 0 < whole["busy"] <= 1
         assert whole["overlap"] <= 2
+        assert all(figures[f"end_to_end_{how}"]["images"] == 80 for how in ("workers", "store"))
+        assert len(list((tmp_path / "kept-tiny" / "pixels").rglob("*.npy"))) == 2, (
+            "of 40 images, kept by the first pass"
+        )
         rates = [figures["encoder"], figures["texts"], figures["decoders"]["2"], *figures["main_thread_us"].values()]
         assert min([*rates, figures["probe"]["adamw_s"], figures["probe"]["lbfgs_s"]]) > 0
         assert result.ratios == [whole["rate"] / min(figures["encoder"], figures["decoders"]["2"])]
+
+
+def test_the_row_of_the_main_thread_needs_no_gpu(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, tmp_path, 1, Size(fed=1024), None, None, lambda said: None)  # type: ignore[arg-type]
+    results = list(feed(bench))
+    assert [len(r.ours) for r in results] == [1] * 5 and all(us > 0 for r in results for us in r.ours)
+    assert [r.at_most for r in results] == [10.0] * 4 + [None]
 
 
 def worker(tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> Side:

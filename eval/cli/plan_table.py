@@ -16,6 +16,9 @@ from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
 from clipeval.engine.store import TextStore
 
+MANY_IMAGES = 500_000
+"""Embeddings whose size in memory is worth a word: 1 GB and more."""
+WIDTHS = (512, 1024)
 WORDS = {"done": "done", "stale": "again", "todo": "to do"}
 
 
@@ -62,6 +65,8 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
             highlight=False,
             soft_wrap=True,
         )
+    if said := _memory(plan):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if plan.skipped:
         count = len(plan.tasks) + len(plan.problems) + len(plan.skipped)
         console.print(
@@ -78,6 +83,21 @@ def _left(planned: PlannedTask, stores: FeatureStores, seen: set[str]) -> int:
             seen.add(spec.key)
             count += len(stores.of(spec).missing)
     return count
+
+
+def _memory(plan: Plan) -> str:
+    """What the embeddings of the largest task will take of the host's memory, which holds them all while it is scored; empty
+    where that is little."""
+    counts = {
+        planned.id: sum(len(spec.images) for spec in planned.features.values())
+        for planned in plan.open
+        if planned.derived is None
+    }
+    task = max(counts, key=lambda name: counts[name], default="")
+    if not task or counts[task] < MANY_IMAGES:
+        return ""
+    sizes = " and ".join(f"{decimal(4 * width * counts[task])} where they have {width:,} numbers" for width in WIDTHS)
+    return f"memory: the {counts[task]:,} embeddings of {task} are scored at once, {sizes}, beside the model and the decoders."
 
 
 def _speed(evaluation: Evaluation, plan: Plan) -> float | None:

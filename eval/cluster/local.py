@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pickle import PicklingError
@@ -278,19 +278,24 @@ def _work(
         if runs:
             run_tasks(runs, evaluations[0].options())
         # A model of several that failed is tried once more, and named, by the process that started this one.
-        end.send((None, (sum(run.summary.images for run in runs), sum(run.summary.texts for run in runs))))
+        _tell(end, None, (sum(run.summary.images for run in runs), sum(run.summary.texts for run in runs)))
     except ClipevalError as problem:
-        end.send((str(problem), (0, 0)))
+        _tell(end, str(problem))
     except KeyboardInterrupt:
         return  # the first process says so
     except torch.OutOfMemoryError as problem:
-        end.send((f"{no_memory(device, problem)}; set runtime.batch_size lower", (0, 0)))
+        _tell(end, f"{no_memory(device, problem)}; set runtime.batch_size lower")
         raise
-    except (
-        BaseException
-    ) as problem:  # what nobody foresaw: said by its name, with the traceback in this process's output
-        end.send((f"{type(problem).__name__}: {_first_line(problem)}", (0, 0)))
+    except BaseException as problem:  # what nobody foresaw: by its name, and its traceback in this process's output
+        _tell(end, f"{type(problem).__name__}: {_first_line(problem)}")
         raise
+
+
+def _tell(end: Connection, problem: str | None, done: tuple[int, int] = (0, 0)) -> None:
+    """The first process's last word from this one, which it may end meanwhile: another may have failed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with suppress(BrokenPipeError):  # it has stopped listening
+        end.send((problem, done))
 
 
 def _first_line(problem: BaseException) -> str:

@@ -106,7 +106,7 @@ def _open(config: DictConfig, console: Console) -> Evaluation:
 def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str, Sequence[Job]]]:
     """Submits jobs as arrays no larger than the cluster takes; (array's id, its jobs) of each."""
     import submitit
-    from submitit.core.utils import FailedSubmissionError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     logs.mkdir(parents=True)
     executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=int(options.requeues))
@@ -117,8 +117,9 @@ def send(jobs: Sequence[Job], options: DictConfig, logs: Path) -> list[tuple[str
         try:
             with executor.batch():
                 handles = [executor.submit(job) for job in part]
-        except FailedSubmissionError as problem:
-            raise ClipevalError(f"Slurm refused the jobs: {str(problem).strip().splitlines()[-1]}") from None
+        except (FailedSubmissionError, FailedJobError) as problem:  # sbatch answered nonsense, or failed
+            said = next(reversed(str(problem).strip().splitlines()), "sbatch failed and did not say why")
+            raise ClipevalError(f"Slurm refused the jobs: {said}") from None
         sent.append((str(handles[0].job_id).split("_")[0], part))
     return sent
 

@@ -78,7 +78,7 @@ class Decoded(NamedTuple):
         job: its number.
         indices: int64 [n], which images of the split.
         pixels: [n, 3, h, w]; or uint8 [bytes], a block of n images (`clipeval.preprocess.packed`). Valid until the next one is
-            asked for.
+            asked for, or longer: see `Decoders.keep_until`.
         failures: indices of images that could not be read, and why.
     """
 
@@ -123,8 +123,9 @@ class _Decoder(Dataset[_Answer]):
         capacity: int,
         slots: torch.Tensor | None,
         gate: Gate | None,
+        packer: type[Packer] | None,
     ) -> None:
-        self.jobs, self.runs, self.transform, self.fast = jobs, runs, transform, fast
+        self.jobs, self.runs, self.transform, self.fast, self.packer = jobs, runs, transform, fast, packer
         self.capacity, self.slots, self.gate = capacity, slots, gate
 
     def __len__(self) -> int:
@@ -137,8 +138,8 @@ class _Decoder(Dataset[_Answer]):
 
     def decode(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
         """Decodes a run, into `slot` where there is one."""
-        if self.capacity:
-            return self._pack(run, slot)
+        if self.packer is not None:
+            return self._pack(run, slot, self.packer)
         decoded: list[torch.Tensor] = []
 
         def one(data: bytes, convert: Convert) -> None:
@@ -162,12 +163,13 @@ class _Decoder(Dataset[_Answer]):
                 unkept = f"{problem.filename or store.folder}: {problem.strerror}"
         return _Answer(len(decoded), alone, failures, unkept)
 
-    def _pack(self, run: _Run, slot: torch.Tensor | None) -> _Answer:
+    def _pack(self, run: _Run, slot: torch.Tensor | None, kind: type[Packer]) -> _Answer:
         assert isinstance(self.transform, Preprocess)
         block = torch.empty(self.capacity, dtype=torch.uint8) if slot is None else slot
-        packer = Packer(self.transform, block.numpy(), run.last - run.first)
+        packer = kind(self.transform, block.numpy(), run.last - run.first)
         failures = self._each(run, packer.add)
-        return _Answer(packer.used, block[: packer.used].clone() if slot is None else None, failures)
+        used = packer.finish()
+        return _Answer(used, block[:used].clone() if slot is None else None, failures)
 
     def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> list[tuple[int, str]]:
         """Gives every image of a run to `take`; the indices of those that could not be read, and why."""
@@ -193,8 +195,8 @@ class Decoders:
         fast: `runtime.preprocess=fast`.
         workers: processes; 0 decodes in this one.
         device: where the encoder is.
-        packed: whether images are handed over as they were decoded, in blocks, for the encoder's side to resize. Needs a
-            `Preprocess`, exact, and no pixel store.
+        packer: fills blocks with images as they were decoded, or not even that, for the encoder's side to go on with. Needs a
+            `Preprocess`, and no pixel store.
     """
 
     def __init__(
@@ -204,9 +206,9 @@ class Decoders:
         fast: bool,
         workers: int,
         device: torch.device,
-        packed: bool = False,
+        packer: type[Packer] | None = None,
     ) -> None:
-        chunk = PACKED_CHUNK if packed else CHUNK
+        chunk = PACKED_CHUNK if packer else CHUNK
         self._jobs, self._runs = jobs, [run for number, job in enumerate(jobs) for run in _runs(number, job, chunk)]
         there = [{} if job.kept is None else job.kept.files() for job in jobs]
         self._kept = [there[run.job].get(run.chunk) for run in self._runs]
@@ -224,17 +226,17 @@ class Decoders:
             )
             workers = 0
         capacity = 0
-        if packed:
+        if packer:
             assert isinstance(transform, Preprocess)
             capacity = max(PACKED_BYTES // (ahead + 1) // 4096 * 4096, least_bytes(transform, chunk))
         self._slots: torch.Tensor | None = None
         if workers and forks and transform.shape is not None:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
-            slot = (capacity,) if packed else (CHUNK, *transform.shape)
+            slot = (capacity,) if packer else (CHUNK, *transform.shape)
             self._slots = _shared(((ahead + 1) * workers, *slot), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
         self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
-        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._slots, self._gate)
+        self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._slots, self._gate, packer)
         self._loader = DataLoader(
             self._decoder,
             batch_size=None,
@@ -244,6 +246,18 @@ class Decoders:
             worker_init_fn=_start_beside_encoder if device.type == "cpu" else _leave_signals,
         )
         self._iterator = iter(self._loader)
+        self._workers, self._given = workers, -1
+        self._used: dict[int, torch.cuda.Event] = {}
+        """{run: when its slot may be written to}, of runs that a GPU still copies."""
+
+    @property
+    def memory(self) -> torch.Tensor | None:
+        """What the processes write to, uint8 or float32; None where there is no such memory."""
+        return self._slots
+
+    def keep_until(self, event: torch.cuda.Event) -> None:
+        """Leaves the pixels that were given last as they are until an event."""
+        self._used[self._given] = event
 
     def __iter__(self) -> Iterator[Decoded]:
         runs = list(zip(self._runs, self._kept, strict=True))
@@ -258,7 +272,10 @@ class Decoders:
                 if pixels is None:  # damaged or gone: here, for the decoders have not been told of it
                     answer = self._decoder.decode(run, None)
             else:
-                answer = next(self._iterator)
+                # Asking for a run sends a process to the slot of the one that lies so far back.
+                if (used := self._used.pop(number - self._workers, None)) is not None:
+                    used.synchronize()
+                answer, self._given = next(self._iterator), number
                 if answer.pixels is None and self._slots is not None:
                     pixels = self._slots[number % len(self._slots)][: answer.size]
                 number += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from clipeval.models.check import Report, check_once, remembered
 from clipeval.models.handle import scale_of
 from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
+from clipeval.preprocess.nvjpeg import require_nvjpeg
 from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import heartbeat
 from clipeval.results.provenance import code, provenance
@@ -85,6 +86,7 @@ class Evaluation:
         """Opens every task; see `clipeval.engine.plan`."""
         self.handle.bring(self.say)
         self.handle.require_precision(self.config.runtime.precision)
+        require_nvjpeg(self.config.runtime, self.handle.preprocess)
         self._keep_nothing_of_the_unknown()
         config, parts = self.config, self.parts
         if parts is not None:
@@ -166,10 +168,11 @@ class Evaluation:
             workers=default_workers(device) if runtime.workers is None else int(runtime.workers),
             batch_size=runtime.batch_size or (DETERMINISTIC_BATCH if steady else None),
             fast=runtime.preprocess == "fast",
+            nvjpeg=runtime.preprocess == "nvjpeg",
             aligned=steady,
             on_error=self.config.data.on_error,
             batch_memo=self._batch_memo(device),
-            note_batch=self._note_batch,
+            note_batch=partial(setattr, self, "_batch_size"),
             device_resize=runtime.resize == "device" or (runtime.resize == "auto" and device.type == "cuda"),
         )
         pixels = Path(self.config.cache.root).expanduser() if self.config.cache.pixels else None
@@ -184,9 +187,6 @@ class Evaluation:
         name = key_of({"of": [*about, gpu.name, gpu.total_memory]})
         return Path(self.config.cache.root).expanduser() / "batches" / name
 
-    def _note_batch(self, size: int) -> None:
-        self._batch_size = size
-
     def say_pixels(self, plan: Plan) -> None:
         """Says how much room the pixels will take that `cache.pixels=true` keeps of this run.
 
@@ -196,8 +196,9 @@ class Evaluation:
         options = self.options()
         if options.pixels is None:
             return
-        if not self.handle.preprocess.exact:
-            self.say(f"cache.pixels: nothing is kept of {self.handle.preprocess.describe()}")
+        if options.stream.nvjpeg or not self.handle.preprocess.exact:
+            what = "what nvJPEG decodes" if options.stream.nvjpeg else self.handle.preprocess.describe()
+            self.say(f"cache.pixels: nothing is kept of {what}")
         elif needed := growth(plan.open, self.handle.preprocess, options, self.stores):
             check_room(options.pixels, needed)
             self.say(f"cache.pixels: {decimal(needed)} of resized pixels will be kept in {options.pixels / 'pixels'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -113,17 +114,24 @@ class FeatureStores:
     root: Path | None
     whole_chunks: bool = False
     _open: dict[str, ImageStore] = field(default_factory=dict)
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chunks"))
+    """Its thread begins with the first chunk."""
 
     def of(self, spec: FeatureSpec) -> ImageStore:
         """The store of some features."""
         if spec.key not in self._open:
-            self._open[spec.key] = ImageStore(self.root, spec.parts, len(spec.images), spec.label)
+            self._open[spec.key] = ImageStore(self.root, spec.parts, len(spec.images), spec.label, self._writer)
         return self._open[spec.key]
 
     def refresh(self) -> None:
         """Reads what other processes have written meanwhile."""
         for store in self._open.values():
             store.refresh()
+
+    def settle(self) -> None:
+        """Waits until all that is complete is written. OSError where a disk did not take it."""
+        for store in self._open.values():
+            store.settle()
 
     def flush(self) -> None:
         """Writes what is in memory only, for a run that has to stop."""

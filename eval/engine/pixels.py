@@ -127,8 +127,8 @@ class PixelStore:
 
 
 def pixel_store(options: RunOptions, transform: Transform, spec: FeatureSpec, label: str) -> PixelStore | None:
-    """Where the resized pixels of some images are kept; None: nowhere, or they are what code of the user's own makes."""
-    if options.pixels is None or not isinstance(transform, Preprocess):
+    """Where the resized pixels of some images are kept; None: nowhere, for code of the user's own or a GPU makes them."""
+    if options.pixels is None or options.stream.nvjpeg or not isinstance(transform, Preprocess):
         return None
     decoders = {"pillow": PIL.__version__, "jpeg": features.version("jpg"), "turbo": features.version("libjpeg_turbo")}
     if options.stream.fast:

@@ -236,6 +236,8 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
             warnings += name_flags(names, what)
     if task.roles["test"] != "test":
         warnings.append(f"scored on the split {task.roles['test']!r}")
+    if how["preprocess"] == "nvjpeg":
+        warnings.append("JPEGs decoded by nvJPEG: other pixels than the reference's (runtime.preprocess=nvjpeg)")
     remarks = [f"{task.name} is computed anew by each run: {code.problem}"] if code and code.problem else []
     notes = tuple(
         handle.cuts.described(note, texts) if "share_cut" in note or "mean_tokens" in note else note

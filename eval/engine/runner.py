@@ -332,6 +332,8 @@ def embed_images(
                         for other in models:  # those that have the same stores
                             if other.stores is model.stores and other.problem is None:
                                 other.queue.submit_ready()
+    for model in encoders:
+        model.stores.settle()
 
 
 def store_batch(piece: Embedded, job: DecodeJob, store: ImageStore) -> int:

@@ -21,7 +21,7 @@ from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
 from clipeval.models.float32 import full_float32
-from clipeval.models.precision import current
+from clipeval.models.precision import current, stream_of_its_own
 from clipeval.models.shortened import shortened
 from clipeval.models.unsound import first_unsound
 from clipeval.results.records import Record
@@ -168,7 +168,8 @@ class ScoringQueue:
     ) -> Scores:
         """A task's scores. Where the device has no room for it beside the encoder, the CPU computes them, which is flagged."""
         task = planned.task
-        with current(self.device), full_float32():  # a thread begins on the first GPU
+        # A thread begins on the first GPU, and on the stream that the encoder has there.
+        with current(self.device), stream_of_its_own(self.device), full_float32():
             try:
                 return task.score(self._placed(task, images), rows, samples)
             except torch.OutOfMemoryError as problem:

@@ -17,7 +17,10 @@ import io
 import json
 import logging
 import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,8 @@ from clipeval.results.files import sha256_of, write_atomically
 
 CHUNK = 2048
 """Rows in a chunk of image embeddings: what a killed run may lose, and the unit in which a split is shared out."""
+WRITING = 2
+"""Chunks of a store that may wait to be written; a disk that is slower holds up the run."""
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +74,21 @@ class ImageStore:
         parts: what the embeddings depend on.
         count: the split's number of images.
         label: what it is, for people.
+        writer: writes the chunks meanwhile; None: whoever completes one waits for the disk.
     """
 
-    def __init__(self, root: Path | None, parts: Mapping[str, Any], count: int, label: str = "") -> None:
+    def __init__(
+        self,
+        root: Path | None,
+        parts: Mapping[str, Any],
+        count: int,
+        label: str = "",
+        writer: Executor | None = None,
+    ) -> None:
         self.folder = None if root is None else root / "images" / key_of(parts)
+        self._writer = writer
+        self._writing: deque[tuple[int, Future[Path]]] = deque()
+        self._lock = threading.Lock()
         self.parts = {"label": label, **parts}
         self.count = count
         self.done = np.zeros(count, dtype=bool)
@@ -126,6 +142,11 @@ class ImageStore:
         if self._rows is not None:
             begun = np.unique(np.flatnonzero(~np.isnan(self._rows[:, 0])) // CHUNK)
             self._save(self._unsaved.intersection(begun.tolist()))
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits for what is being written. OSError where the disk did not take it."""
+        self._settle(0)
 
     def finish(self) -> torch.Tensor:
         """float32 [N, D]; rows that were skipped are NaN. What lies on disk is read now, and not held by the store."""
@@ -140,6 +161,7 @@ class ImageStore:
 
     def refresh(self) -> None:
         """Finds out what else is on disk, and holds none of it: with everything cached, a run of many sets holds one at a time."""
+        self.settle()
         if self.folder is None or not self.folder.is_dir():
             return
         for path in sorted(self.folder.glob("*-*.npy")):
@@ -163,6 +185,7 @@ class ImageStore:
 
     def _read_rows(self, width: int) -> np.ndarray:
         """float32 [N, D] of what is on disk; NaN elsewhere."""
+        self.settle()
         chunks = [(number, np.load(path, mmap_mode="r", allow_pickle=False)) for path, number in self._files.items()]
         rows = np.full((self.count, chunks[0][1].shape[1] if chunks else width), np.nan, dtype=np.float32)
         for number, chunk in chunks:
@@ -180,10 +203,22 @@ class ImageStore:
             return
         for number in sorted(numbers):
             span = slice(number * CHUNK, (number + 1) * CHUNK)
-            self._files[_write(self.folder, f"{number}-", self._rows[span], self.parts)] = number
+            given = self.folder, f"{number}-", self._rows[span], self.parts
+            if self._writer is None:
+                self._files[_write(*given)] = number
+            else:  # rows that nobody changes any more
+                self._settle(WRITING - 1)
+                self._writing.append((number, self._writer.submit(_write, *given)))
             self._seen.add(number)
             if self.done[span].all():
                 self._unsaved.discard(number)
+
+    def _settle(self, most: int) -> None:
+        """Waits until no more than so many chunks are being written."""
+        with self._lock:
+            while len(self._writing) > most:
+                number, written = self._writing.popleft()
+                self._files[written.result()] = number
 
 
 class TextStore:

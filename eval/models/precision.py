@@ -69,6 +69,20 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+@contextmanager
+def stream_of_its_own(device: torch.device) -> Iterator[None]:
+    """Lets a GPU do a block's work beside what others gave it; the block ends once that work is done."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
+
+
 def check_precision(precision: str) -> str:
     """The precision itself, or a ClipevalError that lists them."""
     if precision not in PRECISIONS:

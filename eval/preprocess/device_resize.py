@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -22,9 +21,6 @@ from clipeval.preprocess import packed
 from clipeval.preprocess.transforms import Preprocess
 
 log = logging.getLogger(__name__)
-
-STAGED = 3
-"""Pinned buffers on their way to a GPU."""
 
 Way = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 """A block on the device and its descriptors on the CPU, to uint8 [n, 3, height, width]."""
@@ -43,15 +39,18 @@ class DeviceResize:
     Args:
         preprocess: that the blocks are filled for.
         device: where the pixels are wanted; a GPU has to be the current one whenever this is called.
+        send: takes a block to the device; None: as torch does.
     """
 
-    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+    def __init__(
+        self, preprocess: Preprocess, device: torch.device, send: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> None:
         self.preprocess, self.device = preprocess, device
+        self.send = send or (lambda block: block.to(device))
         self._way: Way | None = None
-        self._staged: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
 
     def __call__(self, block: torch.Tensor, count: int) -> torch.Tensor:
-        """The resized images of a block, whose memory may be used for others afterwards.
+        """The resized images of a block.
 
         Args:
             block: uint8 [bytes] on the CPU, as `Packer` filled it.
@@ -60,26 +59,20 @@ class DeviceResize:
         Returns:
             uint8 [count, 3, height, width], on the device (on the CPU, if no way is exact on the device).
         """
+        about, way = packed.descriptors(block, count), self.way
+        return way(block if way == self._on_cpu else self.send(block), about)
+
+    def there(self, block: torch.Tensor, about: np.ndarray) -> torch.Tensor:
+        """The same of a block that is on the device, with its descriptors, int32 [n, 20] on the CPU."""
+        way = self.way
+        return way(block.cpu() if way == self._on_cpu else block, about)
+
+    @property
+    def way(self) -> Way:
+        """The first that is exact on this device."""
         if self._way is None:
             self._way = self._choose()
-        about = packed.descriptors(block, count)
-        return self._way(block if self._way == self._on_cpu else self._send(block), about)
-
-    def _send(self, block: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return block.to(self.device)
-        # Memory that the GPU copies from by itself, filled anew once it has done so.
-        buffer, copied = self._staged.popleft() if len(self._staged) >= STAGED else (block[:0], None)
-        if copied is not None:
-            copied.synchronize()
-        if len(buffer) < len(block):
-            buffer = torch.empty(1 << (len(block) - 1).bit_length(), dtype=torch.uint8, pin_memory=True)
-        buffer[: len(block)] = block
-        sent = buffer[: len(block)].to(self.device, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
-        self._staged.append((buffer, event))
-        return sent
+        return self._way
 
     def _choose(self) -> Way:
         ways: list[tuple[str, Way]] = [("tensor operations", self._by_tensors)]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from clipeval.preprocess import watermark
 from clipeval.preprocess.resample import BITS, AxisWeights, axis_weights, by_pillow, vertical_first
@@ -69,7 +70,7 @@ class Packer:
     def __init__(self, preprocess: Preprocess, block: np.ndarray, most: int) -> None:
         self.preprocess, self.block, self.most = preprocess, block, most
         self.count = 0
-        self.used = _aligned(4 * WIDTH * most)
+        self.used = aligned(4 * WIDTH * most)
         """Bytes of the block that are filled."""
         self._descriptors = block[: 4 * WIDTH * most].view(np.int32).reshape(most, WIDTH)
         self._tables: dict[int, int] = {}
@@ -81,32 +82,59 @@ class Packer:
         Raises:
             ValueError: as `Preprocess.pixels`; the block is as it was.
         """
-        plane = self.preprocess.size[0] * self.preprocess.size[1]
-        out = torch.from_numpy(self.block[self.used : self.used + 3 * plane]).view(self.preprocess.shape)
-        if convert.startswith(watermark.PREFIX):  # drawn on the resized picture
-            self.preprocess.pixels(data, convert, out=out)
-            self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
-            return
-        image = self.preprocess.decode(data, convert)
-        height, width = image.height, image.width
-        if image.mode in ("L", "RGB") and not by_pillow(height, width):
-            axes = _axes(self.preprocess, height, width, len(image.getbands()))
-            need = (
-                height * width * len(image.getbands()) + sum(axis.weights.nbytes for axis in axes or ()) + 4 * _ALIGNED
-            )
-            spared = (self.most - self.count - 1) * _resized_bytes(self.preprocess)
-            if axes is not None and self.used + need + spared <= len(self.block):
-                raw = np.asarray(image)
-                self.block[self.used : self.used + raw.size] = raw.reshape(-1)
-                self._describe(axes, raw.size, 1 if raw.ndim == 2 else 3, 1)
+        if not convert.startswith(watermark.PREFIX):  # which is drawn on the resized picture
+            image = self.preprocess.decode(data, convert)
+            if self._add_decoded(image):
                 return
-        self.preprocess.resize(image, out)
-        self._describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
+            self.preprocess.resize(image, self._place())
+            self._describe_resized()
+            return
+        self.add_resized(data, convert)
 
-    def _describe(self, axes: tuple[_Axis, _Axis], size: int, channels: int, channel_stride: int) -> None:
-        pixels, self.used = self.used, _aligned(self.used + size)
-        tables = [self._table(axis.weights) for axis in axes]
-        first, second = axes
+    def add_resized(self, data: bytes, convert: Convert) -> None:
+        """Puts an image in as the decoder resizes it."""
+        self.preprocess.pixels(data, convert, out=self._place())
+        self._describe_resized()
+
+    def finish(self) -> int:
+        """How many bytes of the block are filled, once all images are in."""
+        return self.used
+
+    @property
+    def spared(self) -> int:
+        """Bytes that are kept for the images after the next one."""
+        return (self.most - self.count - 1) * _resized_bytes(self.preprocess)
+
+    def _place(self) -> torch.Tensor:
+        """Where the next image goes, resized."""
+        size = int(np.prod(self.preprocess.shape))
+        return torch.from_numpy(self.block[self.used : self.used + size]).view(self.preprocess.shape)
+
+    def _describe_resized(self) -> None:
+        plane = self.preprocess.size[0] * self.preprocess.size[1]
+        self.describe(_unchanged(self.preprocess), 3 * plane, 3, plane)
+
+    def _add_decoded(self, image: Image.Image) -> bool:
+        """Puts an image in as it is; False where it has to be resized first."""
+        height, width = image.height, image.width
+        if image.mode not in ("L", "RGB") or by_pillow(height, width):
+            return False
+        found = axes(self.preprocess, height, width, len(image.getbands()))
+        if found is None:
+            return False
+        need = height * width * len(image.getbands()) + sum(axis.weights.nbytes for axis in found) + 4 * _ALIGNED
+        if self.used + need + self.spared > len(self.block):
+            return False
+        raw = np.asarray(image)
+        self.block[self.used : self.used + raw.size] = raw.reshape(-1)
+        self.describe(found, raw.size, 1 if raw.ndim == 2 else 3, 1)
+        return True
+
+    def describe(self, both: tuple[_Axis, _Axis], size: int, channels: int, channel_stride: int) -> None:
+        """Notes an image whose pixels, `size` bytes, lie where the block is filled up to."""
+        pixels, self.used = self.used, aligned(self.used + size)
+        tables = [self._table(axis.weights) for axis in both]
+        first, second = both
         self._descriptors[self.count] = (
             pixels,
             channels,
@@ -139,7 +167,7 @@ class Packer:
         words = self.block[self.used : self.used + weights.nbytes].view(np.int32)
         words[: len(weights.first)] = weights.first
         words[len(weights.first) :] = weights.weights.reshape(-1)
-        self.used = _aligned(self.used + weights.nbytes)
+        self.used = aligned(self.used + weights.nbytes)
         self._tables[id(weights)] = start
         self._kept.append(weights)  # an id is of this object as long as it lives
         return start
@@ -147,7 +175,7 @@ class Packer:
 
 def least_bytes(preprocess: Preprocess, most: int) -> int:
     """What a block must hold at least: `most` images that are resized already."""
-    return _aligned(4 * WIDTH * most) + most * _resized_bytes(preprocess)
+    return aligned(4 * WIDTH * most) + most * _resized_bytes(preprocess)
 
 
 def descriptors(block: torch.Tensor, count: int) -> np.ndarray:
@@ -200,7 +228,7 @@ def _pass(source: torch.Tensor, words: torch.Tensor, table: int, taps: int, coun
     return (total >> BITS).clamp_(0, 255).to(torch.uint8)
 
 
-def _axes(preprocess: Preprocess, height: int, width: int, channels: int) -> tuple[_Axis, _Axis] | None:
+def axes(preprocess: Preprocess, height: int, width: int, channels: int) -> tuple[_Axis, _Axis] | None:
     """How an image is resized, the axis first that Pillow does first; None where Pillow has to refuse it."""
     resized = preprocess.resized(height, width)
     if min(resized) < 1 or resized[0] * resized[1] > MAX_RESIZED_PIXELS:
@@ -232,8 +260,9 @@ def _unchanged(preprocess: Preprocess) -> tuple[_Axis, _Axis]:
 
 def _resized_bytes(preprocess: Preprocess) -> int:
     height, width = preprocess.size
-    return 3 * height * width + 8 * (height + width) + 3 * _ALIGNED
+    return 3 * height * width + 8 * (height + width) + 4 * _ALIGNED
 
 
-def _aligned(count: int) -> int:
+def aligned(count: int) -> int:
+    """Up to the next multiple of 16 bytes."""
     return -(-count // _ALIGNED) * _ALIGNED

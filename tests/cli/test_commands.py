@@ -53,11 +53,14 @@ def test_compare_writes_the_samples_where_they_part_and_their_pictures(two, tmp_
     assert capsys.readouterr().out.count("\n| ") == 6
 
 
-def test_verify_and_rerun(two, tmp_path, capsys):
+def test_verify_and_rerun(two, tmp_path, capsys, monkeypatch):
     assert main(["verify", str(two[0])]) == 0
     assert "4 of 4: holds" in capsys.readouterr().out
+    monkeypatch.setattr("clipeval.models.batch_size.ON_CPU", 16)  # what would be found today
     assert main(["rerun", str(two[0]), "--output", str(tmp_path / "again")]) == 0
     assert "4 of 4: same" in capsys.readouterr().out
+    digits = json.loads((tmp_path / "again" / "records" / "quickstart_digits.json").read_text())
+    assert digits["options"]["batch_size"] == 32, "as it was recorded"
     record = two[0] / "records" / "quickstart_digits.json"
     before = record.read_bytes()
     record.write_bytes(before.replace(b'"samples": 450', b'"samples": 451'))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from clipeval.api import _device_of
 from clipeval.cli.main import main
+from clipeval.cluster import slurm, submit
+from clipeval.cluster.job import Job
 from clipeval.cluster.local import _work, device_names
 from clipeval.cluster.submit import _for_jobs
 from clipeval.configs.compose import compose
@@ -142,6 +147,43 @@ def test_a_job_uses_the_gpus_that_it_asks_for(given: list[str]) -> None:
     }
     assert words_of_jobs == expected.get(tuple(given), [])
     assert _for_jobs(compose(["suite=none", *given]))[1:] == []
+
+
+@pytest.mark.parametrize("runtime", ["published", "default"])
+def test_jobs_on_gpus_are_planned_from_a_node_without_one(
+    tmp_path: Path, data: Path, model: str, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    """For the precision of the jobs' device: automatic mixed precision is float16 there, and bfloat16 here."""
+    sent: list[Any] = []
+    monkeypatch.setattr(slurm, "require", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(submit, "send", lambda jobs, options, logs: sent.extend(jobs) or [("12", jobs)])
+    given = [w for w in words(tmp_path, data, model)[1:] if not w.startswith("runtime.device=")]
+    given = [*given, f"runtime={runtime}", "slurm.gpus=1", "slurm.array=2", f"slurm.logs={tmp_path / 'logs'}"]
+    console = Console(file=io.StringIO(), width=200)
+    assert submit.submit(given, None, console) == 0
+    assert len(sent) == 2 and {unit.task for job in sent for unit in job.units} == set(TASKS)
+    assert all("runtime.device=cuda" in run for job in sent for run in job.runs)
+    said = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["runtime"]
+    assert said["device"] == "cuda" and "submitted array job 12" in console.file.getvalue()  # type: ignore[attr-defined]
+    plan = submit._open(compose(given), console).plan()
+    assert {planned.fingerprint.precision for planned in plan.tasks} == {
+        "fp32/amp-fp16" if runtime == "published" else "fp32/fp32"
+    }
+
+
+def test_what_sbatch_says_as_it_fails_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it says nothing."""
+    for name in ("sbatch", "srun", "scontrol"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$SAID" >&2\nexit {0 if name == "scontrol" else 1}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    options = compose(["suite=none"]).slurm
+    for said, expected in (("error: invalid partition", "invalid partition"), ("", "did not say why")):
+        monkeypatch.setenv("SAID", said)
+        with pytest.raises(ClipevalError, match=f"Slurm refused the jobs: .*{expected}"):
+            submit.send([Job((), None, ())], options, tmp_path / f"logs{len(said)}")
 
 
 def test_devices_are_named() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from clipeval.cli.cache import list_entries, prune
+from clipeval.engine import store as store_module
 from clipeval.engine.features import FeatureSpec, FeatureStores
 from clipeval.engine.store import CHUNK, ImageStore, TextStore
 from clipeval.results.files import sha256_of
@@ -100,6 +104,36 @@ def test_flushed_chunks_are_completed_later(tmp_path: Path) -> None:
     fill(store, 4, 10)
     again = ImageStore(tmp_path, PARTS, 10)
     assert again.complete and torch.equal(again.finish(), rows(10))
+
+
+def test_chunks_are_written_beside_the_stream_and_a_full_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, threads, write = 4 * CHUNK, list[str](), store_module._write
+    spec = FeatureSpec(PARTS, range(count), "rgb_first", False, "embeddings")  # type: ignore[arg-type]
+
+    def noted(*given: Any) -> Path:
+        threads.append(threading.current_thread().name)
+        return write(*given)
+
+    monkeypatch.setattr(store_module, "_write", noted)
+    stores = FeatureStores(tmp_path)
+    fill(stores.of(spec), 0, count)
+    assert len(stores.of(spec)._writing) <= store_module.WRITING, "a slow disk holds up the run"
+    assert torch.equal(stores.of(spec).finish(), rows(count)), "whatever is written by now"
+    stores.settle()
+    assert len(threads) == 4 and all(name.startswith("chunks") for name in threads)
+    assert ImageStore(tmp_path, PARTS, count).complete
+
+    def full(*given: Any) -> Path:
+        raise OSError(28, "No space left on device", "disk")
+
+    monkeypatch.setattr(store_module, "_write", full)
+    other = FeatureStores(tmp_path)
+    again = replace(spec, parts={**PARTS, "image": "other"})
+    with pytest.raises(OSError, match="No space left"):
+        fill(other.of(again), 0, CHUNK)
+        other.settle()
 
 
 def test_memory_only(tmp_path: Path) -> None:

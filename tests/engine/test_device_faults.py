@@ -1,9 +1,8 @@
-"""CUDA's streams, simulated on the CPU: what a device is given runs only when its own stream is waited for."""
+"""What a run does on CUDA devices, simulated on the CPU (`tests.engine.fake_cuda`)."""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +25,7 @@ from clipeval.models.encoder_group import EncoderGroup
 from clipeval.models.precision import indexed
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
 from scripts.tiny_model import write_tiny_model
+from tests.engine.fake_cuda import FakeCuda
 
 COUNT = 250
 
@@ -47,71 +47,6 @@ class Squares:
         return str(place)
 
 
-class FakeCuda:
-    """Two devices with a queue each, and a current one."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.queues: dict[int, list[Callable[[], Any]]] = defaultdict(list)
-        self.done: dict[int, int] = defaultdict(int)
-        self.current = 0
-        self.pinned: set[int] = set()
-        self.synchronised: list[int] = []
-        fake, to, copy, empty = self, torch.Tensor.to, torch.Tensor.copy_, torch.empty
-
-        class Event:
-            def record(self, stream: int | None = None) -> None:
-                self.device = fake.current if stream is None else stream
-                self.at = len(fake.queues[self.device])
-
-            def synchronize(self) -> None:
-                fake.run(self.device, self.at)
-
-        def fake_to(tensor: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
-            if given and isinstance(given[0], torch.device) and given[0].type == "cuda":
-                out = empty(tensor.shape, dtype=tensor.dtype)
-                fake.queues[fake.index(given[0])].append(lambda: copy(out, tensor))
-                return out
-            return to(tensor, *given, **more)
-
-        def fake_copy(tensor: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-            if not non_blocking:
-                return copy(tensor, source)
-            fake.queues[fake.busy].append(lambda: copy(tensor, source))
-            return tensor
-
-        def fake_empty(*given: Any, pin_memory: bool = False, **more: Any) -> torch.Tensor:
-            if pin_memory:
-                fake.pinned.add(fake.current)
-            return empty(*given, **more)
-
-        @contextmanager
-        def device(wanted: torch.device) -> Iterator[None]:
-            before, fake.current = fake.current, fake.index(wanted)
-            try:
-                yield
-            finally:
-                fake.current = before
-
-        self.busy = 0
-        patch.setattr(torch.cuda, "Event", Event)
-        patch.setattr(torch.cuda, "device", device)
-        patch.setattr(torch.cuda, "is_available", lambda: True)
-        patch.setattr(torch.cuda, "current_device", lambda: self.current)
-        patch.setattr(torch.cuda, "current_stream", lambda device=None: self.index(device))
-        patch.setattr(torch.cuda, "synchronize", lambda device=None: self.synchronised.append(self.index(device)))
-        patch.setattr(torch.Tensor, "to", fake_to)
-        patch.setattr(torch.Tensor, "copy_", fake_copy)
-        patch.setattr(torch, "empty", fake_empty)
-
-    def index(self, device: torch.device | None) -> int:
-        return self.current if device is None or device.index is None else device.index
-
-    def run(self, device: int, upto: int) -> None:
-        while self.done[device] < upto:
-            self.queues[device][self.done[device]]()
-            self.done[device] += 1
-
-
 class GreyEncoder:
     """On one device; gives the grey of each picture."""
 
@@ -122,7 +57,7 @@ class GreyEncoder:
 
     def encode(self, output: str, batch: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         rows = torch.zeros(len(batch), 1)
-        self.cuda.queues[self.cuda.busy].append(lambda: rows.__setitem__(slice(None), batch[:, 0, 0, :1].float()))
+        self.cuda.push(lambda: rows.__setitem__(slice(None), batch[:, 0, 0, :1].float()))
         return rows
 
 

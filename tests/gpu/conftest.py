@@ -50,7 +50,10 @@ def second(device: torch.device) -> torch.device:
 def settings_come_back() -> Iterator[None]:
     """What a test does to the process's settings is undone, whatever became of it."""
     matmul, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    new = getattr(torch.backends, "fp32_precision", None)
     yield
+    if new is not None:
+        torch.backends.fp32_precision = new
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = tf32
 

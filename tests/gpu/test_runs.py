@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import io
 import json
 import random
 from pathlib import Path
@@ -14,11 +15,13 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from clipeval.api import evaluate
 from clipeval.cli.main import main
 from scripts.tiny_model import write_tiny_model
+from tests.data.test_data import write_tar
 
 DIGITS, NAMES = "quickstart_digits", "quickstart_emoji_people_name"
 PROBE, RETRIEVAL, CLOTHES = "quickstart_digits_probe", "quickstart_emoji_retrieval", "quickstart_fashion_mnist"
@@ -67,7 +70,7 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("cpu"), torch.device("cpu"), *words)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "datacomp"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "datacomp", "datacomp_tf32"])
 def test_each_precision(on_cpu: Path, device: torch.device, tmp_path: Path, precision: str) -> None:
     found = run(tmp_path, device, *tasks(DIGITS, NAMES, RETRIEVAL), f"runtime.precision={precision}")
     if precision == "fp32":
@@ -78,6 +81,43 @@ def test_each_precision(on_cpu: Path, device: torch.device, tmp_path: Path, prec
         far = {name: (mine[name], reference[name]) for name in mine if abs(mine[name] - reference[name]) > 0.02}
         assert not far
         assert record(found, task)["options"]["device"] == str(device)
+
+
+def photographs(place: Path) -> Path:
+    """A set of JPEGs: noise over colours, a class each."""
+    rng, members = np.random.default_rng(0), []
+    colours = rng.integers(40, 216, (4, 3))
+    for i in range(60):
+        pixels, buffer = colours[i % 4] + rng.integers(-40, 40, (70 + i, 90, 3)), io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=90)
+        members += [(f"{i:03d}.jpg", buffer.getvalue()), (f"{i:03d}.cls", str(i % 4).encode())]
+    write_tar(place / "test" / "0.tar", members)
+    (place / "test" / "nshards.txt").write_text("1\n")
+    (place / "classnames.txt").write_text("".join(f"colour {i}\n" for i in range(4)))
+    (place / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
+    return place
+
+
+def test_nvjpeg(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Near the reference, flagged, and told from it; refused in one sentence where there is no CUDA device."""
+    words = ["suite=none", "+task@tasks.a=webdataset", f"tasks.a.data.path={photographs(tmp_path / 'set')}"]
+    exact = run(tmp_path / "exact", device, *words)
+    if device.type != "cuda":
+        more = [
+            f"runtime.device={device}",
+            "runtime.preprocess=nvjpeg",
+            f"cache.root={tmp_path}",
+            f"out={tmp_path / 'no'}",
+        ]
+        assert main(["run", *words, *more]) == 1
+        assert "it decodes on a CUDA device" in capsys.readouterr().err
+        return
+    found = run(tmp_path / "nvjpeg", device, *words, "runtime.preprocess=nvjpeg")
+    same_scores(exact, found, "a", near=2.0)  # hundredths of a cosine
+    assert record(exact, "a")["fingerprint"]["preprocess"] != record(found, "a")["fingerprint"]["preprocess"]
+    assert any("nvJPEG" in flag for flag in record(found, "a")["flags"])
+    a, b = predictions(exact, "a"), predictions(found, "a")
+    print(f"nvJPEG: {int((a['prediction'] != b['prediction']).sum())} of {len(a)} predictions change")
 
 
 def test_probes(on_cpu: Path, device: torch.device, tmp_path: Path) -> None:

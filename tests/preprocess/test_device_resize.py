@@ -18,11 +18,11 @@ from PIL import Image
 from clipeval.engine import decode
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions
-from clipeval.preprocess import device_resize, packed
+from clipeval.preprocess import packed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
 from clipeval.preprocess.resample import axis_weights
 from clipeval.preprocess.transforms import Preprocess
-from tests.engine.test_device_faults import FakeCuda
+from tests.engine.fake_cuda import FakeCuda
 from tests.preprocess.resample_trials import differs, draw
 
 CPU = torch.device("cpu")
@@ -205,25 +205,6 @@ def test_a_device_that_cannot_or_miscalculates_is_not_used(
     monkeypatch.setattr(resize, "_by_tensors", lambda block, about: 1 // 0)
     assert torch.equal(resize(fill(preprocess, images), len(images)), wanted)
     assert "Triton kernel on cuda: its pixels are not Pillow's" in caplog.text and "ZeroDivisionError" in caplog.text
-
-
-def test_a_block_on_its_way_to_a_gpu_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoders' memory is filled anew after each call; the simulated GPU copies as late as it may."""
-    cuda = FakeCuda(monkeypatch)
-    preprocess = Preprocess((24, 24))
-    resize = DeviceResize(preprocess, torch.device("cuda:0"))
-    monkeypatch.setattr(resize, "_choose", lambda: lambda sent, about: sent)
-    place = torch.zeros(1 << 20, dtype=torch.uint8)
-    sent, wanted = [], []
-    for seed in range(20):
-        block = fill(preprocess, [encoded((20 + 3 * seed, 30, 3), seed)])
-        place[: len(block)] = block
-        sent.append(resize(place[: len(block)], 1))
-        wanted.append(block)
-        place.zero_()
-    assert sum(cuda.done.values()) >= len(sent) - device_resize.STAGED - 1
-    cuda.run(0, len(cuda.queues[0]))
-    assert all(torch.equal(got, block) for got, block in zip(sent, wanted, strict=True))
 
 
 INTERPRETED = """

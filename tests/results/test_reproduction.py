@@ -190,16 +190,18 @@ def test_other_data_are_recognised(published_run):
     assert "+task@tasks.mnist=mnist" in first.command
 
 
-def test_another_decoder_is_recognised(published_run):
+@pytest.mark.parametrize(("how", "config"), [("fast", True), ("fast", False), ("nvjpeg", True), ("nvjpeg", False)])
+def test_another_decoder_is_recognised(published_run, how, config):
+    """By what the run was asked for, or by its records alone."""
     rng = np.random.default_rng(3)
 
     def change(record):
         fields = moved(record, 0.012 * rng.choice([-1, 1]), half=0.002)
-        return {**fields, "fingerprint": dataclasses.replace(record.fingerprint, preprocess="fast/1")}
+        return {**fields, "fingerprint": dataclasses.replace(record.fingerprint, preprocess=f"0f3a/{how}/rgb_first")}
 
-    run = changed(published_run(), change, config={"runtime": {"preprocess": "fast"}})
+    run = changed(published_run(), change, **({"config": {"runtime": {"preprocess": how}}} if config else {}))
     first = causes(run, reproduce(run))[0]
-    assert (first.name, first.seen) == ("image decoding", True)
+    assert (first.name, first.seen) == ("image decoding", True) and f"preprocess={how} decodes" in first.evidence
     assert "runtime.preprocess=exact" in first.command
 
 
