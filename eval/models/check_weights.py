@@ -18,6 +18,8 @@ FEW = 4
 """Normalisation layers that a tower needs for its look to say anything."""
 WIDE = 64
 """Rows and columns that a weight matrix needs for their spread to say anything."""
+ENOUGH = 512
+"""Rows and columns of a large matrix that are looked at."""
 LIKE_NOISE = 3.0
 """Standard errors by which the rows or columns of a layer must differ more than those of noise. Each trained one has a matrix
 with ten or more."""
@@ -103,7 +105,11 @@ def _matrices(encoder: Encoder) -> Iterator[tuple[str, torch.Tensor]]:
 
 def empty(encoder: Encoder) -> Iterator[Doubt | str]:
     """Doubts weights that are all zero: training leaves none so."""
-    names = [name for name, weight in _matrices(encoder) if not _UNUSED.search(name) and not bool(weight.any())]
+    names = [
+        name
+        for name, weight in _matrices(encoder)
+        if not _UNUSED.search(name) and not (bool(weight[0].any()) or bool(weight.any()))
+    ]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield Doubt(
@@ -124,7 +130,8 @@ def unlearnt(encoder: Encoder) -> Iterator[Doubt | str]:
         block = _BLOCK.match(name)
         if block is None or min(weight.shape) < WIDE or most.get(block["block"], 0.0) >= LIKE_NOISE:
             continue
-        most[block["block"]] = max(most.get(block["block"], 0.0), _structure(weight.float()))
+        part = weight[:ENOUGH, :ENOUGH].float()
+        most[block["block"]] = max(most.get(block["block"], 0.0), _structure(part))
     alike = [block for block, structure in most.items() if structure < LIKE_NOISE]
     if alike:
         yield Doubt(
@@ -145,6 +152,6 @@ def _structure(weight: torch.Tensor) -> float:
         spread = float(numbers.var())
         for side in (1, 0):
             means = numbers.mean(dim=side)
-            ratio = float(means.var()) * numbers.shape[side] / spread if spread else 0.0
+            ratio = float(means.var()) * numbers.shape[side] / spread if spread else math.inf  # all alike: no noise
             found.append((ratio - 1) / math.sqrt(2 / (len(means) - 1)))
     return max(found)

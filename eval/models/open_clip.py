@@ -22,7 +22,7 @@ from clipeval.models.interpolation import load_between
 from clipeval.models.open_clip_source import CONFIG, HUB, LOCAL, RANDOM, Source
 from clipeval.models.open_clip_text import is_open_clips, own_policy, settings_digest
 from clipeval.models.overrides import Overrides
-from clipeval.models.positions import interpolated
+from clipeval.models.positions import interpolated, patches_flags
 from clipeval.models.texts import Tokenizer
 from clipeval.models.weight_files import WeightFiles
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
@@ -86,6 +86,7 @@ class OpenClip(ModelHandle):
         if asked.image_size is not None:
             size = asked.image_size
             self._model_cfg["vision_cfg"]["image_size"] = list(size) if isinstance(size, tuple) else size
+            self._flags += patches_flags(size, vision.get("patch_size"))
         self._preprocess_cfg = {**source.preprocess_cfg, **asked.preprocess}
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
         if self._weights is None or not absent:
