@@ -1,4 +1,4 @@
-"""A tiny CLIP that is trained once, for tests of the check before a run."""
+"""A tiny CLIP that is trained once, for tests of the check before a run; where code that comes with checkpoints is copied to."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def model(folders: tuple[Path, Path]) -> Any:
 @pytest.fixture
 def tokenizer(folders: tuple[Path, Path]) -> Any:
     return open_clip.get_tokenizer(f"local-dir:{folders[0]}")
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where transformers puts a copy of the code; one for all tests, since it is a package that is imported once."""
+    return str(tmp_path_factory.mktemp("modules"))
