@@ -118,15 +118,15 @@ def other_pixels(transform: Transform, pixels: torch.Tensor) -> Iterator[tuple[s
         own.flip(1),
     )
     if isinstance(transform, CustomTransform):
-        mean, std = (torch.tensor(constants).view(3, 1, 1) for constants in CONSTANTS["OpenAI's"])
+        middle, spread = (torch.tensor(constants).view(3, 1, 1) for constants in CONSTANTS["OpenAI's"])
         if float(pixels.min()) > -0.1 and float(pixels.max()) < 1.1:
             yield (
                 "once they are normalised, by OpenAI's mean and std",
                 "see that the transform normalises",
-                (own - mean) / std,
+                (own - middle) / spread,
             )
         else:
-            yield "between 0 and 1, not normalised", "see whether the model normalises once more", own * std + mean
+            yield "between 0 and 1, not normalised", "see whether the model normalises once more", own * spread + middle
         return
     given = torch.tensor([transform.mean, transform.std])
     for how, (mean, std) in {**CONSTANTS, "between 0 and 1": ((0.0,) * 3, (1.0,) * 3)}.items():
