@@ -127,6 +127,8 @@ def model_facts(model: str, config_dir: str | None = None, named: Mapping[str, s
         "what": catalog.describe("model", model, config_dir),
         "name": name,
         "pretrained": tag,
+        "path": given(content.get("path")),
+        "about": content.get("about") or {},
         "image_size": profile.get("image_size") or open_clip_files.image_size(str(name)),
         "parameters_m": (row or {}).get("params (M)") or profile.get("mparams"),
         "gflops": (row or {}).get("FLOPs (B)") or profile.get("gflops"),

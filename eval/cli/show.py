@@ -79,6 +79,13 @@ def _model(facts: Mapping[str, Any], root: str | None) -> Iterator[Line]:
         yield "name", str(facts["name"])
     if facts["pretrained"]:
         yield "weights", str(facts["pretrained"]) + (f"  {facts['weights']}" if facts["weights"] else "")
+    about = facts["about"]
+    if facts["path"] or ("source" in about and not facts["weights"]):
+        yield "weights", about.get("source") or str(facts["path"])
+    if "data" in about:
+        yield "trained on", about["data"]
+    if about:
+        yield "licence", about.get("licence") or "see the page of its weights"
     if facts["open"]:
         yield "to be given", " ".join(f"model.{key}=…" for key in facts["open"])
     yield "image size", f"{facts['image_size']:.0f} pixels" if facts["image_size"] else "not known before it is loaded"

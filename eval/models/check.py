@@ -15,20 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.check_pictures import captioned_pictures
+from clipeval.models.check_pixels import constants_doubts, other_pixels, pixel_doubts
 from clipeval.models.check_text import text_doubts
-from clipeval.models.check_weights import other_activation, untrained
+from clipeval.models.check_weights import empty, other_activation, unlearnt, untrained
 from clipeval.models.doubt import Doubt
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_of
-from clipeval.preprocess.transforms import CustomTransform, Preprocess, from_open_clip
 from clipeval.results.files import write_atomically
 
 SCALES = (8.0, 250.0)
@@ -40,12 +38,12 @@ ALIKE = 0.9995
 SURE = 2.6
 """Standard errors that a retrieval has to be better than chance by."""
 BETTER = 3.0
-"""Standard errors that the other activation has to be better by, before the model's own is doubted."""
-LESS = 0.03
-"""Share of the loss that it has to save."""
+"""Standard errors that another activation, or other pixels, have to be better by before the model's own are doubted."""
+LESS, LESS_OF_PIXELS = 0.03, 0.1
+"""Share of the loss that another activation, or other pixels, have to save."""
 
 
-VERSION = 1
+VERSION = 2
 """Raised when a check finds other things: what was remembered of earlier ones is forgotten."""
 
 
@@ -66,7 +64,7 @@ def check(encoder: Encoder) -> Report:
     """Looks at a loaded model, its image tower included. It is left as it was, and so are all random states."""
     found: list[str] = []
     facts: list[str] = []
-    for part in (_scale, text_doubts, _pixels, untrained, _embeddings):
+    for part in (_scale, text_doubts, constants_doubts, untrained, empty, unlearnt, _embeddings):
         try:
             for item in part(encoder):
                 (found if isinstance(item, Doubt) else facts).append(str(item))
@@ -135,95 +133,20 @@ def _scale(encoder: Encoder) -> Iterator[Doubt | str]:
         )
 
 
-def _pixels(encoder: Encoder) -> Iterator[Doubt | str]:
-    """The preprocessing against what the model in memory says of itself, and against what its family was trained with."""
-    seen = encoder.preprocess
-    if isinstance(seen, CustomTransform):
-        return
-    for mean, std in zip(seen.mean, seen.std, strict=True):
-        if not (0 <= mean <= 1 and 0.05 <= std <= 1):
-            yield Doubt(
-                f"pixels are normalised with mean {seen.mean} and std {seen.std}",
-                "pixels lie between 0 and 1 before that, and their mean and deviation do, too",
-                "divide them by 255 where they are those of 0 to 255",
-            )
-            break
-    size = _tower_size(encoder.model)
-    if size is not None and size != seen.size and _has_positions(encoder.model):
-        yield Doubt(
-            f"images are made {seen.size[0]}x{seen.size[1]}, and the image tower's positions are for {size[0]}x{size[1]}",
-            "its positional embedding does not fit",
-            f"model.image_size={seen.size[0]} resizes it, or leave model.preprocess.size out",
-        )
-    visual = getattr(encoder.model, "visual", None)
-    stated = getattr(visual, "preprocess_cfg", None)
-    if stated:
-        own = from_open_clip({**stated, "size": seen.size})
-        different = [
-            key for key in ("mean", "std", "interpolation", "resize_mode") if getattr(own, key) != getattr(seen, key)
-        ]
-        if different and not _default_of_open_clip(own):
-            yield Doubt(
-                f"the transform has {', '.join(f'{key} {getattr(seen, key)}' for key in different)}, and the model's own "
-                f"preprocess_cfg {', '.join(f'{key} {getattr(own, key)}' for key in different)}",
-                "other pixels than it was trained with cost points",
-                "take the transform that create_model_and_transforms gives with the model",
-            )
-    if _is_siglip(encoder.model) and (seen.mean, seen.std) != ((0.5,) * 3, (0.5,) * 3):
-        yield Doubt(
-            f"a SigLIP sees pixels normalised with mean {seen.mean} and std {seen.std}",
-            "those of its kind were trained with 0.5 and 0.5",
-            "model.preprocess={mean: 0.5, std: 0.5} unless yours was trained otherwise",
-        )
-
-
-def _default_of_open_clip(own: Preprocess) -> bool:
-    """Whether a description is what open_clip fills in where nothing is known: it contradicts nothing."""
-    return own == from_open_clip({"size": own.size})
-
-
-def _tower_size(model: Any) -> tuple[int, int] | None:
-    size = getattr(getattr(model, "visual", None), "image_size", None)
-    if size is None:  # a model of transformers
-        config = getattr(getattr(getattr(model, "model", None), "config", None), "vision_config", None)
-        size = getattr(config, "image_size", None)
-    try:
-        return None if size is None else from_open_clip({"size": size}).size
-    except (TypeError, ValueError):
-        return None
-
-
-def _has_positions(model: Any) -> bool:
-    """Whether the image tower has a table of positions, which fits one size."""
-    if getattr(model, "_images", None):  # it interpolates them as it goes
-        return False
-    tower = getattr(model, "visual", None) or getattr(getattr(model, "model", None), "vision_model", None)
-    names = [name for name, _ in tower.named_parameters()] if isinstance(tower, nn.Module) else []
-    return any("pos" in name.rpartition(".")[2] or "position" in name for name in names)
-
-
-def _is_siglip(model: Any) -> bool:
-    """Whether a model is judged by a sigmoid, as SigLIP is."""
-    return getattr(model, "logit_bias", None) is not None and _text_pools_last(model)
-
-
-def _text_pools_last(model: Any) -> bool:
-    tower = getattr(model, "text", None)
-    config = getattr(getattr(model, "model", None), "config", None)
-    return getattr(tower, "pool_type", None) == "last" or getattr(config, "model_type", None) == "siglip"
-
-
 def _embeddings(encoder: Encoder) -> Iterator[Doubt | str]:
     """Sixty pictures and their captions, each side by itself and one against the other."""
     pairs = captioned_pictures()
     pixels = torch.stack([encoder.preprocess.pixels(data) for _, data in pairs])
     captions = [caption for caption, _ in pairs]
 
-    def embed() -> tuple[torch.Tensor, torch.Tensor]:
+    def embed_images(pixels: torch.Tensor) -> torch.Tensor:
         with encoder.uncompiled():
-            images = torch.cat([encoder.encode_images(batch).cpu() for batch in torch.split(pixels, 16)])
-        return images, encoder.encode_texts(captions)
+            return torch.cat([encoder.encode_images(batch).cpu() for batch in torch.split(pixels, 16)])
 
+    def embed() -> tuple[torch.Tensor, torch.Tensor]:
+        return embed_images(pixels), encoder.encode_texts(captions)
+
+    yield from pixel_doubts(pixels)
     images, texts = embed()
     sides = {"image": images, "text": texts}
     for side, rows in sides.items():
@@ -264,7 +187,18 @@ def _embeddings(encoder: Encoder) -> Iterator[Doubt | str]:
             "see which checkpoint and tokenizer were read; of a model for another language or kind of picture, this says nothing",
         )
         return
-    if encoder.owned and (doubt := _activation(encoder, embed, (images, texts))):
+    scale = 100.0
+    if encoder.scale is not None:
+        scale = min(float(torch.as_tensor(encoder.scale).detach().float().exp().mean()), scale)
+    before = _losses(images, texts, scale)
+    for what, cure, other in other_pixels(encoder.preprocess, pixels):
+        if _better(before, _losses(embed_images(other), texts, scale), LESS_OF_PIXELS):
+            yield Doubt(
+                f"the bundled pictures fit their captions better {what}",
+                "a model fits best the pixels that it was trained with, and others cost points",
+                cure,
+            )
+    if encoder.owned and (doubt := _activation(encoder, embed, before, scale)):
         yield doubt
 
 
@@ -280,26 +214,27 @@ def _retrieval(cosines: torch.Tensor) -> tuple[float, float]:
 
 
 def _activation(
-    encoder: Encoder, embed: Callable[[], tuple[torch.Tensor, torch.Tensor]], own: tuple[torch.Tensor, torch.Tensor]
+    encoder: Encoder, embed: Callable[[], tuple[torch.Tensor, torch.Tensor]], before: torch.Tensor, scale: float
 ) -> Doubt | None:
     """QuickGELU and GELU swapped, for as long as it takes: the one that a model was trained with fits its pictures better."""
     with other_activation(encoder.model) as names:
         if names is None:
             return None
         other = embed()
-    scale = (
-        min(float(torch.as_tensor(encoder.scale).detach().float().exp()), 100.0) if encoder.scale is not None else 100.0
-    )
-    before, after = _losses(*own, scale), _losses(*other, scale)
-    gain = before - after
-    error = float(gain.std() / math.sqrt(len(gain)))
-    if float(after.mean()) > (1 - LESS) * float(before.mean()) or float(gain.mean()) < BETTER * error:
+    if not _better(before, _losses(*other, scale), LESS):
         return None
     return Doubt(
         f"the bundled pictures fit their captions better with {names[1]} than with the {names[0]} of this architecture",
         "a wrong activation loses points (4 of OpenAI's B/16 on ImageNet), and nothing else shows it",
         f"take the architecture with {names[1]} (model.name=…-quickgelu, or without), or hidden_act in config.json",
     )
+
+
+def _better(before: torch.Tensor, after: torch.Tensor, less: float) -> bool:
+    """Whether the losses of the same pairs, [N] each, fall by that share of them, and by more than their spread explains."""
+    gain = before - after
+    error = float(gain.std() / math.sqrt(len(gain)))
+    return float(after.mean()) <= (1 - less) * float(before.mean()) and float(gain.mean()) >= BETTER * error
 
 
 def _losses(images: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:

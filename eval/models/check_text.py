@@ -13,6 +13,8 @@ from clipeval.models.encoder import Encoder
 from clipeval.models.texts import Tokenizer, tokenise
 
 _PLAIN = ("a photo of a dog", "two red birds", "a picture of the sea and a house")
+_CLIP_ROWS = 49408
+"""Tokens of OpenAI's vocabulary, whose last two begin and end a text."""
 SMALL = 0.85
 """A tokenizer with fewer tokens than this share of the text tower's rows is another model's; CLIPA's has 0.95."""
 
@@ -48,6 +50,12 @@ def text_doubts(encoder: Encoder) -> Iterator[Doubt | str]:
             "the tokenizer pads at the beginning",
             "every token stands at another position than in training",
             'write "padding_side": "right" into tokenizer_config.json',
+        )
+    if rows == _CLIP_ROWS and size in (None, rows) and not bool((tokens[:, 0] == rows - 2).all()):
+        yield Doubt(
+            f"texts do not begin with the start token, {rows - 2:,}",
+            "every token stands at another position than in training",
+            "take the tokenizer that the model was trained with",
         )
     yield from _end_token(model, tokens)
     yield from _letters(tokenizer)

@@ -23,6 +23,8 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results import safe_json
 
+LFS = b"version https://git-lfs.github.com/spec/"
+"""What Git leaves in the place of a large file."""
 INDEX = ".index.json"
 """What the name of a sharded checkpoint's index ends with: model.safetensors.index.json, pytorch_model.bin.index.json."""
 
@@ -121,6 +123,7 @@ def read_checkpoint(path: Path) -> Any:
         raise ClipevalError(f"{path} is a big_vision checkpoint; convert it to .safetensors first")
     if path.name.endswith(INDEX):
         return _read_shards(path)
+    refuse_pointer(path)
     others = [other.name for other in path.parent.glob("mp_rank_*_model_states.pt") if other.name != path.name]
     if others and re.fullmatch(r"mp_rank_\d+_model_states\.pt", path.name):
         raise ClipevalError(
@@ -141,12 +144,32 @@ def read_checkpoint(path: Path) -> Any:
         text = str(error)
         cut = "PytorchStreamReader" in text or "central directory" in text or "unexpected eof" in text.lower()
         raise ClipevalError(
-            f"{path} is {'truncated or damaged' if cut else 'no checkpoint that can be read'}: {_line(error)}"
+            f"{path} is {'truncated or damaged' if cut else 'no checkpoint that can be read'}: {_line(error)}; fetch or save it "
+            "anew"
         ) from None
     except Exception as error:  # safetensors' own error derives from Exception alone
         if type(error).__module__.startswith("safetensors"):
-            raise ClipevalError(f"{path} is truncated or no safetensors file: {_line(error)}") from None
+            raise ClipevalError(f"{path} is truncated or no safetensors file ({_line(error)}): fetch it anew") from None
         raise
+
+
+def refuse_pointer(path: Path) -> None:
+    """ClipevalError where a file is what Git LFS leaves in the place of a large one, or a page that a browser would show."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64)
+    except OSError:
+        return  # whoever reads it says what is wrong
+    if begin.startswith(LFS):
+        raise ClipevalError(
+            f"{path} is a pointer of Git LFS, and not the file that it stands for: run `git lfs pull` in that folder, or fetch the "
+            "file anew (hf download)"
+        )
+    if begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ClipevalError(
+            f"{path} is a page of the web ({begin[:15].decode(errors='replace')}…), and not the file: fetch it anew, from the "
+            "address that a browser downloads it from"
+        )
 
 
 def is_torchscript(path: Path) -> bool:
@@ -259,7 +282,8 @@ def _refused(path: Path, error: Exception) -> str:
         r"(?:Unsupported global: |unsupported )GLOBAL ([\w.]+)|Unsupported (?:class|operand) ([\w.]+)", text
     )
     if "weights_only" in text.lower() or "Unsupported" in text or found:
-        what = f" ({next(filter(None, found.groups()))})" if found else ""
+        named = next((name for name in found.groups() if name and not name.isdigit()), None) if found else None
+        what = f" ({named})" if named else ""
         return (
             f"{path} holds more than weights{what}; unpickling it could run code, so it is refused."
             " Save the state_dict() alone, best as .safetensors, and give that"

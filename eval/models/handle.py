@@ -145,6 +145,12 @@ class ModelHandle(ABC):
         """open_clip's `model_cfg`; None for a model of another kind."""
         return None
 
+    @property
+    def embed_dim(self) -> int | None:
+        """The length of an embedding, as the architecture or config says it; None where it is not known before a load."""
+        width = (self.architecture or {}).get("embed_dim")
+        return width if isinstance(width, int) else None
+
     def require(self, output: str, task: str) -> None:
         """ClipevalError where the model has no such output."""
         if output not in (RAW, *self.outputs):

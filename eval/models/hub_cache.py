@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -31,6 +34,18 @@ TOKENIZER_FILES = (
 
 TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken")
 """Further files that a tokenizer's config can name."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """huggingface_hub logs each of its tries; whether they came to something is said here."""
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its users
@@ -88,7 +103,8 @@ def download_tokenizer(repository: str) -> None:
 def fetch_one(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """Fetch one file; None if the repository has none of that name. ClipevalError says why it cannot be fetched."""
     try:
-        return Path(hf_hub_download(repository, filename, revision=revision))
+        with _quiet():
+            return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
         raise OutOfReach(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
     except EntryNotFoundError:

@@ -105,7 +105,8 @@ class Onnx(HuggingFace):
             what = "runtime.compile=true" if compile else f"runtime.precision={precision}"
             raise ClipevalError(f"{what}: an exported graph computes as it was exported; leave it out")
         tokenizer, place = self.tokenizer(), pick_device(device)
-        towers = Graphs(self._files.graphs, padding_of(tokenizer) if self._kind.masked else None, place)
+        padding = padding_of(tokenizer) if self._kind.masked else None
+        towers = Graphs(self._files.graphs, padding, place, self._preprocess.shape)
         return Encoder(towers, tokenizer, self._preprocess, place, precision)
 
 
@@ -116,12 +117,20 @@ class Graphs:
         paths: {"image": graph, "text": graph}.
         padding: the token that a masked text tower is not to see; None: it is to see all.
         device: where to run.
+        shape: of an image, [3, h, w]; None where the transform does not say it.
 
     Raises:
         ClipevalError: onnxruntime is not installed, or a graph cannot be read or gives no embeddings.
     """
 
-    def __init__(self, paths: Mapping[str, Path], padding: int | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        padding: int | None,
+        device: torch.device,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self._shape = shape
         try:
             import onnxruntime
         except ImportError:
@@ -160,7 +169,7 @@ class Graphs:
             tensor = given.get(node.name)
             if tensor is None:  # of a graph of both towers, the other one's: it has to run, too
                 kind = torch.float32 if "float" in node.type else torch.int64
-                tensor = torch.zeros(_least(node.shape, node.name), dtype=kind)
+                tensor = torch.zeros(_least(node.shape, node.name, self._shape), dtype=kind)
             half = node.type == "tensor(float16)"
             inputs[node.name] = (tensor.half() if half else tensor).cpu().contiguous().numpy()
         try:
@@ -190,9 +199,10 @@ def _output(session: Any, tower: str, path: Path) -> str:
     return str(found)
 
 
-def _least(shape: Sequence[Any], name: str) -> list[int]:
-    """The smallest input that a graph takes: 1 where it takes any number, and a picture's sides as they are fixed."""
+def _least(shape: Sequence[Any], name: str, image: Sequence[int] | None) -> list[int]:
+    """The smallest input that a graph takes: 1 where it takes any number, and a picture's sides as they are fixed; where the
+    graph fixes none, as optimum's do not, its positional embedding does: those of an image as it is made."""
     sides = [side if isinstance(side, int) else 1 for side in shape]
-    if name == "pixel_values" and any(not isinstance(side, int) for side in shape[2:]):
-        sides = [1, 3, 224, 224]
+    if name == "pixel_values" and any(not isinstance(side, int) for side in shape[1:]):
+        sides = [1, *(image or (3, 224, 224))]
     return sides

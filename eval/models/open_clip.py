@@ -20,9 +20,9 @@ from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_files, digest_of
 from clipeval.models.interpolation import load_between
 from clipeval.models.open_clip_source import CONFIG, HUB, LOCAL, RANDOM, Source
-from clipeval.models.open_clip_text import is_open_clips, own_policy, settings_digest
+from clipeval.models.open_clip_text import is_open_clips, own_policy, settings_digest, tokenizer_flags
 from clipeval.models.overrides import Overrides
-from clipeval.models.positions import interpolated
+from clipeval.models.positions import interpolated, patches_flags
 from clipeval.models.texts import Tokenizer
 from clipeval.models.weight_files import WeightFiles
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
@@ -78,7 +78,7 @@ class OpenClip(ModelHandle):
         self._asked, source = asked, self._source
         text, vision = source.model_cfg["text_cfg"], source.model_cfg["vision_cfg"]
         own = own_policy(text), text.get("context_length", 77), vision.get("image_size", 224)
-        self._flags += asked.flags(source.preprocess_cfg, *own)
+        self._flags += [*asked.flags(source.preprocess_cfg, *own), *tokenizer_flags(text)]
         self.text_clean = asked.text_clean or own[0]
         self._model_cfg: dict[str, Any] = {**source.model_cfg, "text_cfg": {**text}, "vision_cfg": {**vision}}
         if asked.context_length is not None:
@@ -86,6 +86,7 @@ class OpenClip(ModelHandle):
         if asked.image_size is not None:
             size = asked.image_size
             self._model_cfg["vision_cfg"]["image_size"] = list(size) if isinstance(size, tuple) else size
+            self._flags += patches_flags(size, vision.get("patch_size"))
         self._preprocess_cfg = {**source.preprocess_cfg, **asked.preprocess}
         absent = [key for key in ("mean", "std") if self._preprocess_cfg.get(key) is None]
         if self._weights is None or not absent:

@@ -98,6 +98,10 @@ class Source:
     def _read_folder(self, folder: Path) -> dict[str, Any]:
         config = folder / CONFIG
         if not config.is_file():
+            if (folder / "config.json").is_file():
+                raise ClipevalError(
+                    f"model.name={self.name} is a folder in transformers' form: model=hf_transformers model.path={folder}"
+                )
             raise ClipevalError(
                 f"model.name={self.name}: there is no {config}; expected a folder that open_clip exported"
             )
@@ -114,6 +118,8 @@ class Source:
 
     def _read_repository(self, repository: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The repository's config: without it, neither preprocessing nor architecture is known."""
+        if repository.count("/") != 1:
+            raise ClipevalError(f"{HUB}{repository}: {HUB}ORG/REPO was expected, a repository of the hub")
         config = hub_cache.cached(repository, CONFIG)
         if config is None and not self._offline:
             try:

@@ -22,6 +22,26 @@ def own_policy(text: Mapping[str, Any]) -> str:
     return (CANONICALIZE if is_siglip_tokenizer(named) else WHITESPACE) if named else LOWER
 
 
+CLIPS = (80, 32000, "bert-base-uncased", "last")
+"""Context length, vocabulary, tokenizer and pooling that CLIPS and OpenVision have, and no other model of open_clip's."""
+
+
+def tokenizer_flags(text: Mapping[str, Any]) -> list[str]:
+    """What to say where open_clip would read texts otherwise than the model's own code does, without a word.
+
+    CLIPS and OpenVision put a text between two tokens of their own and a class token at the end, which the tower pools: open_clip
+    does so where `tokenizer_mode` says it (open_clip's pull request 1081), and the authors' own repositories had no such word.
+    """
+    shape = tuple(text.get(key) for key in ("context_length", "vocab_size", "hf_tokenizer_name", "pool_type"))
+    if shape != CLIPS or text.get("tokenizer_mode"):
+        return []
+    return [
+        "a CLIPS or OpenVision model whose text_cfg has no tokenizer_mode: open_clip reads its texts otherwise than in training, "
+        'and no score says so; take a repository with "tokenizer_mode": "clips" (model=openvision_base_16_384), or write it into '
+        "open_clip_config.json, with bos_token [unused0] and eos_token [unused1] in tokenizer_config.json"
+    ]
+
+
 def settings_digest(text: Mapping[str, Any], policy: str, files: Sequence[Path], cache: Path) -> str:
     """16 hex digits of a tokenizer's files and settings; equal to those of before where the clean-up is open_clip's.
 

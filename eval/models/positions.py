@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from clipeval.configs.errors import ClipevalError
+
 _NAME = "positional_embedding"
 
 
@@ -54,6 +56,29 @@ def of_texts(given: int, wanted: int) -> str:
         f"the text tower's positional embedding was interpolated from {given} to {wanted} tokens: the checkpoint was trained "
         "with another context length than model.name has"
     )
+
+
+def patches_flags(size: int | tuple[int, int], patch: Any) -> list[str]:
+    """What to say of an image size that is asked for where patches do not divide it.
+
+    Raises:
+        ClipevalError: it is smaller than a patch.
+    """
+    if not isinstance(patch, int):  # a tower that is not known to have patches
+        return []
+    sides = _pair(size)
+    if min(sides) < patch:
+        raise ClipevalError(
+            f"model.image_size={min(sides)} is less than a patch of this image tower, which has {patch} pixels"
+        )
+    rest = [side % patch for side in sides if side % patch]
+    if not rest:
+        return []
+    lower = sides[0] // patch * patch
+    return [
+        f"model.image_size={sides[0]} is no multiple of the patches, of {patch} pixels: the last {rest[0]} rows or columns "
+        f"of each image are not seen; {lower} or {lower + patch} is"
+    ]
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -53,8 +53,8 @@ class Shortened(ModelHandle):
 
     def __init__(self, whole: ModelHandle, dimensions: int, slug: str | None = None) -> None:
         self.whole, self.dimensions, self.name = whole, dimensions, whole.name
-        width = (whole.architecture or {}).get("embed_dim")
-        if isinstance(width, int) and width < dimensions:
+        width = whole.embed_dim
+        if width is not None and width < dimensions:
             raise ClipevalError(f"model.dimensions={dimensions}: the embeddings of {whole.name} have {width} numbers")
         words = f"{dimensions} dimensions"
         self.pretrained = f"{whole.pretrained}, {words}" if whole.pretrained else words

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,21 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import slug_of
 from clipeval.models import hub_cache
 from clipeval.models.changes import Changes
-from clipeval.models.checkpoint_file import INDEX, checkpoint_in
+from clipeval.models.checkpoint_file import INDEX, checkpoint_in, refuse_pointer
 from clipeval.models.encoder import Encoder
 from clipeval.models.facts import Facts, package_stamp
 from clipeval.models.handle import ModelHandle, digest_files, path_mark
 from clipeval.models.interpolation import mix
 from clipeval.models.no_code import refuse_code, refuse_unknown_type
 from clipeval.models.overrides import Overrides, applied
+from clipeval.models.positions import patches_flags
 from clipeval.models.remote_code import SAID, code_files, modules_of
 from clipeval.models.text_clean import NONE
 from clipeval.models.transformers_files import ADAPTER, CONFIG, PROCESSORS, Files
 from clipeval.models.transformers_processor import pixels_of, plain, versions
 from clipeval.models.transformers_towers import (
     KINDS,
+    PROJECTED,
     REFUSED,
     HubTokenizer,
     Towers,
@@ -78,12 +83,22 @@ class HuggingFace(ModelHandle):
         if changes.adapter is not None:
             self.flags += changes.adapter.flags([path, name])
         config = self._folder / CONFIG
+        if not config.exists() and (self._folder / "open_clip_config.json").exists():
+            raise ClipevalError(
+                f"model.path={path} is a folder in open_clip's form: model=open_clip model.name=local-dir:{path}"
+            )
+        if not self._folder.is_dir():
+            raise ClipevalError(
+                f"model.path={path}: there is no such folder; expected one that transformers' save_pretrained wrote, or a "
+                "repository of the hub (ORG/NAME)"
+            )
         try:
             self._config: dict[str, Any] = safe_json.read(config)
         except (OSError, ValueError) as error:
+            what = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
             raise ClipevalError(
-                f"model.path={path}: {config} cannot be read ({type(error).__name__});"
-                " expected a folder that transformers' save_pretrained wrote, or a repository of the hub (ORG/NAME)"
+                f"model.path={path}: {config} {what}; expected a folder that transformers' save_pretrained wrote, or a repository "
+                "of the hub (ORG/NAME)"
             ) from None
         if not isinstance(self._config, dict):
             raise ClipevalError(f"{config} holds a {type(self._config).__name__}, and an object was expected")
@@ -154,6 +169,10 @@ class HuggingFace(ModelHandle):
         if asked.image_size is not None:
             if not self._kind.resizes:
                 raise ClipevalError(f"model.image_size: the image tower of a {self._kind.model} cannot be resized")
+            vision = self._config.get("vision_config")
+            self.flags += patches_flags(
+                asked.image_size, vision.get("patch_size") if isinstance(vision, dict) else None
+            )
             own = from_open_clip({**own.__dict__, "size": asked.image_size})
         return applied(own, asked)
 
@@ -175,6 +194,12 @@ class HuggingFace(ModelHandle):
     def preprocess(self) -> Transform:
         """See `ModelHandle.preprocess`."""
         return self._preprocess
+
+    @property
+    def embed_dim(self) -> int | None:
+        """See `ModelHandle.embed_dim`."""
+        width = self._config.get("projection_dim") if self._type in PROJECTED else None
+        return width if isinstance(width, int) else None
 
     @property
     def missing(self) -> str | None:
@@ -211,6 +236,11 @@ class HuggingFace(ModelHandle):
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor
 
+        if not any((self._folder / name).exists() for name in PROCESSORS):
+            raise ClipevalError(
+                f"{self._folder} has no {PROCESSORS[0]}, which says how images are made: copy it from where the model was "
+                "published, or save the processor beside the model (processor.save_pretrained)"
+            )
         try:
             load: Any = AutoImageProcessor.from_pretrained  # transformers has no annotation for it
             return load(self._folder, local_files_only=True, trust_remote_code=self._trusted)
@@ -276,6 +306,8 @@ class HuggingFace(ModelHandle):
     def tokenizer(self) -> HubTokenizer:
         """See `ModelHandle.tokenizer`."""
         self._require()
+        for path in hub_cache.tokenizer_files(str(self._folder)):
+            refuse_pointer(path)
         try:
             context = self._asked.context_length or self._context()
             return HubTokenizer(self._folder, context, self.text_clean or NONE, self._at_end, self._trusted)
@@ -310,19 +342,31 @@ class HuggingFace(ModelHandle):
         kind, folder = self._class(), files.folder
         trust: dict[str, Any] = {"trust_remote_code": True} if self._trusted else {}
         own = {} if files is self._files else {"config": AutoConfig.from_pretrained(self._folder, **trust)}
+        for path in files.weights:
+            refuse_pointer(path)
         try:
-            model, info = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                weights_only=True,
-                **own,
-                **trust,
-            )
+            with without_reports():
+                model, info = kind.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    weights_only=True,
+                    ignore_mismatched_sizes=True,  # they are an error of ours, which names them
+                    **own,
+                    **trust,
+                )
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ClipevalError(f"{folder} cannot be loaded as a {kind.__name__}: {line}") from error
+            cure = ": it is truncated, fetch it anew" if "deserializing header" in line else ""
+            raise ClipevalError(f"{folder} cannot be loaded as a {kind.__name__}: {line}{cure}") from error
+        if different := sorted(info.get("mismatched_keys") or ()):
+            name, given, wanted = different[0]
+            whose = "is another model's" if files is self._files else f"is not that of {self._files.path}"
+            raise ClipevalError(
+                f"{folder} cannot be loaded as the {kind.__name__} of its config: {len(different)} of its weights have another "
+                f"shape (such as {name!r}: {list(given)} in the file, {list(wanted)} in the model); the architecture {whose}"
+            )
         extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))
         if info["missing_keys"]:  # the names may stand below a prefix; else `load_into` says which are missing
             indices, weights = sorted(folder.glob(f"*{INDEX}")), files.weights
@@ -334,6 +378,19 @@ class HuggingFace(ModelHandle):
                 "is another model's"
             )
         return model
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """transformers logs a table of what did not fit; that is an error here, in a sentence."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _image_size(config: dict[str, Any]) -> Any:

@@ -96,13 +96,15 @@ class Files:
     def missing(self) -> str | None:
         """What is not here, in a sentence."""
         cure = f"; run `{self.command}`" if self.repository else ""
+        again = cure or "; copy it there, or save the model anew"
         lacking = [name for name in self._shards() if not (self.folder / name).is_file()]
         if lacking:
-            return f"{self.path}: {', '.join(lacking[:3])} of its weights is not on this machine{cure}"
+            return f"{self.path}: {', '.join(lacking[:3])} of its weights is not on this machine{again}"
         if not self.weights:
             return f"{self._nothing}{cure or f' ({self.folder})'}"
         if not hub_cache.tokenizer_files(str(self.folder)):
-            return f"{self.path} holds no tokenizer files{cure}"
+            saved = cure or "; save the tokenizer beside the model (tokenizer.save_pretrained)"
+            return f"{self.path} holds no tokenizer files{saved}"
         if self._code and (modules := missing_code(self.folder, self._config())):
             return f"{self.path}: the code that its {CONFIG} names, {', '.join(modules)}, is not on this machine{cure}"
         return None

@@ -44,6 +44,8 @@ KINDS: Mapping[str, Kind] = {
 }
 """The types whose towers take plain images and tokens. A type that is not here is tried by its own methods
 (`get_image_features`, `get_text_features`). SigLIP 2 of a fixed resolution is of type siglip."""
+PROJECTED = ("clip", "metaclip_2", "clipseg", "altclip", "chinese_clip", "align")
+"""Types whose config says the length of an embedding, `projection_dim`."""
 REFUSED = {
     "siglip2": "a SigLIP 2 NaFlex model, whose images are patches of any aspect: use one of a fixed resolution, such as "
     "google/siglip2-base-patch16-224",

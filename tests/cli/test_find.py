@@ -158,6 +158,8 @@ def test_a_model_with_its_size_and_what_was_published(capsys: pytest.CaptureFixt
     assert theirs["scores"]["imagenet1k"]["acc1"] == pytest.approx(row["ImageNet 1k"], abs=1e-6)
     assert (found["published"]["rank"], found["published"]["models"]) == (50, 121)
     assert "DataComp-1B" in found["what"]
+    assert found["about"]["data"] in (said := ask(capsys, "show", "model=vit_b_32_256_datacomp")) and "licence" in said
+    assert "https://huggingface.co/facebook/metaclip-2-worldwide-b32" in ask(capsys, "show", "model=vit_b_32_metaclip2")
     assert main(["show", "model=custom"]) == 0
     assert "model._target_=…" in capsys.readouterr().out
 

@@ -15,6 +15,13 @@ PRESETS = {
     for file in sorted((CONFIG_DIR / "model").glob("*.yaml"))
     if (content := yaml.safe_load(file.read_text())).get("defaults") == ["_preset"]
 }
+OTHERS = {
+    name: content
+    for name in group_options("model")
+    if name not in PRESETS
+    and "about" in (content := yaml.safe_load((CONFIG_DIR / "model" / f"{name}.yaml").read_text()))
+}
+"""Presets of what open_clip's table does not list: repositories of the hub, in open_clip's form or in transformers'."""
 ASKED = {
     ("ViT-B-32-256", "datacomp_s34b_b86k"),
     ("ViT-B-32", "datacomp_xl_s13b_b90k"),
@@ -97,6 +104,37 @@ def test_what_people_publish_now_is_one_word(family: str) -> None:
     assert named == tags
 
 
+NOT_A_PRESET = {
+    ("roberta-ViT-B-32", "laion2b_s12b_b32k"),  # open_clip's tag and its architecture differ in the activation
+    ("ViT-B-16-plus-240", "laion400m_e32"),  # open_clip reads the weights of laion400m_e31 for it
+}
+
+
+def test_every_tag_of_open_clip_is_one_word() -> None:
+    """But for those whose activation is another than their architecture's, each of which has a twin that is not."""
+    tags = set(open_clip.list_pretrained())
+    missing = tags - {(p["name"], p["pretrained"]) for p in PRESETS.values()} - NOT_A_PRESET
+    for name, tag in missing:
+        assert (f"{name}-quickgelu", tag) in tags, (name, tag)
+    assert get_pretrained_cfg("ViT-B-16-plus-240", "laion400m_e32")["hf_hub"].endswith("_e31/")
+
+
+@pytest.mark.parametrize("preset", OTHERS)
+def test_a_preset_of_the_hub(preset: str) -> None:
+    """It composes, and its weights are those of the page that it names. Whether the hub has it, no test without a network says."""
+    model = compose(["suite=none", f"model={preset}"]).model
+    if "_target_" in model:
+        assert model._target_ == "clipeval.models.transformers.HuggingFace"
+        repository = model.path
+    else:
+        assert model.name.startswith("hf-hub:") and model.pretrained is None
+        repository = model.name.removeprefix("hf-hub:")
+    assert model.about.source == f"https://huggingface.co/{repository}"
+    assert model.about.data and set(model.about) <= {"source", "data", "licence"}
+    assert describe("model", preset)
+    assert repository.rpartition("/")[2] in model.slug
+
+
 def test_run_folders_of_presets_differ() -> None:
     assert len({f"{p['name']}__{p['pretrained']}".lower() for p in PRESETS.values()}) == len(PRESETS)
 
@@ -133,4 +171,12 @@ def test_models_beyond_open_clip() -> None:
 
 
 def test_every_model_that_is_offered_was_looked_at() -> None:
-    assert set(group_options("model")) == {*PRESETS, "open_clip", "quickstart", "hf_transformers", "onnx", "custom"}
+    assert set(group_options("model")) == {
+        *PRESETS,
+        *OTHERS,
+        "open_clip",
+        "quickstart",
+        "hf_transformers",
+        "onnx",
+        "custom",
+    }

@@ -12,7 +12,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from clipeval.cli.main import main
@@ -25,18 +24,9 @@ from clipeval.models.check_weights import other_activation
 from clipeval.models.encoder import Encoder
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
 from scripts.tiny_model import write_tiny_model
-from tests.models.trained_model import CONFIG, PIXELS, write_as_transformers, write_trained_model
+from tests.models.trained_model import CONFIG, PIXELS
 
 HF = "clipeval.models.transformers.HuggingFace"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A tiny CLIP that knows the pictures, as open_clip and as transformers keep it."""
-    place = tmp_path_factory.mktemp("trained")
-    write_trained_model(place / "open_clip")
-    weights = load_file(place / "open_clip" / "open_clip_model.safetensors")
-    return place / "open_clip", write_as_transformers(weights, place / "transformers")
 
 
 def doubts(config: dict[str, Any], cache: Path) -> list[str]:
@@ -48,16 +38,6 @@ def doubts(config: dict[str, Any], cache: Path) -> list[str]:
 def in_memory(model: Any, tokenizer: Any, transform: Any) -> Report:
     with from_memory(model, tokenizer, transform).load() as encoder:
         return check(encoder)
-
-
-@pytest.fixture
-def model(folders: tuple[Path, Path]) -> Any:
-    return open_clip.create_model(f"local-dir:{folders[0]}")
-
-
-@pytest.fixture
-def tokenizer(folders: tuple[Path, Path]) -> Any:
-    return open_clip.get_tokenizer(f"local-dir:{folders[0]}")
 
 
 PREPROCESS = from_open_clip({**PIXELS, "size": 32})

@@ -23,6 +23,11 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 PROCESSOR = {"clip": CLIP_PROCESSOR, "siglip": SIGLIP_PROCESSOR}
 TEXTS = ["a photo of a dog", "two dogs"]
+AXES = {
+    "input_ids": {0: "text_batch_size", 1: "sequence_length"},
+    "pixel_values": {0: "image_batch_size", 1: "num_channels", 2: "height", 3: "width"},
+}
+"""As optimum leaves them open (optimum-onnx 0.1.0), an image's sides among them, which a graph takes in one size all the same."""
 
 
 class Half(nn.Module):
@@ -42,7 +47,7 @@ def export(model: Any, path: Path, parts: str) -> None:
     given = {"input_ids": torch.ones(2, 12, dtype=torch.long), "pixel_values": torch.rand(2, 3, 32, 32)}
     names = [name for name, part in (("input_ids", "text"), ("pixel_values", "image")) if part in parts]
     outputs = [f"{part}_embeds" for part in ("text", "image") if part in parts]
-    axes = {name: {0: "batch" + name} for name in names}
+    axes = {name: AXES[name] for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -45,12 +45,6 @@ class Pair(transformers.PreTrainedModel):
 """
 
 
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where transformers puts a copy of the code; one for all tests, since it is a package that is imported once."""
-    return str(tmp_path_factory.mktemp("modules"))
-
-
 @pytest.fixture
 def folder(modules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A CLIP under a class that transformers has not."""

@@ -13,6 +13,7 @@ import torch
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
+from clipeval.models.open_clip_text import tokenizer_flags
 from clipeval.models.text_clean import clean_function
 from scripts.tiny_model import write_tiny_model
 from tests.models.tiny_hugging_face import CLIP_PROCESSOR, SIGLIP_PROCESSOR, write_hugging_face
@@ -220,3 +221,26 @@ def test_run_folders_tell_texts_and_sizes_apart() -> None:
     assert compose(words).model.slug == "ViT-B-32-quickgelu__openai"
     more = [*words, "model.text_clean=none", "model.context_length=20", "model.image_size=[224,336]"]
     assert compose(more).model.slug == "ViT-B-32-quickgelu__openai__text-none__context-20__size-224x336"
+
+
+def test_an_openvision_without_its_tokenizer_mode_is_flagged(tmp_path: Path) -> None:
+    """As the configs in the authors' repository have it: open_clip then reads texts otherwise than the model was trained."""
+    text = {
+        "context_length": 80,
+        "vocab_size": 32000,
+        "hf_tokenizer_name": "bert-base-uncased",
+        "tokenizer_kwargs": {"strip_sep_token": True},
+        "pool_type": "last",
+        "no_causal_mask": True,
+    }
+    assert "tokenizer_mode" in tokenizer_flags(text)[0]
+    assert tokenizer_flags({**text, "tokenizer_mode": "clips"}) == []
+    flagged = [
+        name for name in open_clip.list_models() if tokenizer_flags(open_clip.get_model_config(name)["text_cfg"])
+    ]
+    assert flagged == []  # CLIPA's, which are alike but for their length, among them
+    write_tiny_model(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= text
+    (tmp_path / "m" / "open_clip_config.json").write_text(json.dumps(config))
+    assert any("tokenizer_mode" in flag for flag in resolve({"name": f"local-dir:{tmp_path / 'm'}"}, tmp_path).flags)
