@@ -22,12 +22,12 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.addresses import explained, filesystem, is_address, shown
+from clipeval.results import safe_json
 from clipeval.results.files import write_atomically
 
 AHEAD = 4 * 2**20
 """Bytes that are read at once where images are read one after another: a request for each would cost more than the bytes."""
 TRANSFERS = 8
-_MAGIC = b"clipeval pointer 1\n"
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
 """What file systems call what tells two contents of one name apart, the surest first."""
 
@@ -122,16 +122,18 @@ class Ranges:
         return {}  # a process that unpickles it begins anew, for its `_pid` is none
 
 
-def pointer_at(path: Path) -> Pointer | None:
-    """The pointer that a file is; None where it is any other file.
+_copies: set[Path] = set()
+"""Folders in which this process has put pointers in the places of all shards."""
 
-    Raises:
-        OSError: it cannot be read.
+
+def pointer_at(path: Path) -> Pointer | None:
+    """The pointer in the place of a shard; None where there is a shard.
+
+    Only `local_copy` makes pointers: a set that somebody sent has none, and sends this machine nowhere.
     """
-    with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            return None
-        return Pointer(**json.loads(file.read()))
+    if path.suffix.lower() != ".tar" or _copies.isdisjoint(path.parents):
+        return None
+    return Pointer(**safe_json.parse(path.read_bytes()))
 
 
 def exists(address: str) -> bool:
@@ -186,7 +188,7 @@ def local_copy(address: str, cache: Path, *, by_range: bool) -> Path:
     if any(".." in PurePosixPath(name).parts for name in files):
         raise ClipevalError(f"{shown(address)} holds a name with '..' in it, which leads out of the folder.")
     sizes = {name: (int(entry.get("size") or 0), _version(entry)) for name, entry in sorted(files.items())}
-    digest = hashlib.sha256(json.dumps([address, sizes]).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps([address, sizes, by_range]).encode()).hexdigest()[:32]
     target = cache / "sets" / digest / PurePosixPath(root).name
 
     def one(name: str) -> None:
@@ -195,7 +197,7 @@ def local_copy(address: str, cache: Path, *, by_range: bool) -> Path:
             return
         if by_range and name.lower().endswith(".tar"):
             pointer = Pointer(f"{address}/{name}", size, version)
-            write_atomically(copy, _MAGIC + json.dumps(asdict(pointer)).encode())
+            write_atomically(copy, json.dumps(asdict(pointer)).encode())
             return
         copy.parent.mkdir(parents=True, exist_ok=True)
         path, where = (f"{root}/{name}", f"{address}/{name}") if name else (root, address)
@@ -209,6 +211,8 @@ def local_copy(address: str, cache: Path, *, by_range: bool) -> Path:
     with ThreadPoolExecutor(TRANSFERS) as pool:
         for _ in pool.map(one, sizes):
             pass
+    if by_range:
+        _copies.add(target)
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_a_bucket_is_read_as_a_disk_is(sets: str, asked: Counter[str], tmp_path:
     asked.clear()
     assert open_split(CONFIG, sets, "test", cache).digest == local.digest
     assert not asked, "the index is kept"
+
+
+def test_a_set_that_somebody_sent_points_nowhere(sets: str, tmp_path: Path) -> None:
+    open_split(CONFIG, sets, "test", tmp_path / "cache" / "index")
+    (copy,) = (tmp_path / "cache" / "sets").glob("*/wds_colours")
+    sent = shutil.copytree(copy, tmp_path / "sent" / "wds_colours")
+    assert b"s3://" in (sent / "test" / "0.tar").read_bytes()
+    with pytest.raises(ClipevalError, match=r"sent/wds_colours/test/0\.tar is not a whole tar"):
+        open_split(CONFIG, str(tmp_path / "sent"), "test", tmp_path / "cache" / "index")
 
 
 def test_a_forked_process_has_connections_of_its_own(sets: str, tmp_path: Path) -> None:
@@ -178,6 +188,8 @@ def test_a_run_goes_on_after_a_cut(
     assert main(["run", *words, "data.root=sets", "out=here"]) == 0
     there, here = (RunFolder(name).record("colours") for name in ("there", "here"))
     assert (there.fingerprint, there.metrics) == (here.fingerprint, here.metrics)
+    assert main(["rerun", "there"]) == 1
+    assert "a rerun downloads nothing" in capsys.readouterr().err
     assert main(["download", *words, f"data.root={sets}"]) == 1
     assert "need no download" in capsys.readouterr().err
 
