@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -211,6 +211,8 @@ def local_copy(address: str, cache: Path, *, by_range: bool) -> Path:
     with ThreadPoolExecutor(TRANSFERS) as pool:
         for _ in pool.map(one, sizes):
             pass
+    with suppress(OSError):
+        os.utime(target.parent)  # when it was last used: `clipeval cache prune`
     if by_range:
         _copies.add(target)
     return target
