@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.cluster.slurm import ask
-from clipeval.data.addresses import is_address, shown
 
 GOOD, NOTE, BAD = "ok", "note", "problem"
 LEAST_DISK = 5 * 10**9
@@ -355,7 +354,9 @@ def _data() -> Iterator[Check]:
         yield Check(
             "data", NOTE, "CLIPEVAL_DATA is not set", "set it to your data.root, or write data.root=… each time"
         )
-    elif is_address(root):
+    elif "://" in root:
+        from clipeval.data.addresses import shown
+
         yield Check("data", NOTE, f"{shown(root)}, where runs read sets", "`clipeval plan` says whether they are there")
     elif not Path(root).expanduser().is_dir():
         yield Check(

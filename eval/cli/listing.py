@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.data.addresses import is_address
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -127,7 +126,7 @@ def _root(rest: Sequence[str]) -> str | None:
     import os
 
     root = os.environ.get("CLIPEVAL_DATA")
-    if is_address(root):  # a run reads sets there; what is here is asked of this machine's disks
+    if "://" in (root or ""):  # a run reads sets there; what is here is asked of this machine's disks
         root = None
     for word in rest:
         key, _, value = word.partition("=")
