@@ -91,8 +91,8 @@ def list_entries(root: Path) -> list[CacheEntry]:
             entries.append(CacheEntry(kind, folder.name, folder, size, used, parts))
     for folder in sorted((root / "sets").glob("*")):  # copies of sets that lie elsewhere
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        label = ", ".join(sorted(path.name for path in folder.iterdir()))
-        entries.append(CacheEntry("set", folder.name, folder, size, folder.stat().st_mtime, {"label": label}))
+        names = ", ".join(sorted(path.name for path in folder.iterdir()))
+        entries.append(CacheEntry("set", folder.name, folder, size, folder.stat().st_mtime, {"label": names}))
     return sorted(entries, key=lambda entry: entry.used)
 
 
