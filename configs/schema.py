@@ -133,6 +133,10 @@ PROMPTS = {
 }
 
 
+WRITTEN = ("out", "cache.root", "head.save", "slurm.logs")
+"""Folders that are written to."""
+
+
 def check(config: DictConfig) -> None:
     """Checks a resolved config.
 
@@ -152,6 +156,8 @@ def check(config: DictConfig) -> None:
                 )
     for key, rule in TOP.items():
         rule.check(key, values.get(key))
+    for key in WRITTEN:
+        _local(key, OmegaConf.select(config, key))
     _model(values.get("model"))
     _prompts("prompts", values.get("prompts"))
     for name, task in _mapping("tasks", values.get("tasks")).items():
@@ -166,6 +172,15 @@ def check(config: DictConfig) -> None:
             f"tasks.{name}.",
             task,
             [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "outside", "prompts"],
+        )
+
+
+def _local(key: str, value: object) -> None:
+    if isinstance(value, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)):
+        raise ClipevalError(
+            f"{key}={value}: a folder of this machine was expected, for files are replaced there while a run goes on. Name one, "
+            f"as {key}=FOLDER, and copy it to {scheme[0]} afterwards; or mount the storage as a folder. Data alone are read from "
+            "there, by data.root."
         )
 
 

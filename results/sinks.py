@@ -1,8 +1,9 @@
-"""Where the scores of a training's checkpoints go besides the CSV: `clipeval watch FOLDER --sink wandb=PROJECT`.
+"""Where scores go besides the run folder: `clipeval run … --sink wandb=PROJECT`, `clipeval watch FOLDER --sink …`.
 
     tensorboard=FOLDER      event files there
     wandb=PROJECT           a run of that project; offline with WANDB_MODE=offline
     mlflow=EXPERIMENT       a run of that experiment, at MLFLOW_TRACKING_URI
+    trackio=PROJECT         a run of that project, in TRACKIO_DIR or the Space TRACKIO_SPACE_ID
 
 Each is an extra of the same name: pip install 'clipeval[wandb]'. Names are those of `clipeval.results.curve`.
 """
@@ -11,14 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.naming import CHECKPOINT_SUFFIXES
+from clipeval.results.curve import scores_of
 from clipeval.results.files import write_atomically
+from clipeval.results.runs import load
 
 
 class Sink(Protocol):
@@ -87,11 +94,32 @@ class MLflow:
         self._client.set_terminated(self._id)
 
 
+class Trackio:
+    """A run of a project in TRACKIO_DIR, or of a Space (TRACKIO_SPACE_ID); starting again goes on with it."""
+
+    def __init__(self, where: str, series: str) -> None:
+        with redirect_stdout(sys.stderr):  # it says there what the table is not to be mixed with
+            import trackio
+
+            self._run: Any = trackio.init(project=where, name=series, resume="allow", embed=False, auto_log_gpu=False)
+
+    def log(self, scores: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(scores), step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
+
+
 SINKS: Mapping[str, Callable[[str, str], Sink]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
+    "trackio": Trackio,
 }
+
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 
 def _id_of(series: str) -> str:
@@ -99,7 +127,7 @@ def _id_of(series: str) -> str:
 
 
 def check(texts: Sequence[str]) -> None:
-    """ClipevalError unless each is KIND=WHERE of a kind there is."""
+    """ClipevalError unless each is KIND=WHERE of a kind there is, whose package is installed."""
     for text in texts:
         kind, _, where = text.partition("=")
         if kind not in SINKS:
@@ -108,6 +136,36 @@ def check(texts: Sequence[str]) -> None:
             raise ClipevalError(
                 f"--sink {text}: KIND=WHERE was expected, such as tensorboard=runs/tensorboard or wandb=PROJECT."
             )
+        if find_spec(_PACKAGES[kind]) is None:
+            raise ClipevalError(f"--sink {text}: {_PACKAGES[kind]} is not installed; pip install 'clipeval[{kind}]'.")
+
+
+def step_of(path: Path) -> int | None:
+    """How long a checkpoint was trained, by the last number in its name: epoch_5.pt is 5."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def tell(texts: Sequence[str], folder: Path) -> None:
+    """Tells sinks of a run's scores, at the step that its checkpoint's name says (else 0); of the same scores once.
+
+    Args:
+        texts: KIND=WHERE each.
+        folder: the run folder, whose name is the series'. Its `sinks.json` remembers what was told.
+
+    Raises:
+        ClipevalError: as `Sinks`, or it is no run folder.
+    """
+    (run,) = load([folder])
+    records = list(run.records.values())
+    scores = scores_of(records)
+    if not scores:
+        return
+    weights = Path(str(records[0].model.get("pretrained") or ""))
+    step = step_of(weights) if weights.suffix in CHECKPOINT_SUFFIXES else None
+    content = hashlib.sha256(json.dumps(scores, sort_keys=True).encode()).hexdigest()[:16]
+    with Sinks(texts, folder.resolve().name, folder / "sinks.json") as sinks:
+        sinks.log(content, scores, step or 0)
 
 
 class Sinks(AbstractContextManager["Sinks"]):
@@ -151,9 +209,4 @@ class Sinks(AbstractContextManager["Sinks"]):
 
 def _opened(text: str, series: str) -> Sink:
     kind, _, where = text.partition("=")
-    try:
-        return SINKS[kind](where, series)
-    except ModuleNotFoundError as problem:
-        raise ClipevalError(
-            f"--sink {text}: {problem.name} is not installed; pip install 'clipeval[{kind}]'."
-        ) from None
+    return SINKS[kind](where, series)

@@ -19,7 +19,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def add_cache(commands: Any) -> None:
     """Adds the subcommand to the command line."""
-    text = "list the embeddings and pixels that are kept, or remove those that were longest not used"
+    text = "list the embeddings, pixels and copied sets that are kept, or remove those that were longest not used"
     sub = commands.add_parser("cache", help=text, description=text)
     sub.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (the default) or prune")
     sub.add_argument("--keep", metavar="SIZE", help="with prune: how much may stay, such as 10GB; 0 removes everything")
@@ -89,6 +89,10 @@ def list_entries(root: Path) -> list[CacheEntry]:
             parts = _parts(label)
             size, used = sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)
             entries.append(CacheEntry(kind, folder.name, folder, size, used, parts))
+    for folder in sorted((root / "sets").glob("*")):  # copies of sets that lie elsewhere
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        names = ", ".join(sorted(path.name for path in folder.iterdir()))
+        entries.append(CacheEntry("set", folder.name, folder, size, folder.stat().st_mtime, {"label": names}))
     return sorted(entries, key=lambda entry: entry.used)
 
 

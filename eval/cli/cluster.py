@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from clipeval.configs.errors import ClipevalError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
     from clipeval.engine.store import ChunkRange
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
+
+SINK: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "KIND=WHERE",
+    "help": "also tell it the scores: tensorboard=FOLDER, wandb=PROJECT, mlflow=EXPERIMENT or trackio=PROJECT; may be given again",
+}
 
 
 def add_run_options(run: argparse.ArgumentParser) -> None:
@@ -26,6 +36,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "-m", "--multirun", action="store_true", help="Hydra's sweep: every combination of model=a,b suite=c,d"
     )
+    run.add_argument("--sink", **SINK)
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -48,8 +59,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     watch.add_argument("--curve", type=Path, metavar="FILE", help="the CSV; default runs/<folder>.curve.csv")
     watch.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks")
     watch.add_argument("--once", action="store_true", help="end after the checkpoints that are there")
-    sink = "also tell it: tensorboard=FOLDER, wandb=PROJECT or mlflow=EXPERIMENT; may be given again"
-    watch.add_argument("--sink", action="append", default=[], metavar="KIND=WHERE", help=sink)
+    watch.add_argument("--sink", **SINK)
     watch.set_defaults(command=_watch, overrides=True)
 
 
@@ -59,6 +69,27 @@ def share_parts(config: DictConfig, share: str) -> dict[str, ChunkRange | None]:
 
     index, count = parse_share(share)
     return {unit.task: unit.part for unit in partition(config_costs(config), count)[index]}
+
+
+def check_sinks(arguments: argparse.Namespace) -> None:
+    """ClipevalError where `clipeval run --sink …` cannot be done; before anything is computed."""
+    from clipeval.results.sinks import check
+
+    check(arguments.sink)
+    if arguments.share or arguments.multirun:
+        raise ClipevalError(
+            "--sink is told of whole runs, not with --share or -m: leave it out, and give it to `clipeval run` of each run's own "
+            "words afterwards, which computes nothing anew"
+        )
+
+
+def tell_sinks(sinks: Sequence[str], folders: Sequence[Path]) -> None:
+    """Tells them of finished runs."""
+    if sinks:
+        from clipeval.results.sinks import tell
+
+        for folder in folders:
+            tell(sinks, folder)
 
 
 def say_pending(summary: RunSummary, console: Console) -> None:

@@ -354,6 +354,10 @@ def _data() -> Iterator[Check]:
         yield Check(
             "data", NOTE, "CLIPEVAL_DATA is not set", "set it to your data.root, or write data.root=… each time"
         )
+    elif "://" in root:
+        from clipeval.data.addresses import shown
+
+        yield Check("data", NOTE, f"{shown(root)}, where runs read sets", "`clipeval plan` says whether they are there")
     elif not Path(root).expanduser().is_dir():
         yield Check(
             "data", BAD, f"CLIPEVAL_DATA={root} is no folder", "make it, or set CLIPEVAL_DATA to the one that is meant"

@@ -126,13 +126,17 @@ def _root(rest: Sequence[str]) -> str | None:
     import os
 
     root = os.environ.get("CLIPEVAL_DATA")
+    if "://" in (root or ""):  # a run reads sets there; what is here is asked of this machine's disks
+        root = None
     for word in rest:
         key, _, value = word.partition("=")
         if key != "data.root":
             raise ClipevalError(f"{word!r} is not read here. Write data.root=FOLDER to say where data lies.")
         root = value
     if root and not Path(root).expanduser().is_dir():
-        raise ClipevalError(f"data.root={root} is not a folder: nothing can be looked for there.")
+        raise ClipevalError(
+            f"data.root={root} is not a folder of this machine: nothing can be looked for there. `clipeval plan` asks an address."
+        )
     return root or None
 
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from clipeval.cli.check import add_commands as add_check_command
-from clipeval.cli.cluster import add_commands, add_run_options, say_pending, share_parts
+from clipeval.cli.cluster import add_commands, add_run_options, check_sinks, say_pending, share_parts, tell_sinks
 from clipeval.cli.completion import COMPLETE, add_completion, answer
 from clipeval.cli.doctor import add_doctor
 from clipeval.cli.listing import add_list
@@ -158,6 +158,8 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.cluster.checkpoint_files import several
     from clipeval.results.run_folder import RunFolder
 
+    if arguments.sink:
+        check_sinks(arguments)
     if arguments.multirun:
         from clipeval.cluster.sweep import sweep
 
@@ -172,6 +174,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         from clipeval.cluster.checkpoints import run_models
 
         folders = run_models(overrides, arguments.config_dir, models, console)
+        tell_sinks(arguments.sink, folders)
         print_results(folders, arguments.json)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
     from clipeval.cluster import local  # torch and open_clip, for which a wrong word need not wait
@@ -194,6 +197,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         )
     elif not summary.pending:
         console.print("all results are up to date; nothing to compute", highlight=False)
+    tell_sinks(arguments.sink, [evaluation.folder.path])
     print_results([evaluation.folder.path], arguments.json)
     return EXIT_SKIPPED if evaluation.skipped else 0
 

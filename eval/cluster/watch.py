@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from clipeval.results.curve import scores_of
 from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
-from clipeval.results.sinks import Sinks
+from clipeval.results.sinks import Sinks, step_of
 
 COLUMNS = ("checkpoint", "step", "task", "metric", "value", "low", "high", "main")
 
@@ -97,12 +96,6 @@ def _watch(
         if once:
             return 1 if failed else 0
         time.sleep(every)
-
-
-def step_of(path: Path) -> int | None:
-    """The last number in a checkpoint's name: epoch_5.pt is 5."""
-    numbers = re.findall(r"\d+", path.stem)
-    return int(numbers[-1]) if numbers else None
 
 
 def curve_csv(runs: dict[Path, Path]) -> str:

@@ -12,23 +12,26 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.imagenet import hierarchy_edges, read_annotations, validation_names, wnids_of
 from clipeval.data.labels import installed
+from clipeval.data.remote import below
 from clipeval.data.split import DataConfig, Split, split_digest
 from clipeval.tasks.base import Samples
 from clipeval.tasks.relabelled import ACCEPTED
 from clipeval.tasks.tree import Tree
 
 
-def annotate(split: Split, config: DataConfig, root: str | None) -> Split:
+def annotate(split: Split, config: DataConfig, root: str | None, cache: Path) -> Split:
     """A split with what `data.annotations` and `data.hierarchy` say; the very split where they name nothing.
+
+    `cache` is `cache.root`, where files of a `root` that lies elsewhere are copied to.
 
     Raises:
         ClipevalError: a file is missing or damaged, or speaks of other images or classes.
     """
     samples = split.samples
     if config.annotations is not None:
-        samples = _with_annotations(samples, config, root)
+        samples = _with_annotations(samples, config, root, cache)
     if config.hierarchy is not None:
-        samples = dataclasses.replace(samples, tree=_tree(samples, config, root))
+        samples = dataclasses.replace(samples, tree=_tree(samples, config, root, cache))
     return (
         split
         if samples is split.samples
@@ -36,13 +39,13 @@ def annotate(split: Split, config: DataConfig, root: str | None) -> Split:
     )
 
 
-def find_file(name: str, root: str | None) -> Path:
+def find_file(name: str, root: str | None, cache: Path) -> Path:
     """A file or folder beside the sets: below `data.root`, where it is named in full, or ReaL's labels as timm packages them.
 
     Raises:
         ClipevalError: it is in none of these places.
     """
-    tried = [*([Path(root).expanduser() / name] if root else []), Path(name).expanduser()]
+    tried = [*([below(root, name, cache)] if root else []), Path(name).expanduser()]
     tried.append(installed("timm") / "data" / "_info" / name)
     found = next((path for path in tried if path.exists()), None)
     if found is None:
@@ -50,16 +53,17 @@ def find_file(name: str, root: str | None) -> Path:
     return found
 
 
-def _with_annotations(samples: Samples, config: DataConfig, root: str | None) -> Samples:
+def _with_annotations(samples: Samples, config: DataConfig, root: str | None, cache: Path) -> Samples:
     assert config.annotations is not None
     if samples.labels is None:
         raise ClipevalError(f"data.annotations={config.annotations}: the set has no labels that it could be about.")
     order = None
     if config.order is not None:
-        order = (Path(root).expanduser() if root else Path()) / config.order
+        order = below(root, config.order, cache)
     names = validation_names(samples.keys, samples.labels.tolist(), order)
     said = read_annotations(
-        find_file(config.annotations, root), find_file(config.exclude, root) if config.exclude else None
+        find_file(config.annotations, root, cache),
+        find_file(config.exclude, root, cache) if config.exclude else None,
     )
     columns = list(dict.fromkeys(name for row in said.values() for name in row))
     known = [said.get(name, {}) for name in names]
@@ -73,8 +77,8 @@ def _with_annotations(samples: Samples, config: DataConfig, root: str | None) ->
     return dataclasses.replace(samples, metadata=pd.concat([samples.metadata.reset_index(drop=True), table], axis=1))
 
 
-def _tree(samples: Samples, config: DataConfig, root: str | None) -> Tree:
-    path = find_file(str(config.hierarchy), root)
+def _tree(samples: Samples, config: DataConfig, root: str | None, cache: Path) -> Tree:
+    path = find_file(str(config.hierarchy), root, cache)
     parent = hierarchy_edges(path)
     nodes = wnids_of(samples.classnames, config.classnames if isinstance(config.classnames, dict) else None)
     paths = []
@@ -92,15 +96,15 @@ def _tree(samples: Samples, config: DataConfig, root: str | None) -> Tree:
         raise ClipevalError(f"{path}: the class {wrong} has others below it.")
     if len({way[0] for way in paths}) > 1:
         raise ClipevalError(f"{path}: its classes have several roots: {', '.join(sorted({way[0] for way in paths}))}.")
-    return Tree(paths, _heights(parent, config, root))
+    return Tree(paths, _heights(parent, config, root, cache))
 
 
-def _heights(parent: dict[str, str], config: DataConfig, root: str | None) -> dict[str, float]:
+def _heights(parent: dict[str, str], config: DataConfig, root: str | None, cache: Path) -> dict[str, float]:
     """How far up each node is: the longest way down to a class; or as `data.heights` says, the distances of nodes by their lines
     `node node distance`, a node's from its child being its own height."""
     heights: dict[str, float] = dict.fromkeys(set(parent) - set(parent.values()), 0.0)
     if config.heights is not None:
-        path = find_file(config.heights, root)
+        path = find_file(config.heights, root, cache)
         with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 parts = line.split()

@@ -7,11 +7,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.addresses import is_address, shown
+from clipeval.data.remote import Ranges
 
 OPEN_FILES = 64
 """How many shards a process keeps open: a folder of single images must not run into the limit of file descriptors."""
@@ -39,7 +42,7 @@ class FileImages:
     """Images that are byte ranges of files: the members of tars, or files of their own.
 
     Args:
-        files: the distinct files.
+        files: the distinct files: paths, or addresses (s3://…) of which ranges are read.
         file: int32 [N], the file that each image lies in.
         offset: int64 [N], its first byte.
         size: int64 [N], its length in bytes.
@@ -55,14 +58,16 @@ class FileImages:
     digest: str
     _open: OrderedDict[int, int] = field(default_factory=OrderedDict, repr=False, compare=False)
     _pid: int = field(default=-1, repr=False, compare=False)
+    _ranges: Ranges = field(default_factory=Ranges, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.file)
 
     def read(self, position: int) -> bytes:
-        descriptor = self._descriptor(int(self.file[position]))
-        size = int(self.size[position])
-        data = os.pread(descriptor, size, int(self.offset[position]))
+        number, offset, size = int(self.file[position]), int(self.offset[position]), int(self.size[position])
+        if is_address(self.files[number]):
+            return self._ranges.read(self.files[number], offset, size, int(self._ends[number]))
+        data = os.pread(self._descriptor(number), size, offset)
         if len(data) != size:
             raise ClipevalError(
                 f"{self.location(position)}: {size} bytes were expected and {len(data)} are left; the file was cut "
@@ -72,7 +77,7 @@ class FileImages:
 
     def location(self, position: int) -> str:
         path = self.files[int(self.file[position])]
-        return f"{path}, key {self.keys[position]!r}"
+        return f"{shown(path) if is_address(path) else path}, key {self.keys[position]!r}"
 
     def subset(self, rows: np.ndarray) -> FileImages:
         """Some of the images, int64 [M]."""
@@ -84,6 +89,13 @@ class FileImages:
             [self.keys[int(row)] for row in rows],
             digest_of(self.digest, rows.tobytes()),
         )
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where the last image of each file ends, int64 [files]."""
+        ends = np.zeros(len(self.files), dtype=np.int64)
+        np.maximum.at(ends, self.file, self.offset + self.size)
+        return ends
 
     def _descriptor(self, file: int) -> int:
         if (

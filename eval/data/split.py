@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
+from clipeval.data.addresses import is_address, shown
 from clipeval.data.images import Images, digest_of
 from clipeval.data.subset import limited
 from clipeval.data.text_table import decode, parse_lines
@@ -138,8 +140,34 @@ class DataConfig:
         """`captions` as columns or patterns, none or several."""
         return (self.captions,) if isinstance(self.captions, str) else self.captions or ()
 
+    def address(self, root: str | None) -> str | None:
+        """The set's folder (or file) where it lies elsewhere, as s3://bucket/folder; None where it is on this machine's disks.
+
+        Raises:
+            ClipevalError: it cannot be asked whether a repository's folder is there.
+        """
+        if self.path:
+            return self.path if is_address(self.path) else None
+        base = self.root or root
+        if base is None or not is_address(base):
+            return None
+        if self.folder:
+            return f"{base.rstrip('/')}/{self.folder}"
+        if not (self.is_of_hub and self.hub):
+            return None
+        from clipeval.data import remote
+        from clipeval.data.lock import NAME
+
+        fetched = f"{base.rstrip('/')}/{self.hub.replace('/', '--')}"
+        return fetched if remote.exists(f"{fetched}/{NAME}") else None
+
+    def place(self, root: str | None) -> str:
+        """The set's address or path, for people."""
+        address = self.address(root)
+        return str(self.location(root)) if address is None else shown(address)
+
     def location(self, root: str | None) -> Path:
-        """The set's folder (or file).
+        """The set's folder (or file) on this machine's disks; it must have no `address`.
 
         Raises:
             ClipevalError: neither `path` nor a folder below a root is given.
@@ -185,7 +213,7 @@ class DataConfig:
     def hub_folder(self, root: str | None) -> Path | None:
         """Where `clipeval download` keeps a Hugging Face set that has no `folder` of its own; None without a data root."""
         base = self.root or root
-        if not (base and self.hub):
+        if not (base and self.hub) or is_address(base):
             return None
         return Path(base).expanduser() / (self.folder or self.hub.replace("/", "--"))
 
@@ -238,15 +266,22 @@ def open_split(
     readers = _readers()
     if config.kind not in readers:
         raise ClipevalError(nearest("data.kind", config.kind, readers))
-    location = config.location(root)
-    account = Account(on_error)
-    images, samples = readers[config.kind](config, location, split, cache, account)
-    if len(images) == 0:
-        raise ClipevalError(f"{location}: the split {split!r} holds no image.")
-    _check_labels(samples, location)
+    address, account = config.address(root), Account(on_error)
+    location = config.location(root) if address is None else _copy_of(address, config, cache)
+
+    def named(text: str) -> str:  # a reader sees a copy in the cache, a person knows the address
+        return text if address is None else text.replace(str(location), shown(address).rstrip("/"))
+
+    try:
+        images, samples = readers[config.kind](config, location, split, cache, account)
+        if len(images) == 0:
+            raise ClipevalError(f"{location}: the split {split!r} holds no image.")
+        _check_labels(samples, location)
+    except ClipevalError as problem:
+        raise problem if address is None else type(problem)(named(str(problem))) from None
     flags = _count_flags(config, samples, split)
     if flags and strict:
-        raise ClipevalError(f"{location}: {'; '.join(flags)} (data.strict=true makes this an error).")
+        raise ClipevalError(f"{config.place(root)}: {'; '.join(flags)} (data.strict=true makes this an error).")
     subset = limited(images, samples, config.limit) if config.limit else None
     if subset is not None:
         images, samples, flag = subset
@@ -255,10 +290,17 @@ def open_split(
         images,
         samples,
         split_digest(images, samples),
-        (*flags, *account.flags),
-        remarks=account.remarks,
+        (*flags, *map(named, account.flags)),
+        remarks=tuple(map(named, account.remarks)),
         limited=subset is not None,
     )
+
+
+def _copy_of(address: str, config: DataConfig, cache: Path | None) -> Path:
+    from clipeval.data import remote
+
+    keep = cache.parent if cache else Path(tempfile.gettempdir(), "clipeval")
+    return remote.local_copy(address, keep, by_range=config.kind == "webdataset")
 
 
 OF_ALL_TASKS = ("sep", "encoding", "max_pixels", "max_text_chunk", "limit")

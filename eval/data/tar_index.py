@@ -25,7 +25,9 @@ import numpy as np
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
+from clipeval.data.addresses import shown
 from clipeval.data.depth import HEAD, is_deep
+from clipeval.data.remote import Pointer, pointer_at
 from clipeval.data.tar_members import Member, read_members
 from clipeval.results import safe_json
 from clipeval.results.files import sha256_of, write_atomically
@@ -104,13 +106,16 @@ def _cached(path: Path, cache: Path | None) -> TarIndex:
         stat = path.stat()
     except FileNotFoundError:
         raise ClipevalError(f"{path} is missing. Fetch it with `clipeval download`.") from None
+    pointer = pointer_at(path)
     if cache is None:
-        return _read_tar(path)
+        return _read_tar(path) if pointer is None else _read_elsewhere(pointer, path.parent)
     identity = f"{VERSION}\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
+    if pointer is not None:
+        identity = f"{VERSION}\0{pointer.address}\0{pointer.size}\0{pointer.version}"
     entry = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
     kept = _load(entry)
     if kept is None:
-        kept = _read_tar(path)
+        kept = _read_tar(path) if pointer is None else _read_elsewhere(pointer, cache)
         write_atomically(entry, _dump(kept))
     return kept
 
@@ -182,6 +187,15 @@ def _read_tar(path: Path) -> TarIndex:
     with ThreadPoolExecutor(max_workers=1) as pool:  # the digest meanwhile: hashing releases the interpreter's lock
         digest = pool.submit(sha256_of, path)
         return _index(path, digest)
+
+
+def _read_elsewhere(pointer: Pointer, folder: Path) -> TarIndex:
+    """The index of a tar that lies elsewhere: all of it passes through a file in `folder`, for the digest is of every byte."""
+    with pointer.copied(folder) as copy:
+        try:
+            return _read_tar(copy)
+        except ClipevalError as problem:
+            raise ClipevalError(str(problem).replace(str(copy), shown(pointer.address))) from None
 
 
 def _index(path: Path, digest: Future[str]) -> TarIndex:

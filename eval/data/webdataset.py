@@ -13,10 +13,12 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
+from clipeval.data.addresses import is_address
 from clipeval.data.depth import flag_deep
 from clipeval.data.images import FileImages, digest_of
 from clipeval.data.labels import classes_of, given_names, named_wnids
 from clipeval.data.lock import check_lock, expected_digests
+from clipeval.data.remote import pointer_at
 from clipeval.data.shards import plain_tar, shard_paths
 from clipeval.data.split import DataConfig, read_instances, read_text
 from clipeval.data.tar_index import TarIndex, index_tars
@@ -56,6 +58,9 @@ def read(
     flag_deep([key for index in indices for key in index.deep], account)
     _check_lock(location, split, paths, indices)
     table = location / split / TABLE
+    elsewhere = sum(is_address(name) for name in _sources(paths))
+    if elsewhere:
+        account.remark(f"shards of {location.name}/{split} are read where they are, by range: {elsewhere:,}")
     images, content, columns = _usable(paths, indices, table, config, kind, location, account)
     keys = list(images.keys)
     classnames = _classnames(config, location, account)
@@ -164,13 +169,19 @@ def shard_images(paths: list[Path], indices: list[TarIndex]) -> FileImages:
     """The images of some shards, in order."""
     keys = _unique_keys(indices)
     return FileImages(
-        files=[str(path) for path in paths],
+        files=_sources(paths),
         file=np.repeat(np.arange(len(paths), dtype=np.int32), [len(index.keys) for index in indices]),
         offset=np.concatenate([index.offset for index in indices]),
         size=np.concatenate([index.size for index in indices]),
         keys=keys,
         digest=digest_of(*(index.digest for index in indices)),
     )
+
+
+def _sources(paths: list[Path]) -> list[str]:
+    """Where the shards' bytes are: their paths, or the addresses that lie in their places."""
+    pointers = [(path, pointer_at(path)) for path in paths]
+    return [str(path) if pointer is None else pointer.address for path, pointer in pointers]
 
 
 def _optional_lines(path: Path) -> list[str]:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
+from clipeval.data.remote import SourceLostError
 from clipeval.engine.pixels import CHUNK as KEPT
 from clipeval.engine.pixels import PixelStore, read_ahead
 from clipeval.models.small_cpu import Gate, shares_cores, yield_to_encoder
@@ -97,6 +98,8 @@ class _Answer:
     failures: list[tuple[int, str]]
     unkept: str = ""
     """Why its pixels could not be kept."""
+    lost: str = ""
+    """Why nothing can be read any more, which is no fault of an image."""
 
 
 class _Run(NamedTuple):
@@ -149,30 +152,30 @@ class _Decoder(Dataset[_Answer]):
                 raise ValueError(_other_size(pixels.shape, decoded[0].shape))
             decoded.append(pixels)
 
-        failures = self._each(run, one)
+        failures, lost = self._each(run, one)
         if decoded and slot is not None and decoded[0].shape != slot.shape[1:]:
             slot = None  # a transform of the user's own, which gives this size to these images
         alone = default_collate(decoded) if slot is None and decoded else None  # in a worker, into shared memory
         store, unkept = self.jobs[run.job].kept, ""
-        if store is not None and run.whole and not failures:
+        if store is not None and run.whole and not failures and not lost:
             pixels = alone if slot is None else slot[: len(decoded)]
             assert pixels is not None
             try:
                 store.save(run.chunk, pixels.numpy())
             except OSError as problem:
                 unkept = f"{problem.filename or store.folder}: {problem.strerror}"
-        return _Answer(len(decoded), alone, failures, unkept)
+        return _Answer(len(decoded), alone, failures, unkept, lost)
 
     def _pack(self, run: _Run, slot: torch.Tensor | None, kind: type[Packer]) -> _Answer:
         assert isinstance(self.transform, Preprocess)
         block = torch.empty(self.capacity, dtype=torch.uint8) if slot is None else slot
         packer = kind(self.transform, block.numpy(), run.last - run.first)
-        failures = self._each(run, packer.add)
+        failures, lost = self._each(run, packer.add)
         used = packer.finish()
-        return _Answer(used, block[:used].clone() if slot is None else None, failures)
+        return _Answer(used, block[:used].clone() if slot is None else None, failures, lost=lost)
 
-    def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> list[tuple[int, str]]:
-        """Gives every image of a run to `take`; the indices of those that could not be read, and why."""
+    def _each(self, run: _Run, take: Callable[[bytes, Convert], None]) -> tuple[list[tuple[int, str]], str]:
+        """Gives every image of a run to `take`; the indices of those that could not be read, and why; and `_Answer.lost`."""
         job = self.jobs[run.job]
         failures: list[tuple[int, str]] = []
         with decode_limits(job.max_pixels, job.max_text_chunk):
@@ -181,9 +184,11 @@ class _Decoder(Dataset[_Answer]):
                     self.gate.wait()
                 try:
                     take(job.images.read(index), job.convert)
+                except SourceLostError as problem:
+                    return failures, str(problem)
                 except (ValueError, OSError) as problem:
                     failures.append((index, f"{job.images.location(index)}: {problem}"))
-        return failures
+        return failures, ""
 
 
 class Decoders:
@@ -279,6 +284,8 @@ class Decoders:
                 if answer.pixels is None and self._slots is not None:
                     pixels = self._slots[number % len(self._slots)][: answer.size]
                 number += 1
+            if answer is not None and answer.lost:
+                raise SourceLostError(answer.lost)
             failures = [] if answer is None else answer.failures
             if answer is not None and answer.unkept and not warned:
                 warned = True

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
+from clipeval.data.remote import below
 from clipeval.data.split import DataConfig, Split
 from clipeval.engine.store import ImageStore, key_of
 from clipeval.models import ModelHandle, image_precision
@@ -92,7 +93,7 @@ def _watermark(data: DataConfig, config: DictConfig, handle: ModelHandle) -> tup
             f"data.convert=watermark: the watermark is drawn on the resized picture, and {handle.preprocess.describe()} does "
             "not show it."
         )
-    path = Path(str(config.data.root or ".")).expanduser() / (data.font or "")
+    path = below(config.data.root, data.font or "", Path(config.cache.root).expanduser())
     if not path.is_file() or not watermark.is_font(path):
         raise ClipevalError(
             f"{path} is {'no font' if path.is_file() else 'missing'}: the font of ImageNet-W's watermark, "

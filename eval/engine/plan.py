@@ -188,7 +188,7 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     if splits["test"].limited:
         task = replace(task, name=f"{task.name} (quick {data.limit:,})")
     plain = {role: split.digest for role, split in splits.items()}
-    splits = {role: annotate(split, data, config.data.root) for role, split in splits.items()}
+    splits = {role: annotate(split, data, config.data.root, cache) for role, split in splits.items()}
     features = feature_specs(task, splits, data, config, handle)
     if node.get("outside") is not None:  # a second set, beside the one whose classes are asked about
         outside = data_config(node, config.data, "outside")
@@ -209,7 +209,7 @@ def open_task(name: str, node: DictConfig, config: DictConfig, handle: ModelHand
     try:
         texts = task.prompts(samples)
     except ValueError as problem:
-        raise ClipevalError(f"{problem} (the set is {data.location(config.data.root)})") from None
+        raise ClipevalError(f"{problem} (the set is {data.place(config.data.root)})") from None
     how, code = next(iter(features.values())).parts, task_code(task)
     marks = [handle.text_mark] if handle.text_mark and texts and head is None else []
     fingerprint = Fingerprint(

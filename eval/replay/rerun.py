@@ -15,6 +15,7 @@ from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
+from clipeval.data import addresses
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import resolve
 from clipeval.replay.stored_run import StoredRun
@@ -39,6 +40,7 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     if not recorded:
         raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
     config = _repeatable(stored.config, recorded, out)
+    _check_data(config, stored.file)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
     batches = {r.options.get("batch_size") for r in old.records() if r.task in recorded}
     if config.runtime.batch_size is None and len(batches) == 1:  # as it was found then; another moves the last bits
@@ -55,6 +57,17 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
             name,
             _changed(old.predictions(before), evaluation.folder.predictions(after)),
             f"differs in {', '.join(parts)}" if parts else "",
+        )
+
+
+def _check_data(config: DictConfig, file: Path) -> None:
+    """ClipevalError where data lie at an address: a file says it, which may be anybody's."""
+    parts = [config.data, *(node.get(part) for node in config.tasks.values() for part in ("data", "outside"))]
+    given = [part.get(key) for part in parts if part is not None for key in ("root", "path")]
+    if there := [address for address in given if addresses.is_address(address)]:
+        raise ClipevalError(
+            f"{file}: its data lie at {addresses.shown(there[0])}, and a rerun downloads nothing. `clipeval run` of the same words "
+            "with another out= computes it again, and `clipeval compare` says what differs."
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 
 from clipeval.cli.cache import parse_size
 from clipeval.cli.main import main
+from clipeval.data.remote import local_copy
 from clipeval.engine.store import ImageStore, TextStore
 
 IMAGES = {"image": "abc", "precision": "fp32"}
@@ -48,6 +50,17 @@ def test_reading_counts_as_use(root: Path) -> None:
     assert ImageStore(root, IMAGES, 1000).complete
     main(["cache", "prune", "--keep", "20kB", "--root", str(root)])
     assert list(root.glob("images/*")) and not list(root.glob("texts/*"))
+
+
+def test_copies_of_sets_that_lie_elsewhere(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fsspec.filesystem("memory").pipe_file("/kept/wds_own/classnames.txt", b"cat\n" * 1000)
+    copy = local_copy("memory://kept/wds_own", root, by_range=True)
+    main(["cache", "--root", str(root)])
+    assert "wds_own" in (said := capsys.readouterr().out) and "4.0 kB" in said and "3 entries" in said
+    main(["cache", "prune", "--keep", "20kB", "--root", str(root)])
+    assert copy.is_dir(), "it was used last"
+    main(["cache", "prune", "--keep", "0", "--root", str(root)])
+    assert not copy.exists()
 
 
 @pytest.mark.parametrize("words", [["prune"], ["list", "--keep", "1GB"], ["prune", "--keep", "lots"]])

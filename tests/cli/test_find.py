@@ -77,6 +77,7 @@ def test_a_group_alone(capsys: pytest.CaptureFixture[str]) -> None:
         ("show task=mnist model.name=x", "'model.name=x' is not read here"),
         ("show task=mnist data.rot=/data", "'data.rot=/data' is not read here"),
         ("show task=mnist data.root=/nowhere/at/all", "is not a folder"),
+        ("list tasks data.root=s3://bucket/sets", "is not a folder of this machine"),
     ],
 )
 def test_a_wrong_word_is_one_line_that_says_the_nearest(
@@ -269,3 +270,11 @@ def test_the_quota_of_both_kinds_of_control_groups(
         (tmp_path / name).write_text(text + "\n")
     (tmp_path / "proc").write_text(group + "\n")
     assert doctor.cpu_quota(tmp_path, tmp_path / "proc") == quota
+
+
+def test_data_that_lie_elsewhere_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPEVAL_DATA", "s3://bucket/sets")
+    assert "data.root is not set" in " ".join(ask(capsys, "show", "task=mnist").split())
+    assert [(check.name, check.state) for check in doctor._data()] == [("data", doctor.NOTE)]

@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,54 +15,7 @@ from clipeval.data import addresses
 from clipeval.models import resolve
 from clipeval.results.run_folder import RunFolder
 from scripts.tiny_model import config_of, write_tiny_model
-
-CONTENT = b"weights" * 1000
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder, and counts what it gives."""
-
-    given: list[str] = []  # noqa: RUF012
-
-    def do_GET(self) -> None:
-        self.given.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "model.pt").write_bytes(CONTENT)
-    Quiet.given.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "site")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    pytest.importorskip("s3fs")
-    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    import fsspec
-
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="weights")
-    client.put_object(Bucket="weights", Key="run/model.pt", Body=CONTENT)
-    yield "s3://weights"
-    server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+from tests.data.storage import CONTENT, Quiet
 
 
 def test_a_file_of_a_bucket_is_fetched_once(bucket: str, tmp_path: Path) -> None:

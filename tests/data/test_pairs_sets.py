@@ -655,3 +655,18 @@ def test_rows_that_cannot_be_used_are_left_out_where_asked(tmp_path: Path) -> No
     split = open_split(config, None, "test", None, on_error="skip")
     assert len(split.samples.instances or ()) == 2
     assert any("1 left out, column 'b': the caption is empty: " in flag for flag in split.flags)
+
+
+def test_pictures_by_absolute_paths(tmp_path: Path) -> None:
+    """In the set's folder or beside it; they are read as those that the table names by relative ones."""
+    folder, elsewhere = own(tmp_path / "set", [ROW]), tmp_path / "elsewhere.png"
+    elsewhere.write_bytes(picture(1))
+    rows = [ROW, {**ROW, "image": str(folder / "p.png")}, {**ROW, "image": str(elsewhere)}]
+    split = opened(own(folder, rows), images=("image",))
+    asked = [question["images"] for question in split.samples.instances or ()]
+    assert asked == [["p.png"], [str(folder / "p.png")], [str(elsewhere)]]
+    shown = [split.images.read(split.samples.keys.index(key)) for (key,) in asked]
+    assert shown == [picture(0), picture(0), picture(1)]
+    assert str(elsewhere) in split.images.location(2)
+    with pytest.raises(ClipevalError, match=r"the picture '/nowhere/x\.png' does not exist"):
+        opened(own(tmp_path / "other", [{**ROW, "image": "/nowhere/x.png"}]))

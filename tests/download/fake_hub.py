@@ -217,11 +217,12 @@ def _handler(hub: FakeHub, is_cdn: bool):
 
         def _file(self, content: bytes, headers: dict[str, str], body: bool, fault: Fault | None) -> None:
             status, start = 200, 0
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            end = len(content)
             if asked and (fault is None or fault.kind != "no-range"):
-                status, start = 206, int(asked[1])
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            part = content[start:]
+                status, start, end = 206, int(asked[1]), min(end, int(asked[2] or end) + 1)
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            part = content[start:end]
             if fault is not None and fault.kind == "corrupt":
                 part = bytes(255 - b for b in part)
             headers["Accept-Ranges"] = "bytes"

@@ -1,14 +1,18 @@
-"""Scores of checkpoints in TensorBoard, Weights & Biases and MLflow, by their own clients, offline."""
+"""Scores of checkpoints in TensorBoard, Weights & Biases, MLflow and trackio, by their own clients, offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.results.curve import metric_name
-from clipeval.results.sinks import Sinks
+from clipeval.results.run_folder import RunFolder
+from clipeval.results.sinks import Sinks, check
+from clipeval.results.sinks import tell as tell_run
 
 ACC = "zero_shot/imagenet1k_quick2000/acc1"
 
@@ -54,6 +58,57 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, ACC)] == [(1, 0.10371), (2, 0.20371)]
+
+
+def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", tmp_path / "trackio")
+    tell("trackio=project", tmp_path)
+    assert SQLiteStorage.get_runs("project") == ["logs-run"], "a run that goes on"
+    assert [(row["step"], row[ACC]) for row in SQLiteStorage.get_logs("project", "logs-run")] == [
+        (1, 0.10371),
+        (2, 0.20371),
+    ]
+    assert not capsys.readouterr().out, "standard output is the table's"
+
+
+def test_a_run_tells_its_scores_once(factory: ModuleType, tmp_path: Path) -> None:
+    """At the step that the checkpoint's name says; again where scores have come."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, text = tmp_path / "run", f"tensorboard={tmp_path / 'tb'}"
+
+    factory.run(run, ["mnist"], pretrained="logs/epoch_7.pt")
+    for _ in range(2):
+        tell_run([text], run)
+    factory.run(run, ["mnist", "imagenet1k"], pretrained="logs/epoch_7.pt")
+    tell_run([text], run)
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    value = RunFolder(run).record("mnist").value
+    assert [(e.step, e.value) for e in events.Scalars("zero_shot/mnist/acc1")] == [(7, pytest.approx(value))] * 2
+    assert [e.step for e in events.Scalars("zero_shot/average")] == [7]
+
+
+def test_a_package_that_is_not_installed_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipeval.results.sinks.find_spec", lambda name: None)
+    with pytest.raises(ClipevalError, match=r"--sink wandb=x: wandb is not installed; pip install 'clipeval\[wandb\]'"):
+        check(["wandb=x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sink", "wandv=x"], "Unknown sink 'wandv'. Did you mean: wandb"),
+        (["--sink", "tensorboard=x", "--share", "0/2"], "not with --share or -m"),
+        (["--sink", "tensorboard=x", "-m", "model=a,b"], "not with --share or -m"),
+    ],
+)
+def test_sinks_that_a_run_cannot_have(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_none(tmp_path: Path) -> None:
