@@ -49,10 +49,10 @@ class Bench:
         self.model, self.tokenizer = model.eval(), open_clip.get_tokenizer(self.name)
 
     @torch.no_grad()
-    def images(self, sources: Sequence[bytes | Image.Image]) -> np.ndarray:
+    def images(self, sources: Sequence[bytes | Image.Image], raw: bool = False) -> np.ndarray:
         opened = [one if isinstance(one, Image.Image) else Image.open(io.BytesIO(one)) for one in sources]
-        rows = [self.model.encode_image(self.transform(one.convert("RGB"))[None])[0] for one in opened]
-        return F.normalize(torch.stack(rows), dim=-1).numpy()
+        rows = torch.stack([self.model.encode_image(self.transform(one.convert("RGB"))[None])[0] for one in opened])
+        return (rows if raw else F.normalize(rows, dim=-1)).numpy()
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_clustering_as_mteb_has_it(bench: Bench) -> None:
     found = bench.run("suite=none", *words, out="clustering")
     assert set(found) == set(CLUSTERING)
     for task, record in found.items():
-        rows = bench.images(drawn[task])
+        rows = bench.images(drawn[task], raw=True)
         fitted = cluster.MiniBatchKMeans(
             n_clusters=len(set(labels[task])), batch_size=500, n_init="auto", random_state=42
         ).fit(rows)

@@ -66,14 +66,20 @@ def rows(**columns: Any) -> Any:
 def feature(values: list[Any]) -> Any:
     if isinstance(values[0], Image.Image):
         return datasets.Image()
-    return datasets.Value("string" if isinstance(values[0], str) else "float64" if isinstance(values[0], float) else "int64")
+    return datasets.Value(
+        "string" if isinstance(values[0], str) else "float64" if isinstance(values[0], float) else "int64"
+    )
 
 
 def test_clustering() -> None:
     """Of embeddings of any length, which MTEB does not normalise."""
     label = np.repeat(np.arange(10), 30)
     raw = (unit(10, 16, 3)[label] + 0.8 * unit(300, 16, 4)) * torch.rand(300, 1).mul(9).add(1)
-    expected = theirs(mteb.get_task("CIFAR10Clustering"), Lookup(raw), rows(img=[picture(i) for i in range(300)], label=label.tolist()))
+    expected = theirs(
+        mteb.get_task("CIFAR10Clustering"),
+        Lookup(raw),
+        rows(img=[picture(i) for i in range(300)], label=label.tolist()),
+    )
     task = RawClustering(key="mteb/CIFAR10Clustering", name="CIFAR-10", metric="nmi")
     table = Samples(keys=[str(i) for i in range(300)], labels=label, classnames=[str(i) for i in range(10)])
     found = task.score({"test": raw}, torch.empty(0, 16), {"test": table}).metrics
@@ -120,7 +126,10 @@ def test_pairs() -> None:
 def test_retrieval_of_images(name: str) -> None:
     """With the first result left out, without, and by a picture and a text whose embeddings are added."""
     task, composed = mteb.get_task(name), name.startswith("CIRR")
-    images, texts = unit(80, 6), unit(20, 6, 2)  # of length 1: theirs adds them as they are, ours after bringing them to it
+    images, texts = (
+        unit(80, 6),
+        unit(20, 6, 2),
+    )  # of length 1: theirs adds them as they are, ours after bringing them to it
     rng = np.random.default_rng(0)
     relevant = {f"q{i}": {f"d{j:02d}": 1 for j in rng.permutation(60)[: 1 + i % 5].tolist()} for i in range(20)}
     asked = {"id": [f"q{i}" for i in range(20)], "image": [picture(60 + i) for i in range(20)]}
@@ -136,14 +145,21 @@ def test_retrieval_of_images(name: str) -> None:
     ours = ImageRetrieval(key=f"mteb/{name}", name=name, metric=None, skip_first=task.skip_first_result)
     assert ours.skip_first == name.startswith("CUB")
     queries = [
-        {"id": f"q{i}", "images": [str(60 + i)], "relevant": relevant[f"q{i}"], **({"text": f"but {i}"} if composed else {})}
+        {
+            "id": f"q{i}",
+            "images": [str(60 + i)],
+            "relevant": relevant[f"q{i}"],
+            **({"text": f"but {i}"} if composed else {}),
+        }
         for i in range(20)
     ]
     documents = pd.DataFrame({DOCUMENTS: [(f"d{i:02d}",) if i < 60 else () for i in range(80)]})
     table = Samples(keys=[str(i) for i in range(80)], instances=queries, metadata=documents)
     found = ours.score({"test": images}, texts if composed else torch.empty(0, 6), {"test": table}).metrics
     names = [f"{metric}_at_{k}" for metric in ("ndcg", "map", "recall", "hit_rate", "mrr") for k in (1, 5, 10)]
-    shared = [one for one in names if not (task.skip_first_result and one.startswith("mrr"))]  # theirs keeps the first there
+    shared = [
+        one for one in names if not (task.skip_first_result and one.startswith("mrr"))
+    ]  # theirs keeps the first there
     assert {one: found[one] for one in shared} == pytest.approx({one: float(expected[one]) for one in shared}, abs=1e-5)
 
 
