@@ -1,4 +1,4 @@
-"""Against MTEB's own tasks, where mteb is installed: both score what a model that is a lookup makes of numbered pictures and texts."""
+"""Against MTEB's own tasks, where mteb is installed: both score what a lookup makes of numbered pictures and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets with several right classes, versions, factors, a hierarchy, a watermark: worked by hand, and in the words of their programs."""
+"""Sets of several right classes, versions, factors, a hierarchy, a watermark: by hand, and in the words of their programs."""
 
 from __future__ import annotations
 
