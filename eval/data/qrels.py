@@ -50,9 +50,7 @@ def read(
             `data.on_error=skip` leaves out rows.
     """
     if not location.is_dir():
-        raise ClipevalError(
-            f"{location} is not a folder. Fetch it with `clipeval download`, or set data.root or data.path."
-        )
+        raise ClipevalError(f"{location} is not a folder. {config.cure}")
     files = {part: _files(location, part, folders, split) for part, folders in PARTS.items()}
     check_lock(location, [path for several in files.values() for path in several])
     texts = [Pattern.parse(text, "data.captions") for text in config.caption_patterns]
