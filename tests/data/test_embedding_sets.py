@@ -396,6 +396,7 @@ BAD: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda rows: [{k: v for k, v in row.items() if k != "target_hard"} for row in rows],
         r"cap\.rc2\.val\.json: data\.relevant: .*target_hard",
     ),
+    "no rows": ("cirr/captions/cap.rc2.val.json", lambda _: [], r"cap\.rc2\.val\.json: there is no row in it"),
     "no gallery": ("cirr/image_splits/split.rc2.val.json", None, r"cirr holds no image_splits/split.rc2.val.json"),
 }
 
@@ -428,6 +429,8 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None
         ("qrels", lambda rows: [{**rows[0], "score": None}, *rows[1:]], r"row 0, column 'score'"),
         ("qrels", lambda rows: [{"query": r["query-id"]} for r in rows], "column.*query-id"),
         ("corpus", lambda rows: [{**rows[0], "image": None}, *rows[1:]], r"row 0, column 'image'"),
+        ("corpus", lambda rows: [*rows, rows[0]], r"row \d+, column '_?id': '.*' is also the id of .*row 0"),
+        ("queries", lambda rows: [*rows, rows[0]], r"row \d+, column 'id': 'q0' is also the id of .*row 0"),
         ("corpus", lambda rows: [{"pic": r["image"], "id": r["id"]} for r in rows], "column.*image"),
     ],
 )
