@@ -96,7 +96,7 @@ class Hub:
             ClipevalError: there is no such repository or revision, or it may not be read, or the hub cannot be reached.
         """
         info = self._patiently(lambda: self._api.dataset_info(repo, revision=revision, timeout=30), repo, revision)
-        said = (info.card_data or {}).get("license")
+        said = info.card_data.license if info.card_data else None
         licence = f"licence {', '.join(said) if isinstance(said, list) else said}" if said else "no licence is stated"
         self._terms[repo] = f"{licence}; gated" if info.gated else licence
         if info.sha is None:
