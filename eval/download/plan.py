@@ -259,7 +259,7 @@ def _huggingface(name: str, config: DataConfig) -> Row:
 def _local(name: str, folder: Path, cure: str) -> Row:
     if folder.exists():
         return Row(name, str(folder), "local", note="not from the hub")
-    return Row(name, str(folder), "failed", note=f"{folder} does not exist, and is on no hub. {cure}")
+    return Row(name, str(folder), "failed", note=f"{folder} does not exist, and the task names no data.hub. {cure}")
 
 
 def _is_prepared(folder: Path) -> bool:
