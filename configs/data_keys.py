@@ -55,6 +55,7 @@ DATA = {
     "elsewhere": Value(list, null=True),
     "task": TEXT_OR_NULL,
     "revision": TEXT_OR_NULL,
+    "page": TEXT_OR_NULL,
     "sep": TEXT_OR_NULL,
     "encoding": TEXT_OR_NULL,
     "numeric_classnames": BOOL,

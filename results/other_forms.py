@@ -77,7 +77,9 @@ def _mteb(data: Mapping[str, Any], file: Path) -> Iterator[Fields]:
         metrics = {k: v for k, v in entry.items() if k not in ("hf_subset", "languages", "mteb_version")}
         main = metrics.pop("main_score")
         key = MTEB_KEYS.get(name, f"mteb/{name}")
-        if name in MTEB_KEYS:
+        if name not in MTEB_KEYS:
+            metrics = {k.replace("cv_recall_at_", "hit_rate_at_"): v for k, v in metrics.items()}  # its older name
+        else:
             metrics = {MTEB_METRICS.get(k, k): v for k, v in metrics.items()}
             if name != "Winoground":  # of one image with several captions these two are always 0
                 metrics = {"text_acc": metrics.get("text_acc")}

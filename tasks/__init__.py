@@ -6,7 +6,7 @@ from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.calibration import Calibration
 from clipeval.tasks.captioning import Captioning
 from clipeval.tasks.classification import Classification
-from clipeval.tasks.clustering import Clustering
+from clipeval.tasks.clustering import Clustering, RawClustering
 from clipeval.tasks.factors import Factors
 from clipeval.tasks.groups import GroupMetrics
 from clipeval.tasks.hierarchy import Hierarchy
@@ -49,6 +49,7 @@ __all__ = [
     "OutOfDistribution",
     "Pairs",
     "Pooling",
+    "RawClustering",
     "Relabelled",
     "Retrieval",
     "Samples",

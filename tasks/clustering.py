@@ -29,7 +29,7 @@ class Clustering(Task):
 
     nmi and v_measure, which are equal (the mutual information over the mean of both entropies); ari, the adjusted Rand index;
     cluster_accuracy, the share that is right if each cluster is given one class (the Hungarian method). Of several seeds the means.
-    Intervals are for these clusters, held fixed. MIEB clusters embeddings as the model returns them, these are of length 1.
+    Intervals are for these clusters, held fixed. The embeddings are of length 1; `RawClustering` is MIEB's.
 
     Predictions, a row for each seed and image: key, seed, label, cluster, then the metadata.
     """
@@ -89,6 +89,16 @@ class Clustering(Task):
             "cluster_accuracy": Mean(np.mean([assigned(label, one) for one in clusters], axis=0)),
             "seeds": Constant(len(parts)),
         }
+
+
+@dataclass(frozen=True)
+class RawClustering(Clustering):
+    """The same of embeddings as long as the model makes them, which is what MIEB clusters: MTEB's wrappers of CLIP models
+    (mteb/models/model_implementations/clip_models.py, openclip_models.py, siglip_models.py) do not normalise what they return.
+    """
+
+    protocol: ClassVar[str] = "raw_clustering"
+    output: ClassVar[str] = "raw"
 
 
 def k_means(rows: np.ndarray, clusters: int, seed: int) -> np.ndarray:

@@ -178,7 +178,8 @@ def _copies(task: str, content: Mapping[str, Any], root: str | None) -> Iterator
     if not data.get("copies") and (data.get("folder") or data.get("hub")):
         hub = data.get("hub")
         folder = data.get("folder") or str(hub).replace("/", "--")
-        yield _copy("own", folder, hub, own_root, content)
+        copy = _copy("own", folder, hub, own_root, content)
+        yield copy if hub else {**copy, "page": data.get("page")}
 
 
 def _copy(source: str, folder: str, hub: str | None, root: str | None, content: Mapping[str, Any]) -> Facts:

@@ -39,12 +39,14 @@ def read(
     """Reads one language; the images are all of the folder's, `Samples.positions` says which of them have captions.
 
     Raises:
-        ClipevalError: no language is chosen, a file is missing, or a caption's picture is.
+        ClipevalError: the set is not here, no language is chosen, a file is missing, or a caption's picture is.
     """
     if not isinstance(config.captions, str) or not config.captions:
         raise ClipevalError(
             f"{location}: data.captions must name the caption file, such as 'captions-{{language}}.jsonl'."
         )
+    if config.page and not location.exists():
+        raise ClipevalError(f"{location} does not exist. {config.cure}")
     if "{language}" in config.captions and not config.language:
         raise ClipevalError(
             f"{location} holds captions in several languages; choose with language=…: {', '.join(config.languages) or 'de'}"

@@ -52,9 +52,7 @@ def read(
         ClipevalError: a table, a column or a picture is missing, or a caption is empty; `data.on_error=skip` leaves out rows.
     """
     if not location.exists():
-        raise ClipevalError(
-            f"{location} does not exist. Fetch it with `clipeval download`, or set data.root or data.path."
-        )
+        raise ClipevalError(f"{location} does not exist. {config.cure}")
     given = config.captions if isinstance(config.captions, tuple) else (config.caption or "caption",)
     captions = [Pattern.parse(text, "data.captions") for text in given]
     images = [Pattern.parse(text, "data.images") for text in config.images or (config.image,)]

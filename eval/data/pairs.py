@@ -81,9 +81,7 @@ def read(
             out questions.
     """
     if not location.exists():
-        raise ClipevalError(
-            f"{location} does not exist. Fetch it with `clipeval download`, or set data.root or data.path."
-        )
+        raise ClipevalError(f"{location} does not exist. {config.cure}")
     columns = _Columns.of(config)
     files = tables(config, location, split, account)
     check_lock(location, files)

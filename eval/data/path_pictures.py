@@ -36,9 +36,7 @@ def read(
         ClipevalError: no picture is left, or a class is none.
     """
     if not location.is_dir():
-        raise ClipevalError(
-            f"{location} is not a folder. Put the set there as its makers keep it, or name it in task.data.path."
-        )
+        raise ClipevalError(f"{location} is not a folder. {config.cure}")
     parts = _parts(config, location)
     rows, paths = [], []
     # Tables and masks lie there too: what is no picture is none of ours.

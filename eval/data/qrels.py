@@ -11,7 +11,7 @@ Queries without a row in `qrels` are not asked, as MTEB does it. Equal pictures 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,7 @@ def read(
             `data.on_error=skip` leaves out rows.
     """
     if not location.is_dir():
-        raise ClipevalError(
-            f"{location} is not a folder. Fetch it with `clipeval download`, or set data.root or data.path."
-        )
+        raise ClipevalError(f"{location} is not a folder. {config.cure}")
     files = {part: _files(location, part, folders, split) for part, folders in PARTS.items()}
     check_lock(location, [path for several in files.values() for path in several])
     texts = [Pattern.parse(text, "data.captions") for text in config.caption_patterns]
@@ -63,7 +61,7 @@ def read(
     cells: dict[str, ParquetImages] = {}
     for part, columns in needed.items():
         found = read_rows(files[part], [config.image], partial(_check, columns), config, account)
-        tables[part], cells[part] = found[0], found[1][config.image]
+        tables[part], cells[part] = list(_once(found[0], account)), found[1][config.image]
     relevant = _relevant(files["qrels"], config, account)
     pictures = RowPictures(location, cells)
     documents: dict[str, list[str]] = {}
@@ -117,6 +115,17 @@ def _check(needed: Sequence[str], columns: Sequence[str], where: str) -> None:
 
 def _id(row: Row) -> str:
     return str(row.content["id"] if "id" in row.content else row.content["_id"])
+
+
+def _once(rows: Sequence[Row], account: Account) -> Iterator[Row]:
+    """The rows, of which no two may have one id."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        if (other := seen.setdefault(_id(row), row.where)) == row.where:
+            yield row
+        else:
+            column = "id" if "id" in row.content else "_id"
+            account.unusable(f"{row.where}, column {column!r}", f"{_id(row)!r} is also the id of {other}")
 
 
 def _picture(pictures: RowPictures, part: str, row: Row, config: DataConfig, account: Account) -> str | None:

@@ -50,7 +50,7 @@ def read(
             out queries.
     """
     if not location.is_dir():
-        raise ClipevalError(f"{location} is not a folder. Fetch the set's files there, or set data.root or data.path.")
+        raise ClipevalError(f"{location} is not a folder. {config.cure}")
     captions = config.caption_patterns
     patterns = {
         "images": [Pattern.parse(text, "data.images") for text in config.images],

@@ -174,6 +174,8 @@ def _json_rows(path: Path, config: DataConfig) -> Found:
         if isinstance(content, dict)
         else list(enumerate(content if isinstance(content, list) else []))
     )
+    if isinstance(content, (dict, list)) and not items:
+        raise ClipevalError(f"{path}: there is no row in it.")
     if not items or not all(isinstance(item, (dict, list)) for _, item in items):
         raise ClipevalError(
             f"{path}: a JSON list of rows, or an object of them, was expected; each is an object or a list."

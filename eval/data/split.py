@@ -120,6 +120,8 @@ class DataConfig:
     """And what the task is called in its suite."""
     revision: str | None = None
     """The revision to fetch; None: resolved once and recorded."""
+    page: str | None = None
+    """Where its makers publish a set that is on no hub."""
     sep: str | None = None
     """What separates the columns of a table; None: recognised."""
     encoding: str | None = None
@@ -196,6 +198,18 @@ class DataConfig:
     def is_of_hub(self) -> bool:
         """Whether the hub's files are read as they are, in a folder that is named after the repository."""
         return self.kind in ("huggingface", *AS_THEY_ARE)
+
+    @property
+    def cure(self) -> str:
+        """What to do where the set is not here, as a sentence."""
+        if self.hub:
+            return "Fetch it with `clipeval download`, or set data.root or data.path."
+        if self.page:
+            return (
+                f"clipeval does not fetch this set, which its makers publish at {self.page}: put there what `clipeval show` says "
+                "of the task, or set data.root or data.path."
+            )
+        return "Put the set's files there, make it of them with `clipeval convert`, or set data.root or data.path."
 
     def for_split(self) -> str:
         """What to do where a split is missing, as a sentence."""

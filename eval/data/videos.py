@@ -85,6 +85,8 @@ def read(
     Raises:
         ClipevalError: there are no videos, a class has none, classes cannot be named, or PyAV is not installed.
     """
+    if config.page and not location.exists():
+        raise ClipevalError(f"{location} does not exist. {config.cure}")
     found = class_folders(config, location, split, account, find_videos, "video", _spoken)
     return _split(config, found.paths, found.keys, Samples((), labels=found.labels, classnames=found.classnames))
 
@@ -98,7 +100,7 @@ def read_captions(
         ClipevalError: a table, a column or a video is missing, or a caption is empty; `data.on_error=skip` leaves out rows.
     """
     if not location.exists():
-        raise ClipevalError(f"{location} does not exist. Fetch the set's files there, or set data.root or data.path.")
+        raise ClipevalError(f"{location} does not exist. {config.cure}")
     patterns = {
         "data.images": [Pattern.parse(text, "data.images") for text in config.images],
         "data.captions": [Pattern.parse(text, "data.captions") for text in config.caption_patterns],

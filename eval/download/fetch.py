@@ -172,7 +172,7 @@ class _Work:
                 raise no_room(p.data.folder, needed, free_space(p.data.folder)) from problem
             note = f"{problem.filename or p.data.folder} cannot be read or written ({problem.strerror}). Check its permissions."
             return Row(p.data.name, str(p.data.folder), "failed", note=note)
-        note = p.note
+        note = p.note or self._hub.terms(p.data.hub)
         if p.need is Action.FETCH and lock is not None and not (p.data.folder / NAME).exists():
             note = f"the folder is read-only, so {NAME} could not be written"
         files, size = (0, 0) if lock is None else (len(lock.files), lock.size)
@@ -185,7 +185,8 @@ class _Work:
         if not missing:
             return 0
         assert p.commit is not None
-        self.say(f"fetching {p.data.hub} ({decimal(sum(file.size for file in missing))})")
+        about = [decimal(sum(file.size for file in missing)), self._hub.terms(p.data.hub)]
+        self.say(f"fetching {p.data.hub} ({', '.join(filter(None, about))})")
         transfer = self._pool.submit(self._hub.fetch, p.data.hub, p.commit, missing, p.data.fetched, self._workers)
         transferred = transfer.result()
         if p.need is Action.FETCH:

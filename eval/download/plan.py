@@ -132,7 +132,7 @@ def gather(
         folder = place if config.is_of_hub and place is not None else config.location(base)
         wanted = None if splits is None or name not in splits else tuple(sorted(splits[name]))
         if config.hub is None:
-            gathered.rows.append(_local(name, folder))
+            gathered.rows.append(_local(name, folder, config.cure))
             continue
         lacking = dataclasses.replace(config, elsewhere=config.elsewhere or ()).for_split()
         data = DataSet((name,), folder, config.hub, config.revision, config.kind, wanted, lacking)
@@ -256,14 +256,10 @@ def _huggingface(name: str, config: DataConfig) -> Row:
     )
 
 
-def _local(name: str, folder: Path) -> Row:
+def _local(name: str, folder: Path, cure: str) -> Row:
     if folder.exists():
         return Row(name, str(folder), "local", note="not from the hub")
-    note = (
-        f"{folder} does not exist, and the task names no data.hub to fetch it from. Set data.root or data.path, or make it of the "
-        "set's own files with `clipeval convert`."
-    )
-    return Row(name, str(folder), "failed", note=note)
+    return Row(name, str(folder), "failed", note=f"{folder} does not exist, and the task names no data.hub. {cure}")
 
 
 def _is_prepared(folder: Path) -> bool:

@@ -83,6 +83,11 @@ class Hub:
         self._api = HfApi(endpoint=self.endpoint, library_name=LIBRARY)
         self._stop = threading.Event()
         self._console = console
+        self._terms: dict[str, str] = {}
+
+    def terms(self, repo: str) -> str:
+        """What a repository's page says of its licence and who may read it, known once `commit` has asked; before that ""."""
+        return self._terms.get(repo, "")
 
     def commit(self, repo: str, revision: str | None) -> str:
         """The commit that a branch, tag or abbreviated commit stands for now.
@@ -90,9 +95,10 @@ class Hub:
         Raises:
             ClipevalError: there is no such repository or revision, or it may not be read, or the hub cannot be reached.
         """
-        info = self._patiently(
-            lambda: self._api.repo_info(repo, repo_type="dataset", revision=revision, timeout=30), repo, revision
-        )
+        info = self._patiently(lambda: self._api.dataset_info(repo, revision=revision, timeout=30), repo, revision)
+        said = info.card_data.license if info.card_data else None
+        licence = f"licence {', '.join(said) if isinstance(said, list) else said}" if said else "no licence is stated"
+        self._terms[repo] = f"{licence}; gated" if info.gated else licence
         if info.sha is None:
             raise ClipevalError(f"{self.endpoint} names no commit for {repo} at {revision or 'its default branch'}.")
         return info.sha

@@ -20,6 +20,7 @@ from clipeval.engine.memory import no_memory
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.store import TextStore
+from clipeval.models.encoder import RAW
 from clipeval.models.float32 import full_float32
 from clipeval.models.precision import current, stream_of_its_own
 from clipeval.models.shortened import shortened
@@ -146,8 +147,8 @@ class ScoringQueue:
         samples, images, flags = self._embedded(planned)
         texts = planned.task.prompts(samples) if flags else planned.texts  # flagged by now is what was left out
         rows = self.texts[planned.id].rows(texts)
-        if planned.task.output == "embeddings":
-            images = {split: shortened(embedded, self.dimensions) for split, embedded in images.items()}
+        if (output := planned.task.output) != "captions":
+            images = {split: shortened(kept, self.dimensions, output == RAW) for split, kept in images.items()}
             rows = shortened(rows, self.dimensions)
         self._check(planned, samples, images, texts, rows)
         if planned.task.output == "captions" and (long := text_rows.cut(images["test"])):

@@ -19,12 +19,13 @@ from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Transform
 
 
-def shortened(rows: torch.Tensor, dimensions: int | None) -> torch.Tensor:
+def shortened(rows: torch.Tensor, dimensions: int | None, raw: bool = False) -> torch.Tensor:
     """The first numbers of embeddings, of unit length again.
 
     Args:
         rows: float32 [N, D].
         dimensions: how many; None: all, as they are.
+        raw: whether they are to stay as long as they are.
 
     Returns:
         float32 [N, dimensions].
@@ -36,7 +37,9 @@ def shortened(rows: torch.Tensor, dimensions: int | None) -> torch.Tensor:
         return rows
     if rows.shape[1] < dimensions:
         raise ClipevalError(f"model.dimensions={dimensions}: the model's embeddings have {rows.shape[1]} numbers")
-    return rows if rows.shape[1] == dimensions else functional.normalize(rows[:, :dimensions], dim=-1)
+    if rows.shape[1] == dimensions:
+        return rows
+    return rows[:, :dimensions] if raw else functional.normalize(rows[:, :dimensions], dim=-1)
 
 
 class Shortened(ModelHandle):

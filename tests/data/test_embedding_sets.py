@@ -49,10 +49,10 @@ class Bench:
         self.model, self.tokenizer = model.eval(), open_clip.get_tokenizer(self.name)
 
     @torch.no_grad()
-    def images(self, sources: Sequence[bytes | Image.Image]) -> np.ndarray:
+    def images(self, sources: Sequence[bytes | Image.Image], raw: bool = False) -> np.ndarray:
         opened = [one if isinstance(one, Image.Image) else Image.open(io.BytesIO(one)) for one in sources]
-        rows = [self.model.encode_image(self.transform(one.convert("RGB"))[None])[0] for one in opened]
-        return F.normalize(torch.stack(rows), dim=-1).numpy()
+        rows = torch.stack([self.model.encode_image(self.transform(one.convert("RGB"))[None])[0] for one in opened])
+        return (rows if raw else F.normalize(rows, dim=-1)).numpy()
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_clustering_as_mteb_has_it(bench: Bench) -> None:
     found = bench.run("suite=none", *words, out="clustering")
     assert set(found) == set(CLUSTERING)
     for task, record in found.items():
-        rows = bench.images(drawn[task])
+        rows = bench.images(drawn[task], raw=True)
         fitted = cluster.MiniBatchKMeans(
             n_clusters=len(set(labels[task])), batch_size=500, n_init="auto", random_state=42
         ).fit(rows)
@@ -396,6 +396,7 @@ BAD: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda rows: [{k: v for k, v in row.items() if k != "target_hard"} for row in rows],
         r"cap\.rc2\.val\.json: data\.relevant: .*target_hard",
     ),
+    "no rows": ("cirr/captions/cap.rc2.val.json", lambda _: [], r"cap\.rc2\.val\.json: there is no row in it"),
     "no gallery": ("cirr/image_splits/split.rc2.val.json", None, r"cirr holds no image_splits/split.rc2.val.json"),
 }
 
@@ -428,6 +429,8 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None
         ("qrels", lambda rows: [{**rows[0], "score": None}, *rows[1:]], r"row 0, column 'score'"),
         ("qrels", lambda rows: [{"query": r["query-id"]} for r in rows], "column.*query-id"),
         ("corpus", lambda rows: [{**rows[0], "image": None}, *rows[1:]], r"row 0, column 'image'"),
+        ("corpus", lambda rows: [*rows, rows[0]], r"row \d+, column '_?id': '.*' is also the id of .*row 0"),
+        ("queries", lambda rows: [*rows, rows[0]], r"row \d+, column 'id': 'q0' is also the id of .*row 0"),
         ("corpus", lambda rows: [{"pic": r["image"], "id": r["id"]} for r in rows], "column.*image"),
     ],
 )

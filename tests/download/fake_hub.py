@@ -24,6 +24,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    licence: str | None = None
 
 
 @dataclass
@@ -165,6 +166,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
                     "id": name,
                     "sha": commit,
                     "gated": "auto" if repo.gated else False,
+                    "cardData": {"license": repo.licence} if repo.licence else None,
                     "siblings": [],
                     "tags": [],
                 }

@@ -55,7 +55,7 @@ def test_a_table_and_pictures_are_fetched_as_they_are(hub, tmp_path) -> None:
         open_split(data_config(node), str(tmp_path), "test", None)
 
 
-def test_of_parquet_the_tasks_split(hub, tmp_path) -> None:
+def test_of_parquet_the_tasks_split(hub, tmp_path, capsys) -> None:
     cells = {"image_1": picture(1), "image_2": picture(2)}
     row = {
         **{k: {"bytes": v, "path": None} for k, v in cells.items()},
@@ -69,7 +69,10 @@ def test_of_parquet_the_tasks_split(hub, tmp_path) -> None:
     words = ["download", "--no-model", "suite=none", "task=colorswap", f"data.root={tmp_path}"]
     assert main(words) == 1  # its terms have to be accepted first
     hub.repos["stanfordnlp/colorswap"].gated = False
+    hub.repos["stanfordnlp/colorswap"].licence = "cc-by-nc-4.0"
+    capsys.readouterr()
     assert main(words) == 0
+    assert "licence cc-by-nc-4.0" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     lock = read_lock(tmp_path / "stanfordnlp--colorswap")
     assert lock is not None
     assert list(lock.files) == ["data/test-00000-of-00001.parquet"]

@@ -63,6 +63,7 @@ def test_mtebs_results(tmp_path):
     )
     mteb_file(folder, "Winoground", accuracy=0.09, image_acc=0.1125, text_acc=0.3125, main_score=0.09)
     mteb_file(folder, "CIFAR10ZeroShot", accuracy=0.8831, main_score=0.8831)
+    mteb_file(folder, "CUB200I2IRetrieval", cv_recall_at_1=0.52054, main_score=0.52054)
     write(
         folder / "model_meta.json",
         {"name": "openai/clip-vit-base-patch32", "revision": "3d74acf", "n_parameters": 151277313},
@@ -70,7 +71,7 @@ def test_mtebs_results(tmp_path):
     (found,) = import_results([folder], [f"out={tmp_path / 'run'}"])
     assert found.model["name"] == "openai/clip-vit-base-patch32"
     records = {record.key: record for record in found.records}
-    assert set(records) == {"sugar_crepe/all", "winoground", "mteb/CIFAR10ZeroShot"}
+    assert set(records) == {"sugar_crepe/all", "winoground", "mteb/CIFAR10ZeroShot", "mteb/CUB200I2IRetrieval"}
     sugar = records["sugar_crepe/all"]
     assert (sugar.metric, sugar.value) == ("text_acc", 0.7660764455795288)
     assert sugar.metrics == {"text_acc": 0.7660764455795288}  # of one image MTEB's other two are always 0
@@ -78,6 +79,7 @@ def test_mtebs_results(tmp_path):
     assert records["winoground"].metrics == {"acc": 0.09, "image_acc": 0.1125, "text_acc": 0.3125}
     # MTEB's zero-shot sets have other prompts: never in the row of ours.
     assert records["mteb/CIFAR10ZeroShot"].task == "mteb-CIFAR10ZeroShot"
+    assert records["mteb/CUB200I2IRetrieval"].metrics["hit_rate_at_1"] == 0.52054
     text = report([tmp_path / "run"], against="published", width=100)
     assert "2 of 2 agree" in text
 

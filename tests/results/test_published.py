@@ -201,6 +201,22 @@ def test_the_nearest_name_comes_first():
     assert "another image size" in other
 
 
+def test_what_mieb_published():
+    """Read in the files of embeddings-benchmark/results, two models and two kinds of loader."""
+    of_b32, of_l14 = rows_of_model(*OPENAI), rows_of_model("ViT-L-14-quickgelu", "openai")
+    nmi = {"CIFAR10": (0.7385, 0.8087), "CIFAR100": (0.5807, 0.6454), "ImageNet10": (0.9314, 0.9400)}
+    nmi |= {"ImageNetDog15": (0.5412, 0.7283), "TinyImageNet": (0.6034, 0.6982)}
+    for name, expected in nmi.items():
+        found = [values(of, "mteb", f"mteb/{name}Clustering", "nmi")[0] for of in (of_b32, of_l14)]
+        assert found == pytest.approx(expected, abs=5e-5)
+    assert values(of_b32, "mteb", "mteb/CUB200I2IRetrieval", "hit_rate_at_1") == [0.52054]
+    assert values(of_b32, "mteb", "mteb/NIGHTSI2IRetrieval", "ndcg_at_10") == [0.23051]
+    assert values(of_b32, "mteb", "mteb/STS12VisualSTS", "cosine_spearman") == pytest.approx([0.5381], abs=5e-5)
+    sts = rows_of_task("mteb/STS12VisualSTS", "cosine_spearman")
+    assert len(sts) == 20
+    assert dict(sts.groupby("recipe").size()) == {"autocast": 10, "fp32": 10}
+
+
 def test_the_rows_of_a_task():
     found = rows_of_task("imagenet1k", "acc1")
     assert set(found["source"]) == {"openclip_38", "mobileclip", "pe", "siglip2", "metaclip"}

@@ -1,4 +1,4 @@
-"""Sets with several right classes, versions, factors, a hierarchy, a watermark: worked by hand."""
+"""Sets of several right classes, versions, factors, a hierarchy, a watermark: by hand, and in the words of their programs."""
 
 from __future__ import annotations
 
@@ -158,3 +158,74 @@ def test_predictions_of_a_classification_are_joined_by_their_keys() -> None:
     assert Relabelled(**ABOUT).statistics(joined)["acc1"].value == 0.5
     with pytest.raises(ValueError, match="'d'"):
         Relabelled(**ABOUT).from_classification(table.assign(key=["b", "d"]), samples)
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+    """A generator, labels and answers of six classes, of which two in three are right."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 6, n)
+    return rng, label, np.where(rng.random(n) < 2 / 3, label, rng.integers(0, 6, n))
+
+
+def test_reassessed_labels_as_their_makers_count() -> None:
+    """README of google-research/reassessed-imagenet."""
+    rng, label, answer = drawn(300)
+    real = [sorted(rng.choice(6, rng.integers(0, 3), replace=False).tolist()) for _ in label]
+    is_correct = [pred in real[i] for i, pred in enumerate(answer) if real[i]]
+    accepted = [" ".join(map(str, several)) for several in real]
+    found = asked(Relabelled(**ABOUT), label.tolist(), answer.tolist(), accepted=accepted).metrics
+    assert found["acc1"] == pytest.approx(np.mean(is_correct), abs=1e-6)
+
+
+def test_factors_as_imagenet_x_counts() -> None:
+    """facebookresearch/imagenetx, imagenet_x/aggregate.py: _compute_factor_accuracies; the ratio is of errors, factor to all."""
+    rng, label, answer = drawn(400, 1)
+    names = ["pose", "color", "style"]
+    table = pd.DataFrame({name: (rng.random(400) < 0.3).astype(int) for name in names})
+    table["model"], table["is_correct"] = "m", label == answer
+    accs = table[table["is_correct"]].groupby("model")[names].sum() / table.groupby("model")[names].sum()
+    average = table.groupby("model")["is_correct"].mean()["m"]
+    factors = {name: table[name].astype(float).tolist() for name in names}
+    found = asked(Factors(**ABOUT, factors=names), label.tolist(), answer.tolist(), **factors).metrics
+    for name in names:
+        assert found[f"acc1_{name}"] == pytest.approx(accs.loc["m", name], abs=1e-6)
+        assert found[f"error_ratio_{name}"] == pytest.approx((1 - accs.loc["m", name]) / (1 - average), abs=1e-6)
+    assert found["worst_factor"] == pytest.approx(accs.min(axis=1)["m"], abs=1e-6)
+    assert found["acc1"] == pytest.approx(average, abs=1e-6)
+
+
+def test_corruptions_as_imagenet_c_counts() -> None:
+    """hendrycks/robustness, ImageNet-C/test.py: show_performance, the mean error over severities; CE is over AlexNet's."""
+    _, label, answer = drawn(2 * 5 * 40, 2)
+    kinds, pictures = np.repeat(["fog", "snow"], 200), [str(i % 40) for i in range(400)]
+    severity = np.tile(np.repeat(np.arange(1, 6), 40), 2)
+    alexnet, rates = {"fog": 0.819324, "snow": 0.866816}, {}
+    for kind in alexnet:
+        errs = []
+        for one in range(1, 6):
+            inside = (kinds == kind) & (severity == one)
+            correct = (label[inside] == answer[inside]).sum()
+            errs.append(1 - 1.0 * correct / inside.sum())
+        rates[kind] = np.mean(errs)
+    task = Variants(**ABOUT, versions=["corruption", "severity"], picture="picture", baseline=alexnet)
+    columns = {"corruption": kinds.tolist(), "severity": severity.astype(str).tolist(), "picture": pictures}
+    found = asked(task, label.tolist(), answer.tolist(), **columns).metrics
+    for kind, rate in rates.items():
+        assert found[f"ce_{kind}"] == pytest.approx(rate / alexnet[kind], abs=1e-6)
+    assert found["mce"] == pytest.approx(np.mean([rates[kind] / alexnet[kind] for kind in alexnet]), abs=1e-6)
+    assert found["macro_acc1"] == pytest.approx(1 - np.mean(list(rates.values())), abs=1e-6)
+
+
+def test_mistakes_as_better_mistakes_counts() -> None:
+    """fiveai/making-better-mistakes, run_xent.py: topK_hdist, hdist_avg@1 and its mean over mistakes."""
+    _, label, answer = drawn(300, 3)
+
+    def lowest(a: int, b: int) -> str:
+        return [x for x, y in zip(TREE.paths[a], TREE.paths[b], strict=False) if x == y][-1]
+
+    heights = {**TREE.heights, **{str(i): 0 for i in range(6)}}
+    hdist = np.array([heights[lowest(int(b), int(a))] if a != b else 0 for a, b in zip(label, answer, strict=True)])
+    mistakes = np.where(hdist != 0)[0]
+    found = asked(Hierarchy(**ABOUT), label.tolist(), answer.tolist(), tree=TREE).metrics
+    assert found["distance"] == pytest.approx(hdist.mean(), abs=1e-6)
+    assert found["severity"] == pytest.approx(hdist[mistakes].sum() / len(mistakes), abs=1e-6)
