@@ -19,14 +19,15 @@ from rich.console import Console
 
 from clipeval.configs.compose import compose
 from clipeval.data.split import DataConfig, open_split
-from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders, default_workers
+from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders
+from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.pixels import pixel_store
 from clipeval.engine.runner import RunOptions
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
-from clipeval.models.memory import keep_freed_memory
+from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.preprocess.packed import Packer, descriptors, resize
 from clipeval.tasks import Retrieval, Samples
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -38,6 +39,12 @@ ABOUT: dict[str, Any] = {
 
 def answers(*seconds: float) -> list[dict[str, float]]:
     return [{"images": 100, "seconds": s} for s in seconds]
+
+
+def test_every_part_of_it_can_be_imported() -> None:
+    """Those that a worker alone imports are named in no other test."""
+    for path in sorted(Path(__file__).parents[1].glob("scripts/benchmark*.py")):
+        importlib.import_module(f"scripts.{path.stem}")
 
 
 def test_a_target_is_reached_by_the_median_of_the_rounds_ratios() -> None:

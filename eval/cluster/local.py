@@ -23,7 +23,7 @@ from rich.console import Console
 
 from clipeval.cluster.shares import TaskShard, missing_costs, partition
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import default_workers
+from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.memory import no_memory

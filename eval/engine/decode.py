@@ -7,9 +7,7 @@ time of `preprocess=fast`.
 from __future__ import annotations
 
 import logging
-import mmap
 import multiprocessing
-import pickle
 import re
 import signal
 import sys
@@ -27,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
 from clipeval.data.remote import SourceLostError
+from clipeval.engine.decoder_processes import leave_signals, shared_memory, start_beside_encoder, unpicklable
 from clipeval.engine.pixels import CHUNK as KEPT
 from clipeval.engine.pixels import PixelStore, read_ahead
-from clipeval.models.small_cpu import Gate, shares_cores, yield_to_encoder
+from clipeval.models.small_cpu import Gate, shares_cores
 from clipeval.preprocess.packed import Packer, least_bytes
 from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
-from clipeval.results.cores import usable_cores
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
@@ -225,7 +223,7 @@ class Decoders:
         transform.prepare(fast)
         ahead = AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
-        if workers and not forks and (why := _unpicklable([jobs, transform])):
+        if workers and not forks and (why := unpicklable([jobs, transform])):
             log.warning(
                 "images are decoded in this process, for they cannot be sent to others on %s: %s", sys.platform, why
             )
@@ -238,7 +236,7 @@ class Decoders:
         if workers and forks and transform.shape is not None:
             # What may be on its way, and one that is in use; a multiple of the workers, so that each has its own to write to.
             slot = (capacity,) if packer else (CHUNK, *transform.shape)
-            self._slots = _shared(((ahead + 1) * workers, *slot), transform.dtype)
+            self._slots = shared_memory(((ahead + 1) * workers, *slot), transform.dtype)
         context = multiprocessing.get_context("fork" if forks else None)
         self._gate = Gate(context, workers) if workers and forks and shares_cores(device) else None
         self._decoder = _Decoder(jobs, todo, transform, fast, capacity, self._slots, self._gate, packer)
@@ -248,7 +246,7 @@ class Decoders:
             num_workers=workers,
             prefetch_factor=ahead if workers else None,
             multiprocessing_context=context if workers else None,
-            worker_init_fn=_start_beside_encoder if device.type == "cpu" else _leave_signals,
+            worker_init_fn=start_beside_encoder if device.type == "cpu" else leave_signals,
         )
         self._iterator = iter(self._loader)
         self._workers, self._given = workers, -1
@@ -370,37 +368,3 @@ def _chosen(kept: np.ndarray | None, indices: np.ndarray) -> torch.Tensor | None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of memory that cannot be written to: nobody does
         return torch.from_numpy(some)
-
-
-def _unpicklable(things: object) -> str:
-    """Why something cannot be sent to a process that is started anew; empty where it can."""
-    try:
-        pickle.dumps(things)
-    except (pickle.PicklingError, AttributeError, TypeError) as problem:
-        return str(problem)
-    return ""
-
-
-def default_workers(device: torch.device) -> int:
-    """Decoder processes where none are asked for: every core of this job; less one that an encoder on a CPU needs meanwhile."""
-    cores = usable_cores()
-    return cores if device.type == "cuda" or shares_cores(device) else max(1, cores - 1)
-
-
-def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory that forked processes share. It has no name in /dev/shm, which in a container is often too small."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
-
-
-def _start_beside_encoder(worker: int) -> None:
-    yield_to_encoder()
-    _leave_signals(worker)
-
-
-def _leave_signals(worker: int) -> None:
-    """A terminal and Slurm send their signals to every process of a job; what is to be done is the main process's business, which
-    ends its decoders itself. If it is killed, they see that it is gone."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.split import data_config
-from clipeval.engine.decode import default_workers
+from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import Plan, PlannedTask, make_plan, translated

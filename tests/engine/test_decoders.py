@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from clipeval.engine import decode
-from clipeval.engine.decode import CHUNK, DecodeJob, Decoders, default_workers
+from clipeval.engine.decode import CHUNK, DecodeJob, Decoders
+from clipeval.engine.decoder_processes import default_workers
 from clipeval.models.small_cpu import shares_cores
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 from tests.engine.test_stream import Squares
