@@ -191,7 +191,7 @@ def run(line: str, tmp_path: Path, model: str, *more: str) -> tuple[dict, pd.Dat
 
 
 def line_of(*parts: str) -> str:
-    (found,) = [line for line in commands(OWN_DATA) if all(part in line for part in parts)]
+    (found,) = [line for line in commands(OWN_DATA) if all(part in line for part in parts) and "://" not in line]
     return found
 
 

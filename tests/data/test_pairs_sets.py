@@ -645,7 +645,7 @@ def test_which_table_is_meant(tmp_path: Path) -> None:
         assert opened(folder, tables=(table,)).samples.instances[0]["captions"] == ["one", "two"]
     with pytest.raises(ClipevalError, match=r"holds no v\.csv"):
         opened(folder, tables=("v.csv",))
-    with pytest.raises(ClipevalError, match="Fetch it with `clipeval download`"):
+    with pytest.raises(ClipevalError, match=r"nowhere does not exist\. Put the set's files there"):
         opened(tmp_path / "nowhere")
 
 
