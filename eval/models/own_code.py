@@ -134,11 +134,28 @@ def import_fresh(target: str) -> ModuleType:
     """
     name = target.rpartition(".")[0]
     forget_changed(target)
+    if name not in sys.modules:
+        with contextlib.suppress(ClipevalError):  # what is no Python: the import says so
+            for own in own_code([name]).sources:
+                _forget_older_bytecode(own)
     importlib.import_module(name)
     forget_changed(target)  # where bytecode was stale
     module = importlib.import_module(name)
     own_code([name])  # notes what it was made of
     return module
+
+
+def _forget_older_bytecode(name: str) -> None:
+    """Removes a module's bytecode if its source was written later.
+
+    Python would take it for the source's where both were written within one second and the size is the same.
+    """
+    spec = spec_of(name)
+    path = None if spec is None else origin_of(spec)
+    if spec is not None and spec.cached and path is not None and is_own_file(path):
+        with contextlib.suppress(OSError):  # there is none, or a folder that cannot be written
+            if Path(spec.cached).stat().st_mtime_ns <= path.stat().st_mtime_ns:
+                Path(spec.cached).unlink()
 
 
 def _forget_bytecode(module: ModuleType) -> None:

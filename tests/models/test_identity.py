@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipeval.cli.main import main
+from clipeval.models.own_code import import_fresh
 from tests.models.own_model import HELPER, MODEL, Bench
 
 
@@ -61,6 +63,24 @@ CHANGES = {
     "the class": {"own_model": MODEL.replace("if self.flip", "if not self.flip")},
     "a helper's helper": {"own_helper": HELPER + "\nfrom own_far import order\n", "own_far": FAR.format(1)},
 }
+
+
+def test_bytecode_of_the_same_second_is_not_taken_for_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A constant that changes twice within a second: Python tells bytecode by the second and the size of its source."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    source = tmp_path / "own_constant.py"
+    for value in range(3):
+        monkeypatch.delitem(sys.modules, "own_constant", raising=False)
+        importlib.invalidate_caches()
+        source.write_text(f"VALUE = {value}\nclass Model: ...\n")
+        os.utime(source, ns=(10**18 + 1000 * value, 10**18 + 1000 * value))  # one second, and later than the bytecode's
+        for cached in tmp_path.glob("__pycache__/own_constant.*"):
+            os.utime(cached, ns=(10**18 + 1000 * value - 500, 10**18 + 1000 * value - 500))
+        assert value == import_fresh("own_constant.Model").VALUE
+        assert list(tmp_path.glob("__pycache__/own_constant.*"))
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["a new process", "the same process"])
