@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return words
 
 
-@pytest.mark.parametrize("words", [["suite=datacomp"], ["suite=multilingual"], ["task=mnist", "model=vit_b_32_openai"]])
+@pytest.mark.parametrize("words", [["suite=datacomp"], ["suite=quickstart"], ["task=mnist", "model=vit_b_32_openai"]])
 def test_a_memory_is_what_hydra_composed(
     words: list[str], asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
