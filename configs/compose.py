@@ -45,22 +45,16 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ClipevalError: one sentence that says which word is wrong, what there is, and the nearest to it.
     """
-
     overrides = _spell_prompts(spell_ood(overrides))
     searchpath = _searchpath(config_dir)
     words, paths = path_words.split(overrides)
     memory = Memory(words, config_dir)
     composed = memory.recall()
     if composed is None:
-        try:
-            composed = _composed(words, searchpath, config_dir)
-        except ClipevalError:
-            if not paths:
-                raise
-            return _finish(*_composed(overrides, searchpath, config_dir), config_dir)  # the error speaks of all words
+        composed = _composed(words, overrides, searchpath, config_dir)
         memory.note(composed)
     if not path_words.put(composed[0], paths):
-        composed = _composed(overrides, searchpath, config_dir)
+        composed = _composed(overrides, overrides, searchpath, config_dir)
     return _finish(*composed, config_dir)
 
 
@@ -127,8 +121,13 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
 
 
-def _composed(overrides: Sequence[str], searchpath: Sequence[str], config_dir: str | Path | None) -> Composed:
-    """What Hydra makes of the words. It is imported here: where its answer is remembered, nobody waits for it."""
+def _composed(
+    words: Sequence[str], overrides: Sequence[str], searchpath: Sequence[str], config_dir: str | Path | None
+) -> Composed:
+    """What Hydra makes of the words; an error speaks of all `overrides`, of which they are.
+
+    Hydra is imported here: where its answer is remembered, nobody waits for it.
+    """
     from hydra.errors import HydraException
 
     from clipeval.configs.explain import explain
@@ -137,7 +136,7 @@ def _composed(overrides: Sequence[str], searchpath: Sequence[str], config_dir: s
         return _hydra([*words, *searchpath])
 
     try:
-        config = recompose(overrides)
+        config = recompose(words)
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as problem:
         raise ClipevalError(explain(problem, overrides, recompose, lambda g: files(g, config_dir))) from None
     except AssertionError:  # Hydra takes a word such as += for a choice without a group

@@ -17,6 +17,12 @@ class ClipevalError(ValueError):
     """Something that the user can put right. Its text names the thing, what was expected, and the cure."""
 
 
+def first_line(problem: BaseException, instead: str | None = None) -> str:
+    """The first line of what an error says; where it says nothing `instead`, or the name of its type."""
+    said = str(problem).strip().splitlines()
+    return said[0] if said else type(problem).__name__ if instead is None else instead
+
+
 def nearest(kind: str, given: object, choices: Iterable[object]) -> str:
     """`Unknown task 'cifar1'. Did you mean: cifar10, cifar100? Available: cars, …`
 

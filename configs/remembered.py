@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.catalog import CONFIG_DIR
+from clipeval.configs.files import write_atomically
 from clipeval.configs.resolvers import user_cache
 
 Composed = tuple[dict[str, Any], dict[str, Any]]
@@ -64,11 +65,8 @@ class Memory:
             if json.loads(text, object_hook=_as_it_was) != list(composed):
                 return
             _keep_here(self._key, text)
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._file.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
-            partial.replace(self._file)
-            for old in sorted(self._file.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-MOST]:
+            write_atomically(self._file, f"{_digest(text)}\n{text}".encode())
+            for old in sorted(self._file.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MOST]:
                 old.unlink()
 
     @property

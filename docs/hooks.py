@@ -118,7 +118,7 @@ def config_keys() -> Iterator[tuple[str, list[tuple[str, Value, str, str]]]]:
     )
     data, about = (
         commented(CONFIGS / "task" / "_task.yaml", "data"),
-        attribute_docs(ROOT / "eval" / "data" / "split.py", "DataConfig"),
+        attribute_docs(ROOT / "eval" / "data" / "config.py", "DataConfig"),
     )
     yield (
         "task.data",

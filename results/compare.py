@@ -14,8 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.results import paired, parquet
-from clipeval.results.files import write_atomically
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.runs import Run, load, tasks
 from clipeval.results.uncertainty import Interval, average_interval, difference_interval

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.results.files import write_atomically
+from clipeval.configs.files import write_atomically
 from clipeval.results.page.charts import Chart, charts
 from clipeval.results.runs import load
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipeval.configs.files import write_atomically
 from clipeval.results import safe_json
-from clipeval.results.files import write_atomically
 
 FOLDER = "status"
 BEAT, SILENT = 15.0, 120.0

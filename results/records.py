@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.results import safe_json
-from clipeval.results.files import write_atomically
 from clipeval.results.fingerprint import Fingerprint
 from clipeval.results.json_io import digest, digest_parsed, dumps, to_jsonable
 from clipeval.results.uncertainty import Interval

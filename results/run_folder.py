@@ -22,8 +22,8 @@ from typing import Any
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.results import parquet, safe_json
-from clipeval.results.files import write_atomically
 from clipeval.results.inside import inside
 from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record

@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.files import write_atomically
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results.curve import scores_of
-from clipeval.results.files import write_atomically
 from clipeval.results.runs import load
 
 
@@ -119,9 +119,6 @@ SINKS: Mapping[str, Callable[[str, str], Sink]] = {
 }
 
 
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-
-
 def _id_of(series: str) -> str:
     return hashlib.sha256(series.encode()).hexdigest()[:12]
 
@@ -136,8 +133,8 @@ def check(texts: Sequence[str]) -> None:
             raise ClipevalError(
                 f"--sink {text}: KIND=WHERE was expected, such as tensorboard=runs/tensorboard or wandb=PROJECT."
             )
-        if find_spec(_PACKAGES[kind]) is None:
-            raise ClipevalError(f"--sink {text}: {_PACKAGES[kind]} is not installed; pip install 'clipeval[{kind}]'.")
+        if find_spec(kind) is None:
+            raise ClipevalError(f"--sink {text}: {kind} is not installed; pip install 'clipeval[{kind}]'.")
 
 
 def step_of(path: Path) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.files import write_atomically
 from clipeval.results import against as beside
 from clipeval.results import (
     against_block,
@@ -23,7 +24,6 @@ from clipeval.results import (
     runs,
     sheet,
 )
-from clipeval.results.files import write_atomically
 
 if TYPE_CHECKING:  # templates and images, which the other formats do not wait for
     from clipeval.results.page.mistakes import Pictures

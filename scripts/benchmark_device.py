@@ -20,7 +20,8 @@ import numpy as np
 import open_clip
 import torch
 
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.config import DataConfig
+from clipeval.data.split import open_split
 from clipeval.engine.decode import DecodeJob
 from clipeval.engine.pixels import pixel_store
 from clipeval.engine.runner import RunOptions, store_batch

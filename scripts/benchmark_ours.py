@@ -18,7 +18,8 @@ import torch
 from rich.console import Console
 
 from clipeval.configs.compose import compose
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.config import DataConfig
+from clipeval.data.split import open_split
 from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders
 from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.evaluation import Evaluation

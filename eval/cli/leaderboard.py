@@ -80,7 +80,7 @@ def _leaderboard(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.output is None:
         print(text)
     else:
-        from clipeval.results.files import write_atomically
+        from clipeval.configs.files import write_atomically
 
         write_atomically(arguments.output, text.encode())
         print(arguments.output)

@@ -306,7 +306,7 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
             f"data.root={shown(config.data.root)}: sets are fetched to a folder of this machine, so name one and copy it to there; "
             "sets that lie there already need no download: `clipeval run` reads them where they are."
         )
-    from clipeval.data.split import data_config  # with torch, for which a wrong word need not wait
+    from clipeval.data.config import data_config  # with torch, for which a wrong word need not wait
     from clipeval.download import DownloadError, download
     from clipeval.models import resolve
 

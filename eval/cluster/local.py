@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from clipeval.cluster.shares import TaskShard, missing_costs, partition
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.features import FeatureStores
@@ -287,7 +287,7 @@ def _work(
         _tell(end, f"{no_memory(device, problem)}; set runtime.batch_size lower")
         raise
     except BaseException as problem:  # what nobody foresaw: by its name, and its traceback in this process's output
-        _tell(end, f"{type(problem).__name__}: {_first_line(problem)}")
+        _tell(end, f"{type(problem).__name__}: {first_line(problem, '')}")
         raise
 
 
@@ -296,10 +296,6 @@ def _tell(end: Connection, problem: str | None, done: tuple[int, int] = (0, 0)) 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(BrokenPipeError):  # it has stopped listening
         end.send((problem, done))
-
-
-def _first_line(problem: BaseException) -> str:
-    return next(iter(str(problem).strip().splitlines()), "")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -20,7 +20,7 @@ from clipeval.cluster.cost import model_cost
 from clipeval.cluster.job_notes import JOBS, queued_units
 from clipeval.configs.compose import override
 from clipeval.configs.errors import ClipevalError
-from clipeval.results.files import write_atomically
+from clipeval.configs.files import write_atomically
 
 if TYPE_CHECKING:  # they bring torch with them, which a wrong word need not wait for
     from clipeval.cluster.job import Job

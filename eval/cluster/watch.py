@@ -21,9 +21,9 @@ from rich.table import Table
 from clipeval.cluster.checkpoint_files import natural
 from clipeval.configs.compose import compose, override
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
 from clipeval.results.curve import scores_of
-from clipeval.results.files import write_atomically
 from clipeval.results.records import Record
 from clipeval.results.runs import load
 from clipeval.results.sinks import Sinks, step_of

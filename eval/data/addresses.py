@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.errors import ClipevalError, first_line, nearest
+from clipeval.configs.files import sha256_of, write_atomically
 from clipeval.results import safe_json
-from clipeval.results.files import sha256_of, write_atomically
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 EXTRA = "pip install 'clipeval[remote]'"
@@ -153,7 +153,7 @@ def _error(address: str, problem: BaseException) -> ClipevalError:
     cause = problem.__cause__
     if isinstance(problem, FileNotFoundError) and cause is not None and "404" not in str(cause):
         problem = cause  # fsspec's reader of the web calls everything so that gives no file, a refused connection too
-    scheme, line = urlsplit(address).scheme.lower(), (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    scheme, line = urlsplit(address).scheme.lower(), first_line(problem)
     if isinstance(problem, FileNotFoundError):
         return ClipevalError(f"{shown(address)}: there is no such file.")
     what = f"{type(problem).__name__}: {line[:200]}"

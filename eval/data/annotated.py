@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.config import DataConfig
 from clipeval.data.imagenet import hierarchy_edges, read_annotations, validation_names, wnids_of
 from clipeval.data.labels import installed
 from clipeval.data.remote import below
-from clipeval.data.split import DataConfig, Split, split_digest
+from clipeval.data.split import Split, split_digest
 from clipeval.tasks.base import Samples
 from clipeval.tasks.relabelled import ACCEPTED
 from clipeval.tasks.tree import Tree

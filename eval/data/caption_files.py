@@ -20,11 +20,12 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import webdataset
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import deep_files, flag_deep
 from clipeval.data.images import FileImages
 from clipeval.data.pictures import find_pictures, whole_files
 from clipeval.data.shards import plain_tar, shard_paths
-from clipeval.data.split import DataConfig, read_text
+from clipeval.data.split import read_text
 from clipeval.data.tar_index import index_tars
 from clipeval.data.text_table import read_table
 from clipeval.data.values import Unusable, text_of, texts_of

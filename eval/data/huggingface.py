@@ -18,12 +18,12 @@ import yaml
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account, is_litter
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import HEAD, flag_deep, is_deep
 from clipeval.data.imagenet import accepted_text
 from clipeval.data.images import digest_of
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
-from clipeval.data.split import DataConfig
 from clipeval.data.splits import choose_files, same_split
 from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
 from clipeval.results import safe_json

@@ -10,11 +10,11 @@ import numpy as np
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import deep_files, flag_deep
 from clipeval.data.images import FileImages
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.pictures import find_pictures, whole_files
-from clipeval.data.split import DataConfig
 from clipeval.data.splits import KEYWORDS
 from clipeval.tasks.base import Samples
 

@@ -22,7 +22,7 @@ from clipeval.data.text_table import decode, lines_of
 from clipeval.results import safe_json
 
 if TYPE_CHECKING:
-    from clipeval.data.split import DataConfig
+    from clipeval.data.config import DataConfig
 
 IMAGENET = "imagenet1k"
 """`data.classnames` of ImageNet's 1,000 classes, in its order."""

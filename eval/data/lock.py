@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import sha256_of, write_atomically
 from clipeval.results import safe_json
-from clipeval.results.files import sha256_of, write_atomically
 
 NAME = "clipeval.lock.json"
 SCHEMA = 1

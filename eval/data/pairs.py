@@ -25,12 +25,12 @@ import numpy as np
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.lock import check_lock
 from clipeval.data.made_images import Box, MadeImages
 from clipeval.data.patterns import Pattern
 from clipeval.data.row_pictures import RowPictures
 from clipeval.data.rows import Row, read_rows, tables, wanted_rows
-from clipeval.data.split import DataConfig
 from clipeval.data.values import Unusable, cell
 from clipeval.tasks.base import Samples
 

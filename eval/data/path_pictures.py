@@ -10,12 +10,12 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import deep_files, flag_deep
 from clipeval.data.imagenet import CLASSES, class_numbers, groups_of
 from clipeval.data.images import FileImages
 from clipeval.data.labels import IMAGENET, classes_of, given_names
 from clipeval.data.pictures import find_pictures, whole_files
-from clipeval.data.split import DataConfig
 from clipeval.tasks.base import Samples
 from clipeval.tasks.relabelled import ACCEPTED
 

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.data.account import Account, is_litter
 from clipeval.data.images import FileImages, digest_of
-from clipeval.results.files import write_atomically
 from clipeval.results.stamp import settled, stamp
 
 NOT_PICTURES = frozenset(

@@ -20,13 +20,13 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.huggingface import ParquetImages
 from clipeval.data.lock import check_lock
 from clipeval.data.made_images import MadeImages
 from clipeval.data.patterns import Pattern
 from clipeval.data.row_pictures import RowPictures
 from clipeval.data.rows import Row, read_rows
-from clipeval.data.split import DataConfig
 from clipeval.data.splits import choose_files
 from clipeval.data.values import Unusable, cell
 from clipeval.tasks.base import Samples

@@ -25,13 +25,13 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.lock import check_lock
 from clipeval.data.made_images import MadeImages
 from clipeval.data.pairs import box_of
 from clipeval.data.patterns import Pattern
 from clipeval.data.row_pictures import RowPictures
 from clipeval.data.rows import Row, read_rows, tables, wanted_rows
-from clipeval.data.split import DataConfig
 from clipeval.data.text_table import decode
 from clipeval.data.values import Unusable, cell
 from clipeval.results import safe_json

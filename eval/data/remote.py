@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.data.addresses import explained, filesystem, is_address, shown
 from clipeval.results import safe_json
-from clipeval.results.files import write_atomically
 
 AHEAD = 4 * 2**20
 """Bytes that are read at once where images are read one after another: a request for each would cost more than the bytes."""

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account, is_litter
+from clipeval.data.config import DataConfig
 from clipeval.data.huggingface import ParquetImages, parquet_files
-from clipeval.data.split import DataConfig
 from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS, decode, parse_lines, read_table
 from clipeval.data.values import cell
 from clipeval.results import safe_json

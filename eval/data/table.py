@@ -9,11 +9,11 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import deep_files, flag_deep
 from clipeval.data.images import FileImages
 from clipeval.data.labels import classes_of
 from clipeval.data.pictures import whole_files
-from clipeval.data.split import DataConfig
 from clipeval.data.text_table import TextTable, read_table
 from clipeval.data.values import Unusable, cell, is_null, text_of, texts_of
 from clipeval.tasks.base import Samples

@@ -25,13 +25,13 @@ from PIL import Image, ImageSequence
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
+from clipeval.data.config import DataConfig
 from clipeval.data.image_folder import class_folders
 from clipeval.data.images import digest_of
 from clipeval.data.made_images import encoded
 from clipeval.data.patterns import Pattern
 from clipeval.data.pictures import walk, whole_files
 from clipeval.data.rows import read_rows, tables, wanted_rows
-from clipeval.data.split import DataConfig
 from clipeval.data.values import Unusable
 from clipeval.tasks.base import Samples
 

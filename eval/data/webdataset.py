@@ -14,13 +14,14 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
 from clipeval.data.addresses import is_address
+from clipeval.data.config import DataConfig
 from clipeval.data.depth import flag_deep
 from clipeval.data.images import FileImages, digest_of
 from clipeval.data.labels import classes_of, given_names, named_wnids
 from clipeval.data.lock import check_lock, expected_digests
 from clipeval.data.remote import pointer_at
 from clipeval.data.shards import plain_tar, shard_paths
-from clipeval.data.split import DataConfig, read_instances, read_text
+from clipeval.data.split import read_instances, read_text
 from clipeval.data.tar_index import TarIndex, index_tars
 from clipeval.data.text_table import lines_of, read_table
 from clipeval.tasks.base import Samples

@@ -21,8 +21,8 @@ from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
+from clipeval.data.config import AS_THEY_ARE
 from clipeval.data.lock import NAME, Entry, Lock, entry_of, write_lock
-from clipeval.data.split import AS_THEY_ARE
 from clipeval.download.cached import convert_cached
 from clipeval.download.convert import convert
 from clipeval.download.plan import Action, DataSet, Plan, gather, plan

@@ -13,8 +13,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig
+from clipeval.data.config import AS_THEY_ARE
 from clipeval.data.lock import NAME, Lock, damage, read_lock
-from clipeval.data.split import AS_THEY_ARE
 from clipeval.data.splits import same_split, split_of
 from clipeval.download.cached import CACHE, cached_tables
 from clipeval.download.remote import Hub, RemoteFile

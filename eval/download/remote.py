@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +20,13 @@ from typing import Any, TypeVar
 import httpx2
 from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from rich.console import Console
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import sha256_of
+from clipeval.data.library_logs import errors_only
 from clipeval.download.problems import explain, is_transient, original, retry_after
-from clipeval.results.files import sha256_of
 
 LIBRARY = "clipeval"
 ATTEMPTS = 6
@@ -187,13 +186,10 @@ class Hub:
             "request"
         ]  # a stalled transfer is tried again for a minute, unless it is told
         hooks.append(self._check)
-        logger = hub_logging.get_logger("huggingface_hub")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
         try:
-            yield
+            with errors_only("huggingface_hub"):
+                yield
         finally:
-            logger.setLevel(level)
             hooks.remove(self._check)
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import data_config
+from clipeval.data.config import data_config
 from clipeval.engine.decoder_processes import default_workers
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth

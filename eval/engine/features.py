@@ -13,9 +13,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.config import DataConfig
 from clipeval.data.images import Images
 from clipeval.data.remote import below
-from clipeval.data.split import DataConfig, Split
+from clipeval.data.split import Split
 from clipeval.engine.store import ImageStore, key_of
 from clipeval.models import ModelHandle, image_precision
 from clipeval.preprocess import watermark

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 
 
 def no_memory(device: object, problem: BaseException) -> str:
     """One sentence: which device, and what it says of itself."""
-    said = next(iter(str(problem).strip().splitlines()), "")
+    said = first_line(problem, "")
     return f"{device} has no memory left" + (f" ({said})" if said else "")
 
 

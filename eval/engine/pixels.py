@@ -29,9 +29,9 @@ import PIL
 from PIL import features
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.engine.store import key_of
 from clipeval.preprocess.transforms import Preprocess, Transform
-from clipeval.results.files import write_atomically
 
 if TYPE_CHECKING:
     from clipeval.engine.features import FeatureSpec, FeatureStores

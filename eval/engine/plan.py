@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.annotated import annotate
+from clipeval.data.config import DataConfig, data_config
 from clipeval.data.languages import translate
 from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
-from clipeval.data.split import DataConfig, Split, data_config, open_split
+from clipeval.data.split import Split, open_split
 from clipeval.data.subset import take
 from clipeval.engine.derived import can_derive, find_record
 from clipeval.engine.features import FeatureSpec, feature_specs

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipeval.results.files import sha256_of, write_atomically
+from clipeval.configs.files import sha256_of, write_atomically
 
 CHUNK = 2048
 """Rows in a chunk of image embeddings: what a killed run may lose, and the unit in which a split is shared out."""

@@ -24,7 +24,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.engine.decode import DecodeJob, Decoders
 from clipeval.engine.memory import memory_errors_named
 from clipeval.engine.store import CHUNK as STORED
-from clipeval.engine.uploads import Uploads
+from clipeval.engine.uploads import Uploads, mark
 from clipeval.models.batch_size import default_batch
 from clipeval.models.encoder import Encoder
 from clipeval.models.encoder_group import EncoderGroup
@@ -167,9 +167,7 @@ class ImageStream:
         with current(self.device):
             pixels, lost = self._decode(block, len(indices))
             if self.device.type == "cuda":  # which may read the JPEGs until then
-                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                event.record(torch.cuda.current_stream(self.device))
-                self._decoders.keep_until(event)
+                self._decoders.keep_until(mark(self.device))
         failures = [(int(indices[place]), f"{job.images.location(int(indices[place]))}: {why}") for place, why in lost]
         return np.delete(indices, [place for place, _ in lost]), pixels, failures
 
@@ -281,22 +279,14 @@ class _Batches:
             rows = self._encode(images)
         if buffer is not None and buffer.device.type == "cpu":  # read by now
             self._spare = buffer
+        arrived = None
         if self.device.type == "cuda":  # copied while the next batch runs; picked up two batches later
             with current(self.device):
                 host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-            rows = host.copy_(rows, non_blocking=True)
-        self._flying.append(_Flying(spans, rows, self._event()))
+            rows, arrived = host.copy_(rows, non_blocking=True), mark(self.device)
+        self._flying.append(_Flying(spans, rows, arrived))
         if len(self._flying) > (2 if self.device.type == "cuda" else 0):
             yield from self._land()
-
-    def _event(self) -> torch.cuda.Event | None:
-        """Comes when the GPU has done all that it was given so far; None on a CPU, which is done by now."""
-        if self.device.type != "cuda":
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # On the stream that the encoder uses: the current one of its device, which need not be the current device.
-        event.record(torch.cuda.current_stream(self.device))
-        return event
 
     def _encode(self, batch: torch.Tensor) -> torch.Tensor:
         """Runs the encoder; where the device's memory does not suffice, halves the batch and goes on with halves."""

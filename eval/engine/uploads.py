@@ -20,6 +20,14 @@ STAGED = 3
 log = logging.getLogger(__name__)
 
 
+def mark(device: torch.device, stream: torch.cuda.Stream | None = None) -> torch.cuda.Event:
+    """When a GPU will have done what it was given so far on a stream; None: its current one, whichever device is current."""
+    with torch.cuda.device(device):
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device) if stream is None else stream)
+    return event
+
+
 class Uploads:
     """Sends tensors to one GPU.
 
@@ -117,10 +125,7 @@ class Uploads:
         return buffer
 
     def _mark(self) -> torch.cuda.Event:
-        with torch.cuda.device(self.device):
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(self._stream)
-        return event
+        return mark(self.device, self._stream)
 
     @contextmanager
     def _copying(self) -> Iterator[None]:

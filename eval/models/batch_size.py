@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from clipeval.configs.files import write_atomically
 from clipeval.models.precision import current
-from clipeval.results.files import write_atomically
 
 if TYPE_CHECKING:
     from clipeval.models.encoder import Encoder

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
+from clipeval.configs.files import write_atomically
 from clipeval.models.check_pictures import captioned_pictures
 from clipeval.models.check_pixels import constants_doubts, other_pixels, pixel_doubts
 from clipeval.models.check_text import text_doubts
@@ -27,7 +28,6 @@ from clipeval.models.check_weights import empty, other_activation, unlearnt, unt
 from clipeval.models.doubt import Doubt
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import ModelHandle, digest_of
-from clipeval.results.files import write_atomically
 
 SCALES = (8.0, 250.0)
 """exp(logit scale) of trained models: CLIP stops at 100, SigLIP ends near 110, a model of few samples below 30."""
@@ -69,7 +69,7 @@ def check(encoder: Encoder) -> Report:
             for item in part(encoder):
                 (found if isinstance(item, Doubt) else facts).append(str(item))
         except (ClipevalError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
-            line = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
+            line = first_line(problem)[:200]
             found.append(
                 str(
                     Doubt(

@@ -18,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from clipeval.configs.files import write_atomically
 from clipeval.models.handle import digest_of
 from clipeval.results import safe_json
-from clipeval.results.files import write_atomically
 from clipeval.results.stamp import settled, stamp
 
 FORM = 1

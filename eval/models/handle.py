@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import sha256_of
 from clipeval.models.cuts import Cuts
 from clipeval.models.encoder import RAW, Encoder
 from clipeval.models.texts import Tokenizer
 from clipeval.preprocess.transforms import Transform
-from clipeval.results.files import sha256_of
 from clipeval.results.stamp import settled, stamp
 
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.models import ModelHandle
 from clipeval.models.unsound import first_unsound
 from clipeval.results import safe_json
-from clipeval.results.files import write_atomically
 from clipeval.tasks.base import Samples
 from clipeval.tasks.zero_shot import mean_head
 

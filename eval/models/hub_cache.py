@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -16,7 +13,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
+from clipeval.data.library_logs import errors_only
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKENIZER_FILES = (
@@ -34,18 +32,6 @@ TOKENIZER_FILES = (
 
 TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken")
 """Further files that a tokenizer's config can name."""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """huggingface_hub logs each of its tries; whether they came to something is said here."""
-    logger = logging.getLogger("huggingface_hub.utils._http")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its users
@@ -103,7 +89,9 @@ def download_tokenizer(repository: str) -> None:
 def fetch_one(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """Fetch one file; None if the repository has none of that name. ClipevalError says why it cannot be fetched."""
     try:
-        with _quiet():
+        with errors_only(
+            "huggingface_hub.utils._http"
+        ):  # each of its tries; whether they came to something is said here
             return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
         raise OutOfReach(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error
@@ -120,5 +108,5 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
             "(hf auth login, or HF_TOKEN)"
         ) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ClipevalError(f"{filename} of {repository} cannot be downloaded: {reason}") from error

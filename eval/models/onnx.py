@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.models.encoder import Encoder
 from clipeval.models.handle import digest_files
 from clipeval.models.precision import pick_device
@@ -148,7 +148,7 @@ class Graphs:
             try:
                 sessions[path] = onnxruntime.InferenceSession(str(path), providers=providers)
             except Exception as problem:  # noqa: BLE001  (onnxruntime's errors derive from Exception alone)
-                line = (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
+                line = first_line(problem)[:300]
                 raise ClipevalError(f"{path} is no ONNX graph that can be run: {line}") from None
         self._sessions = {tower: sessions[path] for tower, path in paths.items()}
         self._outputs = {tower: _output(session, tower, paths[tower]) for tower, session in self._sessions.items()}
@@ -175,7 +175,7 @@ class Graphs:
         try:
             (rows,) = session.run([self._outputs[tower]], inputs)
         except Exception as problem:  # as above
-            line = (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
+            line = first_line(problem)[:300]
             raise ClipevalError(f"the {tower} graph refuses its input: {line}") from problem
         return torch.from_numpy(rows).to(next(iter(given.values())).device)
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.configs.files import write_atomically
 from clipeval.configs.naming import slug_of
 from clipeval.models import hub_cache
 from clipeval.models.changes import Changes
@@ -26,7 +27,6 @@ from clipeval.models.positions import interpolated, patches_flags
 from clipeval.models.texts import Tokenizer
 from clipeval.models.weight_files import WeightFiles
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
-from clipeval.results.files import write_atomically
 
 _AS_TRAINED, _UNCHANGED = Overrides(), Changes()
 

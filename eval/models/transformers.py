@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.configs.naming import slug_of
+from clipeval.data.library_logs import errors_only
 from clipeval.models import hub_cache
 from clipeval.models.changes import Changes
 from clipeval.models.checkpoint_file import INDEX, checkpoint_in, refuse_pointer
@@ -345,7 +343,7 @@ class HuggingFace(ModelHandle):
         for path in files.weights:
             refuse_pointer(path)
         try:
-            with without_reports():
+            with errors_only("transformers"):  # a table of what did not fit, which is an error here, in a sentence
                 model, info = kind.from_pretrained(
                     folder,
                     local_files_only=True,
@@ -357,7 +355,7 @@ class HuggingFace(ModelHandle):
                     **trust,
                 )
         except Exception as error:  # transformers passes on what torch, safetensors and the file system raise
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = first_line(error)
             cure = ": it is truncated, fetch it anew" if "deserializing header" in line else ""
             raise ClipevalError(f"{folder} cannot be loaded as a {kind.__name__}: {line}{cure}") from error
         if different := sorted(info.get("mismatched_keys") or ()):
@@ -378,19 +376,6 @@ class HuggingFace(ModelHandle):
                 "is another model's"
             )
         return model
-
-
-@contextmanager
-def without_reports() -> Iterator[None]:
-    """transformers logs a table of what did not fit; that is an error here, in a sentence."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _image_size(config: dict[str, Any]) -> Any:

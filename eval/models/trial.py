@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 
 if TYPE_CHECKING:
     from clipeval.models.encoder import Encoder
@@ -77,7 +77,7 @@ def try_image(encoder: Encoder) -> None:
         raise
     except Exception as problem:  # code of the user's own may raise anything
         where = traceback.extract_tb(problem.__traceback__)[-1]
-        said = next(iter(str(problem).strip().splitlines()), "")
+        said = first_line(problem, "")
         raise ClipevalError(
             f"encode_image fails on one blank image of {'x'.join(map(str, pixels.shape[1:]))} pixels: {type(problem).__name__}: "
             f"{said} ({where.filename}, line {where.lineno}){placement(encoder.model)}"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.preprocess import packed, watermark
 from clipeval.preprocess.device_resize import DeviceResize
 from clipeval.preprocess.jpeg import read_plain
@@ -53,7 +53,7 @@ def _trial(device: torch.device) -> str:
     try:
         decode([torch.frombuffer(bytearray(data.getvalue()), dtype=torch.uint8)], device)
     except (RuntimeError, ImportError) as problem:
-        said = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        said = first_line(problem)
         return f"torchvision does not decode on {device} ({said}); install its CUDA build"
     return ""
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipeval.configs.resolvers import user_cache
+from clipeval.data.config import data_config
 from clipeval.data.languages import translate
-from clipeval.data.split import data_config, open_split
+from clipeval.data.split import open_split
 from clipeval.replay.stored_run import StoredRun
 from clipeval.results.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ from clip_benchmark.datasets.builder import dataset_collection, get_dataset_defa
 
 from clipeval.configs.compose import compose, task_ids
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import data_config
+from clipeval.data.config import data_config
 from clipeval.engine.task_config import make_task
 
 FACTS = Path(__file__).with_name("clip_benchmark_tasks.csv")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
 from clipeval.configs.compose import compose, task_ids
 from clipeval.configs.data_keys import DATA
-from clipeval.data.split import DataConfig
+from clipeval.data.config import DataConfig
 from clipeval.results.trust import NOT_TASK
 from clipeval.tasks import Task
 from tests.configs.test_variants import MULTILINGUAL

@@ -26,8 +26,9 @@ from clipeval.cli.main import main
 from clipeval.configs.catalog import suite_tasks
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.config import data_config
 from clipeval.data.lock import Lock, write_lock
-from clipeval.data.split import data_config, open_split
+from clipeval.data.split import open_split
 from scripts.tiny_model import write_tiny_model
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.config import DataConfig
+from clipeval.data.split import open_split
 from clipeval.models.cuts import Cuts
 from scripts.tiny_model import write_tiny_model
 

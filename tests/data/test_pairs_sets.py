@@ -28,8 +28,9 @@ from PIL import Image
 from clipeval.cli.main import main
 from clipeval.configs.compose import CONFIG_DIR
 from clipeval.configs.errors import ClipevalError
+from clipeval.data.config import DataConfig
 from clipeval.data.lock import Lock, write_lock
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.split import open_split
 from scripts.tiny_model import write_tiny_model
 
 SYMMETRIC = OmegaConf.load(CONFIG_DIR / "task" / "_aro_symmetric.yaml").without

@@ -15,8 +15,9 @@ import pytest
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import remote
+from clipeval.data.config import DataConfig
 from clipeval.data.images import FileImages
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.split import open_split
 from clipeval.results.run_folder import RunFolder
 from tests.data.colour_set import write_colours
 from tests.data.storage import Quiet

@@ -175,7 +175,7 @@ def attacks(scratch: Path) -> dict[str, dict[str, Any]]:
             "filepath_or_buffer": pickled,
         },
         "a function of the package": {
-            "_target_": "clipeval.results.files.write_atomically",
+            "_target_": "clipeval.configs.files.write_atomically",
             "path": str(place),
             "content": "x",
         },
@@ -257,7 +257,7 @@ MODELS = {
         "arguments": {},
     },
     "a function of the package": lambda place: {
-        "_target_": "clipeval.results.files.write_atomically",
+        "_target_": "clipeval.configs.files.write_atomically",
         "path": str(place),
         "content": "x",
     },

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipeval.data.split import DataConfig, Split, open_split
+from clipeval.data.config import DataConfig
+from clipeval.data.split import Split, open_split
 from tests.data_faults.cases.plain import write_tar
 from tests.data_faults.colours import picture
 

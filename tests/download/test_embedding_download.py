@@ -11,8 +11,9 @@ from PIL import Image
 
 from clipeval.cli.main import main
 from clipeval.configs.compose import compose
+from clipeval.data.config import data_config
 from clipeval.data.lock import read_lock
-from clipeval.data.split import data_config, open_split
+from clipeval.data.split import open_split
 
 
 def picture(seed: int) -> dict[str, object]:

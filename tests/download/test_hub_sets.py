@@ -8,7 +8,8 @@ import fsspec
 import pytest
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import DataConfig, open_split
+from clipeval.data.config import DataConfig
+from clipeval.data.split import open_split
 from tests.data.colour_set import write_colours
 
 CONFIG = DataConfig(kind="webdataset", folder="wds_colours")

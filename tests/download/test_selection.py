@@ -17,8 +17,8 @@ from clipeval.cli.main import main
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import open_split
+from clipeval.data.config import data_config
 from clipeval.data.lock import NAME
-from clipeval.data.split import data_config
 from clipeval.download import read_lock, verify
 from clipeval.download.selection import convert_sugar_crepe, convert_winoground
 

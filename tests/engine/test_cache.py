@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from clipeval.cli.cache import list_entries, prune
+from clipeval.configs.files import sha256_of
 from clipeval.engine import store as store_module
 from clipeval.engine.features import FeatureSpec, FeatureStores
 from clipeval.engine.store import CHUNK, ImageStore, TextStore
-from clipeval.results.files import sha256_of
 
 PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
 
