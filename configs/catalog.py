@@ -84,6 +84,15 @@ def content(group: str, option: str, config_dir: str | Path | None = None) -> di
     return _content(group, option, config_dir, ())
 
 
+def own_content(group: str, option: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """The values of an option's file itself, its `defaults` among them, as they are written.
+
+    Raises:
+        ClipevalError: it does not exist, or is not YAML.
+    """
+    return _load(option_file(group, option, config_dir))
+
+
 def config() -> dict[str, Any]:
     """The values of config.yaml, without those of its groups."""
     found = _load(CONFIG_DIR / "config.yaml")
@@ -94,7 +103,7 @@ def config() -> dict[str, Any]:
 @cache
 def protocols() -> dict[str, str]:
     """{the class of a protocol: its name}, of the bases of the group `task`: `_linear_probe.yaml` names LinearProbe."""
-    named = {name: _load(option_file("task", name)).get("_target_") for name in files("task", None) if name[0] == "_"}
+    named = {name: own_content("task", name).get("_target_") for name in files("task", None) if name[0] == "_"}
     return {str(target): name[1:] for name, target in named.items() if target not in (None, "???")}
 
 
@@ -105,7 +114,7 @@ def suite_tasks(suite: str, config_dir: str | Path | None = None) -> dict[str, s
         ClipevalError: as `content`.
     """
     found: dict[str, str] = {}
-    for entry in _load(option_file("suite", suite, config_dir)).get("defaults") or []:
+    for entry in own_content("suite", suite, config_dir).get("defaults") or []:
         if isinstance(entry, str) and entry != "_self_":  # a suite that continues another one
             found.update(suite_tasks(entry.rpartition("/")[2], config_dir))
         for key, value in entry.items() if isinstance(entry, Mapping) else ():
@@ -135,7 +144,7 @@ def comments(group: str | None, option: str) -> dict[str, str]:
 def _content(group: str, option: str, config_dir: str | Path | None, below: tuple[str, ...]) -> dict[str, Any]:
     if option in below:
         raise ClipevalError(f"{group}/{option} inherits from itself: {' -> '.join((*below, option))}.")
-    own = _load(option_file(group, option, config_dir))
+    own = own_content(group, option, config_dir)
     found: dict[str, Any] = {}
     for base in _bases(own.pop("defaults", None) or []):
         _merge(found, _content(group, base, config_dir, (*below, option)))

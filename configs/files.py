@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -38,3 +39,14 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def stamps(folder: Path, suffix: str) -> Iterator[tuple[str, int, int]]:
+    """The path, bytes and time of change (nanoseconds) of each file below a folder whose name ends in `suffix`, in order."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_dir():
+                yield from stamps(Path(entry.path), suffix)
+            elif entry.name.endswith(suffix):
+                stat = entry.stat()
+                yield entry.path, stat.st_size, stat.st_mtime_ns

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from clipeval.configs.catalog import CONFIG_DIR
-from clipeval.configs.files import write_atomically
+from clipeval.configs.files import stamps, write_atomically
 from clipeval.configs.resolvers import user_cache
 
 Composed = tuple[dict[str, Any], dict[str, Any]]
@@ -101,7 +101,7 @@ def _key(words: Sequence[str], config_dir: str | Path | None) -> str | None:
     if any("hydra" in word or "oc." in word for word in words):
         return None
     versions = [metadata.version(name) for name in ("hydra-core", "omegaconf")]
-    about: list[Any] = [list(words), versions, list(_stamps(CONFIG_DIR))]
+    about: list[Any] = [list(words), versions, list(stamps(CONFIG_DIR, ".yaml"))]
     if config_dir is not None:
         folder = Path(config_dir).expanduser().absolute()
         own = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.rglob("*.yaml"))}
@@ -109,13 +109,3 @@ def _key(words: Sequence[str], config_dir: str | Path | None) -> str | None:
             return None
         about.append([str(folder), own])
     return _digest(json.dumps(about))
-
-
-def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            if entry.is_dir():
-                yield from _stamps(Path(entry.path))
-            elif entry.name.endswith(".yaml"):
-                stat = entry.stat()
-                yield entry.path, stat.st_size, stat.st_mtime_ns

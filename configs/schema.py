@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.old_names import advice
+from clipeval.configs.task_classes import task_class
 from clipeval.configs.values import BOOL, COUNT_OR_NULL, TEXT, TEXT_OR_NULL, Value, shown
 
 if TYPE_CHECKING:
@@ -166,12 +164,12 @@ def check(config: DictConfig) -> None:
                 f"tasks.{name}: a task's name becomes a file's; use letters, digits, dots, dashes, underscores."
             )
         _task(f"tasks.{name}", task)
-    # Last, for the tasks' classes bring torch with them, which a wrong word need not wait for.
+    # Last, for a task's class may bring torch with it, which a wrong word need not wait for.
     for name, task in values["tasks"].items():
         _keys(
             f"tasks.{name}.",
             task,
-            [*TASK, *task_fields(f"tasks.{name}", task["_target_"]), "data", "outside", "prompts"],
+            [*TASK, *task_class(task["_target_"], f"tasks.{name}").fields, "data", "outside", "prompts"],
         )
 
 
@@ -303,34 +301,6 @@ def _pairs(location: str, data: Mapping[str, Any]) -> None:
 
 def _is_mapping_of(value: object, kind: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()))
-
-
-def task_fields(location: str, target: object) -> list[str]:
-    """The fields of a task's class, besides those that every task has."""
-    TEXT.check(f"{location}._target_", target)
-    module, _, name = str(target).rpartition(".")
-    try:
-        there = vars(import_module(module))
-    except (ImportError, ValueError) as problem:
-        raise ClipevalError(
-            f"{location}._target_={target}: {module!r} cannot be imported ({problem}){advice(problem)}."
-        ) from None
-    if name not in there:
-        classes = [n for n, v in there.items() if isinstance(v, type)]
-        raise ClipevalError(f"{location}._target_: {nearest(f'class of {module}', name, classes)}")
-    found = there[name]
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise ClipevalError(
-            f"{location}._target_={target}: a task's class was expected, a subclass of clipeval.tasks.Task."
-        )
-    return [field.name for field in dataclasses.fields(found)]
-
-
-def asks_with_prompts(target: str) -> bool:
-    """Whether a class of tasks puts class names into prompts: it has one list of classes, or weighs templates."""
-    module, _, name = target.rpartition(".")
-    found = getattr(import_module(module), name, None)
-    return bool(getattr(found, "one_head", False)) or getattr(found, "protocol", "") == "weighted_prompts"
 
 
 def _prompts(location: str, value: object) -> None:

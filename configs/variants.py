@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.ood import each_outside
-from clipeval.configs.schema import asks_with_prompts, task_fields
+from clipeval.configs.task_classes import task_class
 
 _OF = "variant of"
 """A key of a task while variants are made of it: the task's name."""
@@ -78,7 +78,7 @@ def _by_protocol(nodes: Tasks, protocol: Mapping[str, Any], content: Mapping[str
 
 
 def _made(node: Mapping[str, Any], protocol: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    known = {*task_fields("protocol.task", protocol["task"]["_target_"]), "data", "notes", "prompts", _OF}
+    known = {*task_class(protocol["task"]["_target_"], "protocol.task").fields, "data", "notes", "prompts", _OF}
     metric = protocol["metrics"].get(node.get("metric"), protocol["metric"])
     kept = {key: copy.deepcopy(value) for key, value in node.items() if key in known}
     return {**kept, "metric": metric, **protocol["task"], **settings}
@@ -102,7 +102,7 @@ def _in_languages(nodes: Tasks, wanted: object) -> Tasks:
 
 def _with_prompts(nodes: Tasks, sets: Mapping[str, Any]) -> Tasks:
     """Every classification once with each prompt set."""
-    others = [name for name, node in nodes.items() if not asks_with_prompts(str(node["_target_"]))]
+    others = [name for name, node in nodes.items() if not task_class(node["_target_"]).asks_with_prompts]
     if others:
         raise ClipevalError(
             f"prompts=[…] asks about class names in several ways, and {', '.join(others)} ask otherwise. Leave them out: "

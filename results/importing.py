@@ -6,16 +6,16 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from clipeval.configs.catalog import group_options, option_file
+from clipeval.configs.catalog import group_options, own_content
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
+from clipeval.configs.task_classes import task_class
 from clipeval.results.fingerprint import Fingerprint
 from clipeval.results.imported import DATACOMP, Result, read_results
 from clipeval.results.other_forms import MTEB, OPEN_CLIP
@@ -144,10 +144,10 @@ class _Tasks:
     def __init__(self, results: Sequence[Result], config_dir: str | Path | None) -> None:
         self.ids: dict[str, list[str]] = {}
         for task in group_options("task", config_dir):
-            node = OmegaConf.load(option_file("task", task, config_dir))
+            node = own_content("task", task, config_dir)
             # A task with `id` is a form for data of one's own.
-            if isinstance(node, DictConfig) and "key" in node and "id" not in node and "_own" not in node.defaults:
-                self.ids.setdefault(str(node.key), []).append(task)
+            if "key" in node and "id" not in node and "_own" not in node.get("defaults", ()):
+                self.ids.setdefault(str(node["key"]), []).append(task)
         wanted = dict.fromkeys(task for result in results for task in self.find(result.dataset))
         overrides = [f"+task@tasks.{task}={task}" for task in wanted]
         self.nodes = compose(["suite=none", *overrides], config_dir).tasks
@@ -162,8 +162,7 @@ class _Tasks:
         return same[0] if len(same) == 1 else []
 
     def _protocol(self, task: str) -> str:
-        module, _, name = self.nodes[task]._target_.rpartition(".")
-        return str(getattr(import_module(module), name).protocol)
+        return task_class(self.nodes[task]._target_, f"tasks.{task}").protocol
 
     def record(self, result: Result, model: Mapping[str, Any]) -> tuple[Record, list[str]]:
         """The record of a result, in the row of the task that the configs declare or one of its own; remarks about that."""

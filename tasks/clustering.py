@@ -11,8 +11,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Samples, Task
@@ -178,6 +176,8 @@ def assigned(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     Args:
         label, cluster: int64 [N].
     """
+    from scipy.optimize import linear_sum_assignment  # here, for a plan needs none of scipy
+
     classes, label = np.unique(label, return_inverse=True)
     clusters, cluster = np.unique(cluster, return_inverse=True)
     table = np.bincount(cluster * len(classes) + label, minlength=len(clusters) * len(classes))
@@ -189,6 +189,8 @@ def assigned(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 def _totals(weights: np.ndarray, index: np.ndarray) -> np.ndarray:
     """float64 [B, largest index + 1]: the sums of weights [B, M] by an index int64 [M]."""
+    from scipy import sparse
+
     return np.asarray(weights @ sparse.csr_array((np.ones(len(index)), (np.arange(len(index)), index))))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from clipeval.tasks.statistics import OneValueAUnit, Proportion, Statistic, pick
 
@@ -40,6 +39,8 @@ class RealMean(OneValueAUnit):
         return self._around(spread, self.units, level)
 
     def _around(self, spread: float, n: int, level: float) -> tuple[float, float]:
+        from scipy.special import stdtrit  # here, for a plan needs none of scipy
+
         half = float(stdtrit(max(1, n - 1), 0.5 + level / 2)) * spread / np.sqrt(n)
         return self.value - half, self.value + half
 

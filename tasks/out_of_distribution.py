@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from clipeval.tasks import checks
 from clipeval.tasks.average_precision import AveragePrecision
@@ -73,6 +72,8 @@ class OutOfDistribution(Task):
         return pd.concat(tables, ignore_index=True)
 
     def statistics(self, predictions: pd.DataFrame) -> dict[str, Statistic | None]:
+        from scipy.stats import rankdata  # here, for a plan needs none of scipy
+
         checks.require_columns(predictions, ["inside", "score"], self.key)
         inside, score = predictions["inside"].to_numpy(dtype=bool), predictions["score"].to_numpy(dtype=np.float64)
         if inside.all() or not inside.any():
@@ -103,6 +104,8 @@ class RankAgreement(AsymptoticallyLinear):
     @cached_property
     def shares(self) -> np.ndarray:
         """float64 [units]: of a positive the share of negatives below it, of a negative the share of positives above it."""
+        from scipy.stats import rankdata
+
         everyone, found = rankdata(self.score), np.empty(self.units)
         for kind in (True, False):
             mine = self.positive == kind

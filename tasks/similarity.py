@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from clipeval.tasks import checks
 from clipeval.tasks.base import Samples, Task
@@ -97,6 +95,8 @@ class Pearson(Statistic):
         return 1.0
 
     def interval(self, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+        from scipy.special import ndtri  # here, for a plan needs none of scipy
+
         half = float(ndtri(0.5 + level / 2)) * np.sqrt(self._spread / (self.units - 3)) if self.units > 3 else np.inf
         centre = np.arctanh(min(max(self.value, -1 + 1e-15), 1 - 1e-15))
         low, high = float(np.tanh(centre - half)), float(np.tanh(centre + half))
@@ -115,6 +115,8 @@ class Spearman(Pearson):
 
     @cached_property
     def value(self) -> float:
+        from scipy.stats import rankdata  # here, for a plan needs none of scipy
+
         ranks = rankdata(self.first), rankdata(self.second)
         return float(_correlation(np.ones((1, self.units)), *ranks)[0])
 
