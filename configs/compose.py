@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipeval.configs import path_words
+from clipeval.configs import value_words
 from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
 from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
@@ -47,13 +47,13 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     """
     overrides = _spell_prompts(spell_ood(overrides))
     searchpath = _searchpath(config_dir)
-    words, paths = path_words.split(overrides)
+    words, values = value_words.split(overrides)
     memory = Memory(words, config_dir)
     composed = memory.recall()
     if composed is None:
         composed = _composed(words, overrides, searchpath, config_dir)
         memory.note(composed)
-    if not path_words.put(composed[0], paths):
+    if not value_words.put(composed[0], values):
         composed = _composed(overrides, overrides, searchpath, config_dir)
     return _finish(*composed, config_dir)
 

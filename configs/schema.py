@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
-from clipeval.configs.task_classes import task_class
 from clipeval.configs.values import BOOL, COUNT_OR_NULL, TEXT, TEXT_OR_NULL, Value, shown
 
 if TYPE_CHECKING:
@@ -141,7 +140,9 @@ def check(config: DictConfig) -> None:
     Raises:
         ClipevalError: a key that nothing reads, with the nearest that something does; a value that its key cannot hold.
     """
-    from omegaconf import OmegaConf  # shell completion reads the choices above, and need not wait for it
+    from omegaconf import OmegaConf  # shell completion reads the choices above, and need not wait for these
+
+    from clipeval.configs.task_classes import task_class
 
     values = _mapping("config", OmegaConf.to_container(config, resolve=True))
     _keys("", values, [*CONFIG, *TOP, "model", "tasks", "task", "prompts", "prompt_sets", "protocol", "language"])

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from clipeval.configs import compose as composing
-from clipeval.configs import path_words, remembered
+from clipeval.configs import remembered, value_words
 from clipeval.configs.compose import compose
 
 
@@ -46,6 +46,8 @@ def test_a_memory_is_what_hydra_composed(
     assert first == second == third and len(asked) == 1
     assert list(first.tasks) == list(third.tasks), "in their order"
     compose([*words, "runtime.workers=3"])
+    assert len(asked) == 1
+    compose([*words, "runtime=default"])
     assert len(asked) == 2
 
 
@@ -97,8 +99,9 @@ def test_a_cache_that_cannot_be_written_costs_no_more_than_time(cache: Path, ask
 
 def test_the_longest_unused_go_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "MOST", 2)
-    for number, workers in enumerate((1, 2, 1, 3)):
-        compose(["suite=none", f"runtime.workers={workers}"])
+    models = ("quickstart", "vit_b_32_openai", "quickstart", "vit_b_16_openai")
+    for number, model in enumerate(models):
+        compose(["suite=none", f"model={model}"])
         for file in cache.iterdir():
             stat = file.stat()
             os.utime(file, (stat.st_atime, min(stat.st_mtime, 1_000_000 + number)))
@@ -114,30 +117,47 @@ def test_an_error_is_no_memory(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "path"),
+    ("words", "plain"),
     [
-        (["task=mnist", "out=runs/a"], True),
-        (["task=mnist", "out='a b/c'", "cache.root=/x/1", "data.root=./y"], True),
-        (["task=mnist", "model=open_clip", "model.name=local-dir:/m/v1.5", "task.data.root=/z"], True),
-        (["suite=quickstart", "tasks.quickstart_digits.data.folder='12'"], True),
-        (["task=mnist", "out=1/2"], True),
-        (["task=mnist", "out=runs/a", "out=b"], False),
-        (["task=mnist", "data={root: /x}", "data.root=/y"], False),
-        (["task=mnist", "out=runs/${model.slug}"], False),
-        (["task=mnist", "model.pretrained=glob(a/*.pt)"], False),
-        (["task=mnist", "+task.data.own=/z", "~slurm.logs"], False),
-        (["task=mnist", "out=runs,b/c"], False),
-        (["task=mnist", "out=runs/a b"], False),
+        (["task=mnist", "out=runs/a"], 1),
+        (["task=mnist", "out='a b/c'", "cache.root=/x/1", "data.root=./y"], 3),
+        (["task=mnist", "model=open_clip", "model.name=local-dir:/m/v1.5", "task.data.root=/z"], 2),
+        (["suite=quickstart", "tasks.quickstart_digits.data.folder='12'"], 1),
+        (["task=mnist", "out=1/2"], 1),
+        (["task=mnist", "out=runs/a", "out=b"], 2),
+        (["suite=vtab", "~tasks.sun397", "tasks.dtd.metric=acc5", "data.limit=2000", "data.strict=true"], 4),
+        (["suite=vtab", "tasks.sun397.metric=acc5", "~tasks.sun397"], 2),
+        (["suite=vtab", "~tasks.sun397", "tasks.sun397.metric=acc5"], 2),
+        (["suite=vtab", "~tasks.sun398"], 1),
+        (["suite=vtab", "~tasks.sun397.notes"], 1),
+        (["task=mnist", "task.chance=0.125", "task.chance=-0", "task.chance=-1.50", "task.metric=0x1"], 3),
+        (["task=mnist", "task.chance=null", "data.strict=TRUE", "task.metric=nan", "task.metric=-inf"], 1),
+        (["task=mnist", "task.notes=[a,1,true,b/c]", "+task.more=[]"], 1),
+        (["task=mnist", "task.notes=[[a],b]", "task.notes=[a, b]", "task.notes=[a,'b']"], 0),
+        (["task=mnist", "task.data=3", "data.strict.more=4"], 2),
+        (["task='mnist'"], 0),
+        (["task=a/mnist"], 0),
+        (["suite=vtab", "tasks.dtd.metrik=acc5"], 1),
+        (["task=mnist", "task.metric=1e3", "task.metric=01", "task.metric=1_000", "task.metric=1."], 0),
+        (["task=mnist", "data={root: /x}", "data.root=/y"], 0),
+        (["task=mnist", "+task.data.own=1", "task.data.own=2"], 0),
+        (["task=mnist", "task.data.own=2", "+task.data.own=1"], 0),
+        (["task=mnist", "out=runs/${model.slug}"], 0),
+        (["task=mnist", "model.pretrained=glob(a/*.pt)"], 0),
+        (["task=mnist", "+task.data.own=/z", "~slurm.logs"], 1),
+        (["task=mnist", "task.metric=acc1,acc5"], 0),
+        (["task=mnist", "out=runs,b/c"], 0),
+        (["task=mnist", "out=runs/a b"], 0),
     ],
 )
-def test_words_that_give_paths_are_put_in_as_hydra_does(words: list[str], path: bool) -> None:
-    """With all words given to Hydra, and with those alone that are not paths."""
-    split = path_words.split
-    assert bool(split(words)[1]) is path
+def test_words_that_give_values_are_put_in_as_hydra_does(words: list[str], plain: int) -> None:
+    """With all words given to Hydra, and with those alone that do not just give a value."""
+    split = value_words.split
+    assert len(split(words)[1]) == plain
     results = []
-    for given in (split, lambda w: (list(w), {})):
+    for given in (split, lambda w: (list(w), [])):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(composing.path_words, "split", given)
+            patch.setattr(composing.value_words, "split", given)
             try:
                 results.append(compose(words))
             except ValueError as problem:
@@ -145,13 +165,14 @@ def test_words_that_give_paths_are_put_in_as_hydra_does(words: list[str], path: 
     assert results[0] == results[1]
 
 
-def test_one_memory_serves_every_folder(asked: list[list[str]]) -> None:
-    for folder in "abc":
-        assert compose(["task=mnist", f"out=runs/{folder}"]).out == f"runs/{folder}"
+def test_one_memory_serves_every_value(asked: list[list[str]]) -> None:
+    for number in (1, 2, 3):
+        config = compose(["task=mnist", f"out=runs/{number}", f"data.limit={number}"])
+        assert (config.out, config.data.limit) == (f"runs/{number}", number)
     assert len(asked) == 1
 
 
-def test_a_path_for_a_key_that_is_none_is_an_error_with_the_nearest() -> None:
+def test_a_value_for_a_key_that_is_none_is_an_error_with_the_nearest() -> None:
     for words in (["task=mnist", "outt=a/b"], ["task=mnist", "data.rot=/x"], ["task=mnst", "out=a/b"]):
         with pytest.raises(ValueError, match=r"Did you mean: (out|data\.root|mnist)"):
             compose(words)
