@@ -143,6 +143,7 @@ def leaderboard(suite: str = "datacomp", runs: Sequence[Run] = (), filters: Filt
                 f"{run.folder.path} has recorded no published task of suite={suite} that the others have: leave it out"
             )
     rows = pd.DataFrame([*_published(table), *mine])
+    keys = _shared(rows, keys)
     complete = rows[keys].notna().all(axis=1)
     left_out = int((~complete & ~rows["mine"]).sum())
     rows = (
@@ -153,6 +154,16 @@ def leaderboard(suite: str = "datacomp", runs: Sequence[Run] = (), filters: Filt
     dropped = tuple(name for key, (name, _) in wanted.items() if key not in keys)
     shown = rows[_passes(rows, filters or Filters()) | rows["mine"]].reset_index(drop=True)
     return Leaderboard(suite, {key: wanted[key][0] for key in keys}, shown, left_out, dropped, correlation)
+
+
+def _shared(rows: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Which of the tasks are averaged: of the sets of tasks that models were published with, the one that makes the fullest
+    table, models times tasks; of equal ones that of more tasks."""
+    there = rows[keys].notna()
+    candidates = there.drop_duplicates().to_numpy()
+    models = [int(there.to_numpy()[:, tasks].all(axis=1).sum()) for tasks in candidates]
+    best = max(zip(models, candidates, strict=True), key=lambda item: (item[0] * item[1].sum(), item[1].sum()))[1]
+    return [key for key, counted in zip(keys, best, strict=True) if counted]
 
 
 def _published(table: pd.DataFrame) -> list[dict[str, Any]]:

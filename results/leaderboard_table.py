@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -91,9 +92,10 @@ def _remarks(board: Leaderboard, like: str | None) -> list[str]:
     keys = list(board.tasks)
     if len(keys) > 2:
         against = {key: _with_the_rest(board, key) for key in keys}
-        unlike = sorted(against, key=lambda key: against[key])[:UNLIKE]
-        named = ", ".join(f"{board.tasks[key]} ({against[key]:+.2f})" for key in unlike)
-        text.append(f"Tasks that rank models least like the others do (mean rank correlation): {named}.")
+        known = [key for key in against if math.isfinite(against[key])]  # of two models, or equal scores, there is none
+        unlike = sorted(known, key=lambda key: against[key])[:UNLIKE]
+        if named := ", ".join(f"{board.tasks[key]} ({against[key]:+.2f})" for key in unlike):
+            text.append(f"Tasks that rank models least like the others do (mean rank correlation): {named}.")
     if like is not None:
         near = board.like(like)
         named = ", ".join(
