@@ -288,6 +288,9 @@ def _add_download(commands: Any) -> None:
     sub = commands.add_parser("download", help=text, description=text)
     sub.add_argument("--config-dir", metavar="DIR", help="a folder of one's own configs")
     sub.add_argument("--verify", action="store_true", help="also hash what is there already; damaged files come again")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="fetch nothing: say what would be, its size, licence and gating"
+    )
     sub.add_argument("--workers", type=int, default=8, help="files fetched at once (8)")
     sub.add_argument("--no-model", action="store_true", help="leave the model's weights alone")
     sub.set_defaults(command=_download, overrides=True)
@@ -325,6 +328,7 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
             handle,
             workers=arguments.workers,
             verify=arguments.verify,
+            dry_run=arguments.dry_run,
             splits=splits,
             console=console,
         )

@@ -55,6 +55,7 @@ def download(
     *,
     workers: int = 8,
     verify: bool = False,
+    dry_run: bool = False,
     splits: Mapping[str, Sequence[str]] | None = None,
     endpoint: str | None = None,
     console: Console | None = None,
@@ -68,6 +69,7 @@ def download(
         handle: the model; None fetches data alone.
         workers: transfers at once.
         verify: also hash every locked file (`--verify`); what is damaged is fetched again.
+        dry_run: fetch nothing, write nothing: the rows say what would be fetched, and under which terms (`--dry-run`).
         splits: which splits each task needs (test, train); None, or a task not named: all that the repository has.
         endpoint: the hub; None: HF_ENDPOINT, else huggingface.co.
         console: where bars are shown, if it is a terminal; None: standard error.
@@ -87,14 +89,17 @@ def download(
         work = _Work(hub, pool, console, workers, shard_size)
         plans = work.plan_all(gathered.sets, verify)
         again = [data for data, p in plans.items() if isinstance(p, Plan) and p.need is not Action.NOTHING]
-        with _alone(root, work.say) if again else nullcontext():
-            plans.update(work.plan_all(again, verify))
-            rows = work.run(plans)
+        if dry_run:
+            rows = [work.preview(data, p) for data, p in plans.items()]
+        else:
+            with _alone(root, work.say) if again else nullcontext():
+                plans.update(work.plan_all(again, verify))
+                rows = work.run(plans)
         by_name = {name: row for data, row in zip(plans, rows, strict=True) for name in data.names}
         by_name.update({row.name: row for row in gathered.rows})
         report = Report(list({id(by_name[name]): by_name[name] for name in tasks}.values()))
         if handle is not None:
-            report.rows.append(_fetch_model(handle, work.say))
+            report.rows.append(_fetch_model(handle, work.say, dry_run))
     if report.failures:
         raise DownloadError(report)
     return report
@@ -149,6 +154,17 @@ class _Work:
             self._do(p, able) if isinstance(p, Plan) else Row(data.name, str(data.folder), "failed", note=str(p))
             for data, p in plans.items()
         ]
+
+    def preview(self, data: DataSet, p: Plan | ClipevalError) -> Row:
+        """What `run` would do for a set, what its files weigh, and under which terms it is given."""
+        if isinstance(p, ClipevalError):
+            return Row(data.name, str(data.folder), "failed", note=str(p))
+        lock = p.lock if p.need is Action.NOTHING else None
+        files = [file.size for file in p.files] if lock is None else [entry.size for entry in lock.files.values()]
+        needed = sum(file.size for file in p.missing if not file.is_whole(data.fetched))
+        status = {Action.NOTHING: "reused", Action.FETCH: "to fetch"}.get(p.need, "to convert")
+        note = p.note or self._hub.terms(data.hub)
+        return Row(data.name, str(data.folder), status, len(files), sum(files), needed, note)
 
     def _do(self, p: Plan, plans: Sequence[Plan]) -> Row:
         """Fetches, converts and locks one set."""
@@ -290,9 +306,11 @@ def _alone(root: Path | None, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _fetch_model(handle: Weights, say: Callable[[str], None]) -> Row:
+def _fetch_model(handle: Weights, say: Callable[[str], None], dry_run: bool) -> Row:
     if handle.missing is None:
         return Row("model", handle.name, "reused")
+    if dry_run:
+        return Row("model", handle.name, "to fetch")
     say(f"fetching the model {handle.name}")
     try:
         handle.fetch()

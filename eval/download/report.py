@@ -20,9 +20,9 @@ class Row:
     Attributes:
         name: the tasks that use it, joined by commas; `model` for the weights.
         location: its folder.
-        status: fetched | converted | reused | local | failed.
+        status: fetched | converted | reused | local | failed; of a dry run also to fetch | to convert.
         files, size: how many files it has, and their bytes.
-        transferred: bytes that came over the network.
+        transferred: bytes that came over the network, or would.
         note: what else is to be said; for a failure its sentence.
     """
 
@@ -55,11 +55,12 @@ class Report:
         """One line: how many sets were fetched, converted, reused, and the bytes."""
         counts = {
             status: sum(row.status == status for row in self.rows)
-            for status in ("fetched", "converted", "reused", "local")
+            for status in ("fetched", "converted", "to fetch", "to convert", "reused", "local")
         }
         parts = [f"{count} {status}" for status, count in counts.items() if count]
         parts += [f"{len(self.failures)} failed"] if self.failures else []
-        return f"{', '.join(parts) or 'nothing to do'}; {decimal(self.transferred)} transferred"
+        to_do = any(row.status.startswith("to ") for row in self.rows)
+        return f"{', '.join(parts) or 'nothing to do'}; {decimal(self.transferred)} {'to transfer' if to_do else 'transferred'}"
 
     def table(self) -> Table:
         """The rows for a terminal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.filesize import decimal
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import DataConfig, open_split
@@ -104,6 +106,25 @@ def test_a_set_arrives_whole_and_a_second_call_sends_no_request(hub, tmp_path):
     again = download({"pets": config()}, tmp_path, None)
     assert hub.requests == []
     assert [(row.status, row.transferred) for row in again.rows] == [("reused", 0)]
+
+
+def test_a_dry_run_says_what_would_come_and_under_which_terms(hub, tmp_path, monkeypatch):
+    hub.push(REPO, files := pets(), gated=True)
+    hub.repos[REPO].licence = "cc-by-4.0"
+    report = download({"pets": config()}, tmp_path / "root", None, dry_run=True)
+    (row,) = report.rows
+    size = sum(map(len, used(files).values()))
+    assert (row.status, row.files, row.size, row.transferred) == ("to fetch", len(used(files)), size, size)
+    assert row.note == "licence cc-by-4.0; gated"
+    assert report.summary() == f"1 to fetch; {decimal(size)} to transfer"
+    assert hub.body_bytes == 0 and not (tmp_path / "root").exists()
+    hub.tokens.add("hf_secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    download({"pets": config()}, tmp_path / "root", None)
+    (row,) = download({"pets": config()}, tmp_path / "root", None, dry_run=True).rows
+    assert (row.status, row.files, row.size, row.transferred) == ("reused", len(used(files)), size, 0)
+    with pytest.raises(DownloadError, match="nowhere"):
+        download({"pets": dataclasses.replace(config(), hub="org/nowhere")}, tmp_path / "other", None, dry_run=True)
 
 
 def test_the_token_goes_to_the_hub_and_not_beyond(hub, tmp_path, monkeypatch):
