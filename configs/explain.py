@@ -93,6 +93,8 @@ def _unknown_key(key: str, overrides: Sequence[str], recompose: Recompose) -> st
     config = _without_values(overrides, recompose)
     known: Any = config
     path = key.split(".")
+    if path[0] == "hydra":  # a launcher's own, of which the config knows what the launcher declares
+        return f"Unknown key {key!r} of Hydra or its launcher. If the launcher reads it all the same, write +{key}=…"
     while path and isinstance(known, DictConfig) and path[0] in known:
         known = known._get_node(path.pop(0))
     if not path:

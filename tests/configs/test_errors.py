@@ -38,6 +38,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["workers=2"], ["Unknown key 'workers'. Did you mean: runtime.workers?"]),
     (["models=quickstart"], ["Unknown key 'models'. Did you mean: model?"]),
     (["+foo=3"], ["Unknown key 'foo'", "Available: "]),
+    (
+        ["hydra.launcher.ray.init=3"],
+        ["Unknown key 'hydra.launcher.ray.init' of Hydra", "write +hydra.launcher.ray.init="],
+    ),
     (["data.root.x=3"], ["Unknown key 'data.root.x'", "data.root is a value"]),
     (["+model.nam=3"], ["Unknown key 'model.nam'. Did you mean: model.name?"]),
     ([*MNIST, "task.metrik=acc5"], ["Unknown key 'task.metrik'. Did you mean: task.metric?"]),
