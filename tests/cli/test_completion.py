@@ -147,6 +147,8 @@ class _Session:
                 TERM="xterm", PS1="$ ", PATH=f"{BIN}:{os.environ['PATH']}", HOME=str(folder), COLUMNS="200"
             )
             os.execvp(command[0], command)
+        self._poll = select.poll()  # unlike select.select, of descriptors beyond 1024 as well
+        self._poll.register(self.terminal, select.POLLIN)
 
     def say(self, text: str) -> None:
         os.write(self.terminal, text.encode())
@@ -155,7 +157,7 @@ class _Session:
         """Reads until the text is there; without one, until nothing comes for a second."""
         found, end = "", time.monotonic() + seconds
         while time.monotonic() < end:
-            ready, _, _ = select.select([self.terminal], [], [], 1.5)
+            ready = self._poll.poll(1500)
             if not ready:
                 if not text:
                     return True
