@@ -53,6 +53,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     if composed is None:
         composed = _composed(words, overrides, searchpath, config_dir)
         memory.note(composed)
+    if (key := value_words.unknown(composed[0], values)) is not None:
+        from clipeval.configs.explain import unknown_key
+
+        raise ClipevalError(unknown_key(key, OmegaConf.create(composed[0])))
     if not value_words.put(composed[0], values):
         composed = _composed(overrides, overrides, searchpath, config_dir)
     return _finish(*composed, config_dir)

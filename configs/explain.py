@@ -38,9 +38,11 @@ def explain(
     if isinstance(problem, MissingConfigException) and problem.missing_cfg_file:
         return _missing(problem, files)
     if found := re.match(r"Could not override '([^']+)'", text):
-        return _no_default(found[1]) if "@" in found[1] else _unknown_key(found[1], overrides, recompose)
+        return (
+            _no_default(found[1]) if "@" in found[1] else unknown_key(found[1], _without_values(overrides, recompose))
+        )
     if found := re.match(r"Could not delete(?: from config\.)? '([^']+)'", text):
-        return _unknown_key(found[1].removeprefix("task@"), overrides, recompose)
+        return unknown_key(found[1].removeprefix("task@"), _without_values(overrides, recompose))
     if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found[1]}: it is there already. To change it, leave out the plus: {found[1]}=…"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -89,8 +91,8 @@ def _bad_choice(overrides: Sequence[str]) -> str:
     return f"{' '.join(overrides)!r}: a config group takes the name of one of its configs."
 
 
-def _unknown_key(key: str, overrides: Sequence[str], recompose: Recompose) -> str:
-    config = _without_values(overrides, recompose)
+def unknown_key(key: str, config: DictConfig) -> str:
+    """What to say of a key that a config does not have."""
     known: Any = config
     path = key.split(".")
     if path[0] == "hydra":  # a launcher's own, of which the config knows what the launcher declares

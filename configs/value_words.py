@@ -66,6 +66,18 @@ def put(content: dict[str, Any], words: Sequence[str]) -> bool:
     return True
 
 
+def unknown(content: dict[str, Any], words: Sequence[str]) -> str | None:
+    """The first key that a word gives a value, and that the config does not have; None where each is there."""
+    for word in words:
+        node: Any = content
+        key = (_GIVEN.fullmatch(word) or [word, ""])[1]
+        for part in filter(None, key.split(".")):
+            if not isinstance(node, dict) or part not in node:
+                return key
+            node = node[part]
+    return None
+
+
 def _is_plain(word: str) -> bool:
     if word.startswith("hydra."):
         return False
