@@ -54,9 +54,9 @@ def task_class(target: object, location: str = "tasks") -> TaskClass:
     TEXT.check(f"{location}._target_", target)
     target = str(target)
     if target.rpartition(".")[0] == OWN and not _is_there():
-        known = _remembered(_state())
-        if target in known:
-            return known[target]
+        known = _remembered().get(target)
+        if known is not None:
+            return known
     return _imported(target, location)
 
 
@@ -73,7 +73,7 @@ def _imported(target: str, location: str) -> TaskClass:
             f"{location}._target_={target}: {module!r} cannot be imported ({problem}){advice(problem)}."
         ) from None
     if module == OWN:
-        _remember(_state())
+        _remember()
     if name not in there:
         classes = [n for n, v in there.items() if _is_task(v)]
         raise ClipevalError(f"{location}._target_: {nearest(f'class of {module}', name, classes)}")
@@ -105,12 +105,11 @@ def _state() -> str:
 
 
 @cache
-def _remembered(state: str) -> dict[str, TaskClass]:
-    with suppress(
-        OSError, ValueError, TypeError, AttributeError
-    ):  # a cache that cannot be read is one that is not there
+def _remembered() -> dict[str, TaskClass]:
+    # A cache that cannot be read is one that is not there.
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         content = json.loads(_file().read_text(encoding="utf-8"))
-        if content.get("state") == state:
+        if content["state"] == _state():
             return {
                 target: TaskClass(tuple(fields), protocol, one_head)
                 for target, (fields, protocol, one_head) in content["classes"].items()
@@ -119,13 +118,13 @@ def _remembered(state: str) -> dict[str, TaskClass]:
 
 
 @cache
-def _remember(state: str) -> None:
+def _remember() -> None:
     classes = {
         f"{OWN}.{name}": dataclasses.astuple(_read(found))
         for name, found in vars(sys.modules[OWN]).items()
         if _is_task(found)
     }
     with suppress(OSError):
-        content = json.dumps({"state": state, "classes": classes}).encode()
+        content = json.dumps({"state": _state(), "classes": classes}).encode()
         if not _file().is_file() or _file().read_bytes() != content:
             write_atomically(_file(), content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from clipeval.configs.schema import TOP
@@ -23,71 +24,78 @@ _CHOICE = re.compile(r"(\w+)=\w+", re.ASCII)
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
 
 
+@dataclass(frozen=True)
+class ValueWord:
+    """A key, and the value that it is given; `taken`: the key goes."""
+
+    key: str
+    value: Any = None
+    taken: bool = False
+
+
 class _NotPlainError(Exception):
     """Of a value that is left to Hydra."""
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(words: Sequence[str]) -> tuple[list[str], list[ValueWord]]:
     """The words that are Hydra's, and those that only give or take a value, both in their order.
 
     A word stays Hydra's where another of Hydra's, save a group's choice, speaks of the same key, or of what holds it.
     """
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
-    ours = [_is_plain(word) for word in words]
+    ours = [_read(word) for word in words]
     found = True
     while found:
         found = False
         for place, key in enumerate(keys):
             if ours[place] and any(
-                not mine and not _CHOICE.fullmatch(word) and _meet(key, other)
+                mine is None and not _CHOICE.fullmatch(word) and _meet(key, other)
                 for word, other, mine in zip(words, keys, ours, strict=True)
             ):
-                ours[place], found = False, True
-    values = [word for word, mine in zip(words, ours, strict=True) if mine]
-    return [word for word, mine in zip(words, ours, strict=True) if not mine], values
+                ours[place], found = None, True
+    return [word for word, mine in zip(words, ours, strict=True) if mine is None], [mine for mine in ours if mine]
 
 
-def put(content: dict[str, Any], words: Sequence[str]) -> bool:
+def unknown(content: dict[str, Any], words: Sequence[ValueWord]) -> str | None:
+    """The first key that a word gives a value, and that the config does not have; None where each is there."""
+    return next((word.key for word in words if not word.taken and _holder(content, word.key) is None), None)
+
+
+def put(content: dict[str, Any], words: Sequence[ValueWord]) -> bool:
     """Does what the words say; False where Hydra has to be asked: a key is not there, or holds more than one value."""
     for word in words:
-        given, taken = _GIVEN.fullmatch(word), _TAKEN.fullmatch(word)
-        *parents, leaf = (given or taken or [""])[1].split(".")
-        node: Any = content
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node:
+        node, leaf = _holder(content, word.key), word.key.rpartition(".")[2]
+        if node is None:
             return False
-        if given and not isinstance(node[leaf], dict):
-            node[leaf] = _value(given[2])
-        elif taken and node[leaf] is not None:
+        if not word.taken and not isinstance(node[leaf], dict):
+            node[leaf] = word.value
+        elif word.taken and node[leaf] is not None:
             del node[leaf]
         else:
             return False
     return True
 
 
-def unknown(content: dict[str, Any], words: Sequence[str]) -> str | None:
-    """The first key that a word gives a value, and that the config does not have; None where each is there."""
-    for word in words:
-        node: Any = content
-        key = (_GIVEN.fullmatch(word) or [word, ""])[1]
-        for part in filter(None, key.split(".")):
-            if not isinstance(node, dict) or part not in node:
-                return key
-            node = node[part]
-    return None
+def _holder(content: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """The mapping that has a key's last part; None where the key is not there."""
+    *parents, leaf = key.split(".")
+    node: Any = content
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) and leaf in node else None
 
 
-def _is_plain(word: str) -> bool:
+def _read(word: str) -> ValueWord | None:
+    """None: it is left to Hydra."""
     if word.startswith("hydra."):
-        return False
+        return None
+    if taken := _TAKEN.fullmatch(word):
+        return ValueWord(taken[1], taken=True)
     given = _GIVEN.fullmatch(word)
     try:
-        if given:
-            _value(given[2])
-        return given is not None or _TAKEN.fullmatch(word) is not None
+        return ValueWord(given[1], _value(given[2])) if given else None
     except _NotPlainError:
-        return False
+        return None
 
 
 def _value(text: str) -> Any:

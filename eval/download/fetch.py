@@ -150,21 +150,19 @@ class _Work:
         """Does what the plans say; a row for each, failures included."""
         able = [p for p in plans.values() if isinstance(p, Plan)]
         _check_room(able)
-        return [
-            self._do(p, able) if isinstance(p, Plan) else Row(data.name, str(data.folder), "failed", note=str(p))
-            for data, p in plans.items()
-        ]
+        return [self._do(p, able) if isinstance(p, Plan) else _failed(data, str(p)) for data, p in plans.items()]
 
     def preview(self, data: DataSet, p: Plan | ClipevalError) -> Row:
         """What `run` would do for a set, what its files weigh, and under which terms it is given."""
         if isinstance(p, ClipevalError):
-            return Row(data.name, str(data.folder), "failed", note=str(p))
-        lock = p.lock if p.need is Action.NOTHING else None
-        files = [file.size for file in p.files] if lock is None else [entry.size for entry in lock.files.values()]
-        needed = sum(file.size for file in p.missing if not file.is_whole(data.fetched))
+            return _failed(data, str(p))
+        here = p.lock if p.need is Action.NOTHING else None
+        files, size = (
+            (len(p.files), sum(file.size for file in p.files)) if here is None else (len(here.files), here.size)
+        )
         status = {Action.NOTHING: "reused", Action.FETCH: "to fetch"}.get(p.need, "to convert")
         note = p.note or self._hub.terms(data.hub)
-        return Row(data.name, str(data.folder), status, len(files), sum(files), needed, note)
+        return Row(data.name, str(data.folder), status, files, size, p.to_transfer, note)
 
     def _do(self, p: Plan, plans: Sequence[Plan]) -> Row:
         """Fetches, converts and locks one set."""
@@ -181,13 +179,13 @@ class _Work:
         except (DiskFullError, UnreachableError):
             raise
         except ClipevalError as problem:
-            return Row(p.data.name, str(p.data.folder), "failed", note=str(problem))
+            return _failed(p.data, str(problem))
         except OSError as problem:
             if problem.errno in FULL:
                 needed = sum(other.space for other in plans if _disk(other.data.folder) == _disk(p.data.folder))
                 raise no_room(p.data.folder, needed, free_space(p.data.folder)) from problem
             note = f"{problem.filename or p.data.folder} cannot be read or written ({problem.strerror}). Check its permissions."
-            return Row(p.data.name, str(p.data.folder), "failed", note=note)
+            return _failed(p.data, note)
         note = p.note or self._hub.terms(p.data.hub)
         if p.need is Action.FETCH and lock is not None and not (p.data.folder / NAME).exists():
             note = f"the folder is read-only, so {NAME} could not be written"
@@ -225,6 +223,10 @@ class _Work:
             revision=p.commit,
             source=source,
         )
+
+
+def _failed(data: DataSet, note: str) -> Row:
+    return Row(data.name, str(data.folder), "failed", note=note)
 
 
 def _locked(p: Plan) -> Lock:

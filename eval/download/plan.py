@@ -97,9 +97,14 @@ class Plan:
     note: str = ""
 
     @property
+    def to_transfer(self) -> int:
+        """Bytes that have to come over the network, without what an earlier call fetched already."""
+        return sum(file.size for file in self.missing if not file.is_whole(self.data.fetched))
+
+    @property
     def space(self) -> int:
         """Bytes that the disk must have free, what an earlier call fetched already counted."""
-        needed = sum(file.size for file in self.missing if not file.is_whole(self.data.fetched))
+        needed = self.to_transfer
         if self.need is Action.CONVERT:
             needed += int(CONVERSION_SPACE * sum(file.size for file in self.files))
         return needed

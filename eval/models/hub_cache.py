@@ -89,9 +89,8 @@ def download_tokenizer(repository: str) -> None:
 def fetch_one(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """Fetch one file; None if the repository has none of that name. ClipevalError says why it cannot be fetched."""
     try:
-        with errors_only(
-            "huggingface_hub.utils._http"
-        ):  # each of its tries; whether they came to something is said here
+        # It logs each of its tries; whether they came to something is said here.
+        with errors_only("huggingface_hub.utils._http"):
             return Path(hf_hub_download(repository, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # no network; it derives from the error of a file that does not exist
         raise OutOfReach(f"{filename} of {repository} cannot be downloaded: the hub is out of reach") from error

@@ -44,7 +44,9 @@ def test_what_is_remembered_is_what_the_classes_have(tmp_path: Path, monkeypatch
         assert (remembered.protocol, remembered.one_head) == (found.protocol, found.one_head)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": 1}', '{"state": "STATE", "classes": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"state": 1}', '{"state": "STATE", "classes": {"a": 1}}', '{"state": "STATE"}']
+)
 def test_a_damaged_memory_is_read_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = task_class("clipeval.tasks.Retrieval")
     whole = Path(tmp_path, FILE).read_text()

@@ -10,7 +10,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
@@ -168,12 +168,9 @@ def full(bench: Bench) -> str:
         out = (f"out={disk / 'run'}",)
         assert bench.run(*out, tasks=TASKS[:1]).status == 0
         (disk / "ballast").write_bytes(b"\0" * (63 << 20))
-        try:
-            with (disk / "more").open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"\0" * 4096)
-        except OSError:
-            pass
+        with suppress(OSError), (disk / "more").open("wb", buffering=0) as file:  # until it is full
+            while True:
+                file.write(b"\0" * 4096)
         how = refused(bench.run(*out), "No space left.*make room")
         assert bench.records(disk / "run") == {TASKS[0]: bench.truth[TASKS[0]]}
         (disk / "ballast").unlink()

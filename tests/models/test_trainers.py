@@ -139,7 +139,7 @@ def test_lightning(folder: Path, tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         trainer.fit(Training(), torch.utils.data.DataLoader([torch.zeros(1)]))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    content = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert "model.logit_scale" in content["state_dict"] and "hyper_parameters" in content
     check(handle_of(folder, tmp_path / "last.ckpt", tmp_path), model)
 
