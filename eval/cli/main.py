@@ -19,6 +19,7 @@ from clipeval.cli.doctor import add_doctor
 from clipeval.cli.listing import add_list
 from clipeval.cli.reports import add_commands as add_report_commands
 from clipeval.cli.terminal import any_encoding
+from clipeval.configs.collector import rare_collections
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
         return sweep(overrides, arguments.config_dir)
     console = progress_console(arguments.quiet)
-    config, models = several(overrides, arguments.config_dir)
+    with rare_collections():
+        config, models = several(overrides, arguments.config_dir)
     if models and arguments.share:
         raise ClipevalError(
             f"--share cuts the run of one model, and these are {len(models)}: give one, or use clipeval submit"
@@ -177,10 +179,11 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         tell_sinks(arguments.sink, folders)
         print_results(folders, arguments.json)
         return EXIT_SKIPPED if any(RunFolder(folder).skipped() for folder in folders) else 0
-    from clipeval.cluster import local  # torch and open_clip, for which a wrong word need not wait
-    from clipeval.engine.evaluation import Evaluation
+    with rare_collections():
+        from clipeval.cluster import local  # torch, for which a wrong word need not wait
+        from clipeval.engine.evaluation import Evaluation
 
-    evaluation = Evaluation.open(config, console)
+        evaluation = Evaluation.open(config, console)
     evaluation.say_folder()
     if arguments.share:
         evaluation.parts = share_parts(evaluation.config, arguments.share)
@@ -207,11 +210,12 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     from clipeval.configs.compose import compose
 
-    config = compose(overrides, arguments.config_dir)
-    from clipeval.cli.plan_table import print_plan
-    from clipeval.engine.evaluation import Evaluation
+    with rare_collections():
+        config = compose(overrides, arguments.config_dir)
+        from clipeval.cli.plan_table import print_plan
+        from clipeval.engine.evaluation import Evaluation
 
-    evaluation = Evaluation.open(config, Console(stderr=True))
+        evaluation = Evaluation.open(config, Console(stderr=True))
     return print_plan(evaluation, Console())
 
 

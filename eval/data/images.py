@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from struct import Struct
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,10 +116,14 @@ class FileImages:
         return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
 
 
+_LENGTHS = Struct("<Q")
+
+
 def digest_of(*parts: bytes | str) -> str:
     """sha256 over parts, each preceded by its length so that no two lists of parts run together."""
     state = hashlib.sha256()
     for first in range(0, len(parts), 4096):  # a call for each of 80,000 prompts would cost more than the hashing
         raw = [part.encode() if isinstance(part, str) else part for part in parts[first : first + 4096]]
-        state.update(b"".join(piece for part in raw for piece in (len(part).to_bytes(8, "little"), part)))
+        sizes = map(len, raw)
+        state.update(b"".join(chain.from_iterable(zip(map(_LENGTHS.pack, sizes), raw, strict=True))))
     return state.hexdigest()

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.filesize import decimal
 
+from clipeval.configs.collector import rare_collections
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.config import data_config
 from clipeval.engine.decoder_processes import default_workers
@@ -60,8 +61,7 @@ class Evaluation:
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
-        """Resolves the model and the run folder; loads and writes nothing."""
-        config = config.copy()
+        """Resolves the model and the run folder; loads and writes nothing. In the config, the device is the picked one."""
         config.runtime.device = str(pick_device(config.runtime.device))
         if handle is None:
             handle = resolve(config.model, Path(config.cache.root).expanduser())
@@ -93,7 +93,7 @@ class Evaluation:
             config = config.copy()
             with open_dict(config):
                 config.tasks = {name: node for name, node in config.tasks.items() if name in parts}
-        with self.console.status("reading the sets …") as status:
+        with self.console.status("reading the sets …") as status, rare_collections():
             plan = make_plan(config, self.handle, self.folder, lambda name: status.update(f"reading {name} …"))
         for planned in plan.tasks:
             planned.part = (parts or {}).get(planned.id)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from clipeval.configs.errors import ClipevalError
@@ -16,7 +17,7 @@ from clipeval.models.identity import code_digest
 from clipeval.models.module_files import is_own
 from clipeval.models.own_code import OwnCode, import_fresh, own_code
 from clipeval.models.state import Walk, modules_of
-from clipeval.results.trust import NOT_TASK
+from clipeval.results.trust import HYDRA, NOT_TASK, TARGET
 from clipeval.tasks.base import Task
 
 
@@ -29,13 +30,38 @@ def make_task(name: str, node: DictConfig) -> Task:
     arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
     _import_own(str(arguments.get("_target_")))
     try:
-        task = instantiate(arguments, _convert_="all")
+        task = _instantiated(arguments)
     except Exception as problem:
-        reason = problem.__cause__ or problem
-        raise ClipevalError(f"the config of the task {name!r} does not make a task: {reason}") from problem
+        raise ClipevalError(f"the config of the task {name!r} does not make a task: {problem}") from problem
     if not isinstance(task, Task):
         raise ClipevalError(f"the config of the task {name!r} names {arguments.get('_target_')}, which is not a Task.")
     return task
+
+
+def _instantiated(arguments: dict[str, Any]) -> Any:
+    """As `hydra.utils.instantiate` does it with plain values; without Hydra where no argument is an object of its own."""
+    module, _, name = str(arguments.get(TARGET)).rpartition(".")
+    plain = {key: value for key, value in arguments.items() if key != TARGET}
+    if module and not _names_any(plain, {TARGET, *HYDRA}):
+        found = None
+        with contextlib.suppress(Exception):  # Hydra comes upon it again, and says what it is
+            found = getattr(import_module(module), name)
+        if isinstance(found, type):
+            return found(**plain)
+    from hydra.errors import InstantiationException  # 40 tasks of the package do without
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(arguments, _convert_="all")
+    except InstantiationException as problem:
+        raise problem.__cause__ or problem from None
+
+
+def _names_any(value: object, keys: set[str]) -> bool:
+    """Whether a mapping with one of these keys is anywhere in a value of a config."""
+    if isinstance(value, dict):
+        return not keys.isdisjoint(value) or any(_names_any(item, keys) for item in value.values())
+    return isinstance(value, list) and any(_names_any(item, keys) for item in value)
 
 
 def _import_own(target: str) -> None:

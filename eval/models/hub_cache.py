@@ -4,15 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
 from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.data.library_logs import errors_only
 
@@ -40,6 +31,8 @@ class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its
 
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """The file in the hub's cache, of a revision, or of what `main` was when it was fetched; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache  # with its HTTP client; a folder's model needs neither
+
     found = try_to_load_from_cache(repository, filename, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
@@ -88,6 +81,15 @@ def download_tokenizer(repository: str) -> None:
 
 def fetch_one(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """Fetch one file; None if the repository has none of that name. ClipevalError says why it cannot be fetched."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
     try:
         # It logs each of its tries; whether they came to something is said here.
         with errors_only("huggingface_hub.utils._http"):

@@ -265,7 +265,8 @@ def modules_of(kind: type) -> Iterator[str]:
         if is_own(cls.__module__) or (cls.__module__ not in sys.modules and any(methods(cls))):
             yield cls.__module__
         if cls.__module__ != "builtins":
-            yield from (f.__module__ for f in methods(cls) if f.__module__ and is_own(f.__module__))
+            names = dict.fromkeys(f.__module__ for f in methods(cls) if f.__module__)
+            yield from (name for name in names if is_own(name))
 
 
 def _tokenizer_text(text: str) -> str:

@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.schema import TEXT_CLEAN
 from clipeval.models import ModelHandle, resolve
-from clipeval.models import hub_cache as hub_module
 from clipeval.models.handle import file_digest
 from clipeval.models.open_clip_build import build
 from clipeval.preprocess.transforms import Preprocess, from_open_clip
@@ -186,7 +187,7 @@ def put_in_hub_cache(root: Path, repository: str, files: list[Path]) -> None:
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache. (The function's own default folder is bound when it is imported.)"""
     root = tmp_path / "hub"
-    monkeypatch.setattr(hub_module, "try_to_load_from_cache", lambda repo, name, **_: _lookup(root, repo, name))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", partial(try_to_load_from_cache, cache_dir=root))
     return root
 
 
@@ -253,13 +254,6 @@ def test_hugging_face_tower_and_tokenizer_from_the_cache(hub_cache: Path, tmp_pa
     snapshot = hub_cache / "models--org--words" / "snapshots" / "abc123" / "tokenizer.json"
     snapshot.write_text(snapshot.read_text().replace('"dog"', '"cat"'))
     assert handle.tokenizer_digest != before
-
-
-def _lookup(root: Path, repository: str, filename: str) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, filename, cache_dir=root)
-    return found if isinstance(found, str) else None
 
 
 @pytest.mark.parametrize("strict", [True, False])
