@@ -27,7 +27,8 @@ def make_task(name: str, node: DictConfig) -> Task:
     Raises:
         ClipevalError: an argument is missing, unknown or impossible.
     """
-    arguments = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in NOT_TASK}  # type: ignore[union-attr]
+    content = OmegaConf.to_container(node, resolve=True)
+    arguments = {str(key): value for key, value in content.items() if key not in NOT_TASK}  # type: ignore[union-attr]
     _import_own(str(arguments.get("_target_")))
     try:
         task = _instantiated(arguments)
