@@ -22,6 +22,7 @@ from clipeval.cluster.local import run
 from clipeval.cluster.ranks import Ranks
 from clipeval.cluster.training import run_on_ranks
 from clipeval.configs.compose import compose, override
+from clipeval.configs.errors import ClipevalError
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import from_memory
 from clipeval.models.surroundings import has_default_device, plain_surroundings, random_states
@@ -104,6 +105,12 @@ def check(
 
 
 def _words(suite: str, data_root: str | Path | None, overrides: Sequence[str]) -> list[str]:
+    if not isinstance(suite, str):
+        raise ClipevalError(f"suite={suite!r}: a suite's name was expected; further words go to overrides=[…].")
+    if isinstance(overrides, str) or not all(
+        isinstance(word, str) for word in overrides
+    ):  # a text's letters would be words
+        raise ClipevalError(f'overrides={overrides!r}: a list of words was expected, as ["runtime.precision=bf16"].')
     return [f"suite={suite}", *overrides, *([] if data_root is None else [override("data.root", str(data_root))])]
 
 

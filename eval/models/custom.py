@@ -271,8 +271,23 @@ def from_memory(
 
     >>> model, _, transform = open_clip.create_model_and_transforms("ViT-B-32")
     >>> handle = from_memory(model, open_clip.get_tokenizer("ViT-B-32"), transform, name="step-1000")
+
+    Raises:
+        ClipevalError: the tokenizer or the transform cannot be called, or they are exchanged.
     """
+    for what, value in (("tokenizer", tokenizer), ("transform", transform)):
+        if not callable(value) and not isinstance(value, Preprocess):
+            raise ClipevalError(f"{what}={value!r}: something that can be called was expected.")
+    if not _reads_text(tokenizer) and _reads_text(transform):
+        raise ClipevalError("the tokenizer and the transform are exchanged: the tokenizer comes first.")
     return MemoryModel(model, tokenizer, transform, name, digest)
+
+
+def _reads_text(function: Any) -> bool:
+    try:
+        return len(tokenise(function, ["a"])) == 1
+    except Exception:  # noqa: BLE001 - of a transform anything may come; what a tokenizer raises is said where it is used
+        return False
 
 
 def tokens_digest(tokenizer: Tokenizer) -> str:
