@@ -17,6 +17,7 @@ from clipeval.tasks.neighbours import NearestNeighbours
 from clipeval.tasks.out_of_distribution import OutOfDistribution
 from clipeval.tasks.pairs import Pairs
 from clipeval.tasks.probe import LinearProbe
+from clipeval.tasks.raw_image_retrieval import RawImageRetrieval
 from clipeval.tasks.relabelled import Relabelled, Variants
 from clipeval.tasks.retrieval import Retrieval
 from clipeval.tasks.selection import Selection
@@ -50,6 +51,7 @@ __all__ = [
     "Pairs",
     "Pooling",
     "RawClustering",
+    "RawImageRetrieval",
     "Relabelled",
     "Retrieval",
     "Samples",

@@ -99,6 +99,8 @@ class Task(ABC):
     output: ClassVar[str] = "embeddings"
     """What the model makes of an image: `embeddings`; `raw`, the same, not normalised; or `captions`, what it writes about it, as
     `clipeval.tasks.text_rows`."""
+    text_output: ClassVar[str] = "embeddings"
+    """What the model makes of a text: `embeddings`, or `raw`, the same, not normalised."""
 
     _: KW_ONLY
     key: str

@@ -89,7 +89,7 @@ class ImageRetrieval(Task):
         queries = self.queries(test)
         names, place = self._documents(test)
         number = {name: i for i, name in enumerate(names)}
-        sought = rows[torch.from_numpy(place)]
+        sought = self._directions(rows)[torch.from_numpy(place)]
         tables: tuple[list[dict[str, Any]], ...] = ([], [], [])
         for one, scores in zip(queries, self._scores(queries, rows, sought, texts, test), strict=True):
             grades = self._relevant(one, test, names, place, number)
@@ -155,9 +155,13 @@ class ImageRetrieval(Task):
             if one.get("text"):
                 parts.append(texts[asked].to(rows))
                 asked += 1
-            vectors.append(parts[0] if len(parts) == 1 else F.normalize(parts[0] + parts[1], dim=0))
+            vectors.append(self._directions(parts[0]) if len(parts) == 1 else F.normalize(parts[0] + parts[1], dim=0))
         for block in torch.split(torch.stack(vectors), max(1, CELLS // len(sought))):
             yield from (block @ sought.T).cpu().numpy()
+
+    def _directions(self, rows: torch.Tensor) -> torch.Tensor:
+        """Embeddings [..., D] of length 1."""
+        return rows
 
     def _measured(self, scores: np.ndarray, grades: Mapping[int, float]) -> list[dict[str, float]]:
         """rank and metrics: as equal scores are ordered, with all ties against the query, with all its way."""

@@ -40,7 +40,6 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
         table.add_column(column, overflow="fold")  # a path that is cut is of no use
     seen: set[str] = set()
     images = 0
-    texts = TextStore(evaluation.stores.root, text_parts(evaluation.handle, options))
     for planned in plan.tasks:
         done = planned.state == "done" or planned.derived is not None
         left = 0 if done else _left(planned, evaluation.stores, seen)
@@ -54,7 +53,11 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
     for name, why in plan.skipped.items():
         table.add_row(name, "", "", "", "[yellow]skipped[/yellow]", why)
     console.print(table)
-    prompts = len(texts.missing(text for planned in plan.open if planned.derived is None for text in planned.texts))
+    prompts = 0
+    for output in {planned.task.text_output for planned in plan.open}:
+        texts = TextStore(evaluation.stores.root, text_parts(evaluation.handle, options, output))
+        asked = [p for p in plan.open if p.derived is None and p.task.text_output == output]
+        prompts += len(texts.missing(text for planned in asked for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(evaluation, plan)), highlight=False)
     if options.pixels is not None:
         needed = growth(plan.open, evaluation.handle.preprocess, options, evaluation.stores)

@@ -162,7 +162,8 @@ class ModelRun:
                 for first in range(0, len(missing), TEXTS_AT_ONCE):
                     assert self.encoder is not None
                     texts = missing[first : first + TEXTS_AT_ONCE]
-                    rows = self.encoder.encode_texts(texts, progress=bar.advance)
+                    output = store.parts.get("output", "embeddings")
+                    rows = self.encoder.encode_texts(texts, progress=bar.advance, output=output)
                     if unsound := first_unsound(rows):
                         bad, what = texts[unsound[0]], unsound[1]
                         tasks = [planned.task.name for planned in self.tasks if bad in planned.texts]
@@ -283,18 +284,18 @@ def flush_on_interrupt(models: Sequence[ModelRun]) -> Iterator[None]:
         raise
 
 
-def text_parts(handle: ModelHandle, options: RunOptions) -> dict[str, Any]:
-    """What text embeddings depend on; the key of their store."""
-    return {"text": handle.text_digest, "precision": text_precision(options.precision, str(options.device))}
+def text_parts(handle: ModelHandle, options: RunOptions, output: str = "embeddings") -> dict[str, Any]:
+    """What text embeddings depend on; the key of their store. `output`: see `clipeval.tasks.base.Task.text_output`."""
+    parts = {"text": handle.text_digest, "precision": text_precision(options.precision, str(options.device))}
+    return parts if output == "embeddings" else {**parts, "output": output}
 
 
 def text_stores(model: ModelRun, options: RunOptions, opened: dict[str, TextStore]) -> dict[str, TextStore]:
-    """The store of each task's texts: one for all, so that a text is embedded once.
+    """The store of each task's texts: one for all that want the same of them, so that a text is embedded once.
 
     With fixed batches (`aligned`) a store for each list of texts: which others a text is embedded with, and so its last
     bits, must not depend on the other tasks of a run.
     """
-    parts = text_parts(model.handle, options)
 
     def store(parts: Mapping[str, Any]) -> TextStore:
         key = f"{id(model.stores)}/{key_of(parts)}"
@@ -302,11 +303,11 @@ def text_stores(model: ModelRun, options: RunOptions, opened: dict[str, TextStor
             opened[key] = TextStore(model.stores.root, parts, model.handle.name)
         return opened[key]
 
-    if not options.stream.aligned:
-        return dict.fromkeys([planned.id for planned in model.tasks], store(parts))
-    lists = dict.fromkeys(planned.fingerprint.prompts for planned in model.tasks)
-    apart = {prompts: store({**parts, "only": prompts}) for prompts in lists}
-    return {planned.id: apart[planned.fingerprint.prompts] for planned in model.tasks}
+    def parts(planned: PlannedTask) -> dict[str, Any]:
+        common = text_parts(model.handle, options, planned.task.text_output)
+        return {**common, "only": planned.fingerprint.prompts} if options.stream.aligned else common
+
+    return {planned.id: store(parts(planned)) for planned in model.tasks}
 
 
 def embed_images(

@@ -149,7 +149,7 @@ class ScoringQueue:
         rows = self.texts[planned.id].rows(texts)
         if (output := planned.task.output) != "captions":
             images = {split: shortened(kept, self.dimensions, output == RAW) for split, kept in images.items()}
-            rows = shortened(rows, self.dimensions)
+            rows = shortened(rows, self.dimensions, planned.task.text_output == RAW)
         self._check(planned, samples, images, texts, rows)
         if planned.task.output == "captions" and (long := text_rows.cut(images["test"])):
             flags.append(f"{long:,} captions fill the {text_rows.WIDTH} bytes that are kept of each, and may be cut")

@@ -236,7 +236,11 @@ class Encoder:
             return to_rows(captions)
 
     def encode_texts(
-        self, texts: Sequence[str], mixed: bool = False, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        mixed: bool = False,
+        progress: Callable[[int], None] | None = None,
+        output: str = "embeddings",
     ) -> torch.Tensor:
         """Embed texts, each distinct one once; the same text gives the same embedding, to 1e-6, whatever the others.
 
@@ -244,9 +248,10 @@ class Encoder:
             texts: T texts, in any order.
             mixed: automatic mixed precision; under precision=datacomp it is always on, under the others never.
             progress: told after each batch how many more of the T texts are done.
+            output: `embeddings`, L2-normalised, or `raw`, as long as the model makes them.
 
         Returns:
-            float32 [T, D], L2-normalised, on the CPU.
+            float32 [T, D], on the CPU.
         """
         if not texts:
             return torch.empty(0, self.embed_dim)
@@ -254,7 +259,7 @@ class Encoder:
         _ = self.trims
         budget = _TOKENS_IN_BATCH.get(self.device.type, 16384)
         with self._running(autocast):
-            return self._text(texts, budget, progress, share=autocast is None)
+            return self._text(texts, budget, progress, share=autocast is None, unit=output != RAW)
 
     def _encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         with self._own_default():

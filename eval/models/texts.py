@@ -173,8 +173,9 @@ class TextEncoder:
             worst = max(worst, _distance(self._unit(self._cut(tokens[i : i + 1], length + margin)), full[i : i + 1]))
         return worst
 
-    def _unit(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(embeddings.float(), dim=-1).cpu()
+    def _unit(self, embeddings: torch.Tensor, unit: bool = True) -> torch.Tensor:
+        embeddings = embeddings.float()
+        return (functional.normalize(embeddings, dim=-1) if unit else embeddings).cpu()
 
     def _cut(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         length = min(length, self.context)
@@ -192,8 +193,9 @@ class TextEncoder:
         budget: int,
         progress: Callable[[int], None] | None = None,
         share: bool = True,
+        unit: bool = True,
     ) -> torch.Tensor:
-        """float32 [T, D] of unit length, on the CPU, in the order of `texts`.
+        """float32 [T, D], on the CPU, in the order of `texts`.
 
         Args:
             texts: T texts; duplicates are embedded once.
@@ -201,6 +203,7 @@ class TextEncoder:
             progress: told after each batch how many of the T texts are done with it.
             share: whether what texts begin with in common may be computed once; not under automatic mixed precision, where a
                 published recipe is repeated.
+            unit: whether each is brought to length 1; else it is as long as the tower makes it.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
@@ -230,17 +233,18 @@ class TextEncoder:
             try:
                 given = tokens[batch].to(torch.int64)
                 if shared is None:
-                    unit = self._unit(self._cut(given, length))
+                    made = self._unit(self._cut(given, length), unit)
                 else:
-                    unit = self._unit(shared(given[:, :length].to(self.device), lengths[batch] + (self.margin or 0)))
+                    cut = given[:, :length].to(self.device)
+                    made = self._unit(shared(cut, lengths[batch] + (self.margin or 0)), unit)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise ClipevalError("the device's memory does not hold one text and the model") from None
                 budget = max(1, len(batch) // 2) * length
                 continue
             if embeddings is None:
-                embeddings = torch.empty(len(order), unit.shape[1])
-            embeddings[batch] = unit
+                embeddings = torch.empty(len(order), made.shape[1])
+            embeddings[batch] = made
             start += len(batch)
             if progress is not None:
                 progress(int(counts[batch.numpy()].sum()))

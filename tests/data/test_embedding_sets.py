@@ -56,9 +56,9 @@ class Bench:
         return (rows if raw else F.normalize(rows, dim=-1)).numpy()
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        rows = [self.model.encode_text(self.tokenizer([text]))[0] for text in texts]
-        return F.normalize(torch.stack(rows), dim=-1).numpy()
+    def texts(self, texts: Sequence[str], raw: bool = False) -> np.ndarray:
+        rows = torch.stack([self.model.encode_text(self.tokenizer([text]))[0] for text in texts])
+        return (rows if raw else F.normalize(rows, dim=-1)).numpy()
 
     def parquet(self, path: str, rows: list[dict[str, Any]]) -> None:
         target = self.root / path
@@ -184,8 +184,9 @@ def mteb_retrieval(bench: Bench) -> dict[str, Expected]:
         pairs = [{"query-id": f"q{i}", "corpus-id": f"c{j}", "score": 1} for i in range(6) for j in relevant[i]]
         pairs.append({"query-id": "q0", "corpus-id": "c5", "score": 0})
         bench.parquet(f"{folder}/{qrels}/test-00000-of-00001.parquet", pairs)
-        rows, asked, scores = bench.images(documents), bench.images(queries), []
-        words = bench.texts(texts)
+        rows, asked, scores = bench.images(documents), bench.images(queries, raw=composed), []
+        words = bench.texts(texts, raw=composed)  # which MTEB adds as long as they are
+        assert not composed or np.abs(np.linalg.norm(asked, axis=1) / np.linalg.norm(words, axis=1) - 1).max() > 0.1
         for i in range(6):
             vector = asked[i] + words[i] if composed else asked[i]
             order = first_of(rows @ vector)[int(skips) :]

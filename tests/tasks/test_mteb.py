@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clipeval.tasks import Classification, ImageRetrieval, ImageSimilarity, Pairs, Samples
+from clipeval.tasks import Classification, ImageRetrieval, ImageSimilarity, Pairs, RawImageRetrieval, Samples
 from clipeval.tasks.clustering import RawClustering
 from clipeval.tasks.image_retrieval import DOCUMENTS
 from tests.tasks.fakes import unit
@@ -124,12 +124,10 @@ def test_pairs() -> None:
 
 @pytest.mark.parametrize("name", ["CUB200I2IRetrieval", "NIGHTSI2IRetrieval", "CIRRIT2IRetrieval"])
 def test_retrieval_of_images(name: str) -> None:
-    """With the first result left out, without, and by a picture and a text whose embeddings are added."""
+    """With the first result left out, without, and by a picture and a text whose embeddings are added, as long as they are."""
     task, composed = mteb.get_task(name), name.startswith("CIRR")
-    images, texts = (
-        unit(80, 6),
-        unit(20, 6, 2),
-    )  # of length 1: theirs adds them as they are, ours after bringing them to it
+    images = unit(80, 6) * torch.rand(80, 1).mul(9).add(1)
+    texts = unit(20, 6, 2) * torch.rand(20, 1).mul(4).add(1)
     rng = np.random.default_rng(0)
     relevant = {f"q{i}": {f"d{j:02d}": 1 for j in rng.permutation(60)[: 1 + i % 5].tolist()} for i in range(20)}
     asked = {"id": [f"q{i}" for i in range(20)], "image": [picture(60 + i) for i in range(20)]}
@@ -142,7 +140,8 @@ def test_retrieval_of_images(name: str) -> None:
         "top_ranked": None,
     }
     expected = theirs(task, Lookup(images, texts), split)
-    ours = ImageRetrieval(key=f"mteb/{name}", name=name, metric=None, skip_first=task.skip_first_result)
+    protocol = RawImageRetrieval if composed else ImageRetrieval
+    ours = protocol(key=f"mteb/{name}", name=name, metric=None, skip_first=task.skip_first_result)
     assert ours.skip_first == name.startswith("CUB")
     queries = [
         {
@@ -155,7 +154,8 @@ def test_retrieval_of_images(name: str) -> None:
     ]
     documents = pd.DataFrame({DOCUMENTS: [(f"d{i:02d}",) if i < 60 else () for i in range(80)]})
     table = Samples(keys=[str(i) for i in range(80)], instances=queries, metadata=documents)
-    found = ours.score({"test": images}, texts if composed else torch.empty(0, 6), {"test": table}).metrics
+    embedded = images if ours.output == "raw" else F.normalize(images, dim=-1)
+    found = ours.score({"test": embedded}, texts if composed else torch.empty(0, 6), {"test": table}).metrics
     names = [f"{metric}_at_{k}" for metric in ("ndcg", "map", "recall", "hit_rate", "mrr") for k in (1, 5, 10)]
     shared = [
         one for one in names if not (task.skip_first_result and one.startswith("mrr"))
