@@ -90,7 +90,7 @@ MTEB_METRICS = {
         CLUSTERS,
     ),
     **dict.fromkeys(["CUB200I2IRetrieval", "SOPI2IRetrieval"], HITS),
-    **dict.fromkeys(["NIGHTSI2IRetrieval", "CIRRIT2IRetrieval", "FashionIQIT2IRetrieval"], {**HITS, **RANKS}),
+    **{task: {**HITS, **RANKS} for task in ("NIGHTSI2IRetrieval", "CIRRIT2IRetrieval", "FashionIQIT2IRetrieval")},
     **dict.fromkeys([f"STS{year}VisualSTS" for year in range(12, 17)], CORRELATIONS),
 }
 """{MTEB's task on embeddings alone, mteb/… here: {our name of a metric: MTEB's at 1.14.15}}. Of the two whose first result is left
