@@ -166,7 +166,11 @@ def test_the_scorers_thread_works_on_the_encoders_device(monkeypatch: pytest.Mon
     cuda = FakeCuda(monkeypatch)
     seen: list[int] = []
     task = SimpleNamespace(
-        name="Task", on_device=False, output="labels", score=lambda images, texts, samples: seen.append(cuda.current)
+        name="Task",
+        on_device=False,
+        output="labels",
+        text_output="embeddings",
+        score=lambda images, texts, samples: seen.append(cuda.current),
     )
     planned = SimpleNamespace(id="a", samples={}, features={}, texts=[], task=task)
     texts: Any = {"a": SimpleNamespace(rows=lambda texts: torch.ones(0, 1), parts={"label": "model"})}
