@@ -302,7 +302,7 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
-    from clipeval.data.addresses import is_address, shown
+    from clipeval.configs.addresses import is_address, shown
 
     if is_address(config.data.root):
         raise ClipevalError(

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from clipeval.cluster import local
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
-from clipeval.data import addresses
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import resolve
 from clipeval.replay.stored_run import StoredRun
@@ -64,9 +64,9 @@ def _check_data(config: DictConfig, file: Path) -> None:
     """ClipevalError where data lie at an address: a file says it, which may be anybody's."""
     parts = [config.data, *(node.get(part) for node in config.tasks.values() for part in ("data", "outside"))]
     given = [part.get(key) for part in parts if part is not None for key in ("root", "path")]
-    if there := [address for address in given if addresses.is_address(address)]:
+    if there := [address for address in given if is_address(address)]:
         raise ClipevalError(
-            f"{file}: its data lie at {addresses.shown(there[0])}, and a rerun downloads nothing. `clipeval run` of the same words "
+            f"{file}: its data lie at {shown(there[0])}, and a rerun downloads nothing. `clipeval run` of the same words "
             "with another out= computes it again, and `clipeval compare` says what differs."
         )
 
