@@ -104,7 +104,7 @@ class ZeroShot:
         try:
             with ranks.together():
                 towers = self._towers(model, processor)
-            out = None if self.out is None else Path(self.out) / f"step_{step}"
+            out = None if self.out is None else f"{str(self.out).rstrip('/')}/step_{step}"
             name = "in-training" if self.out is None else f"step_{step}"
             words: dict[str, Any] = {"overrides": self.overrides, "out": out, "name": name, "ranks": ranks}
             table = evaluate(*towers, self.suite, self.data_root, **words)

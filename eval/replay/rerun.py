@@ -24,7 +24,7 @@ from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_model
 
 
-def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Check]:
+def rerun(path: Path, out: str | Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Check]:
     """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample.
 
     Its model and data have to be on this machine: nothing is fetched, and nothing is written but `out` and the user's own cache.
@@ -38,7 +38,7 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     skipped = old.skipped()
     recorded = {r.task for r in old.records() if r.imported is None and r.task not in skipped}
     if not recorded:
-        raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
+        raise ClipevalError(f"{old.place} holds no result that was computed: there is nothing to repeat.")
     config = _repeatable(stored.config, recorded, out)
     _check_data(config, stored.file)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
@@ -71,7 +71,7 @@ def _check_data(config: DictConfig, file: Path) -> None:
         )
 
 
-def _repeatable(stored: DictConfig, recorded: Collection[str], out: Path) -> DictConfig:
+def _repeatable(stored: DictConfig, recorded: Collection[str], out: str | Path) -> DictConfig:
     """The config of a run that repeats another: with the keys of this release, checked, writing where the user lets it."""
     config = compose(["suite=none"])
     OmegaConf.set_struct(config, False)
