@@ -16,6 +16,7 @@ from clipeval.configs.files import sha256_of, write_atomically
 from clipeval.results import safe_json
 
 NAME = ".ledger"
+Mark = tuple[int, int, int]
 
 
 class Entry(NamedTuple):
@@ -27,12 +28,12 @@ class Entry(NamedTuple):
         version: what the address's file system calls it.
     """
 
-    mark: tuple[int, ...]
+    mark: Mark
     sha256: str
     version: str
 
 
-def mark(path: Path) -> tuple[int, int, int]:
+def mark(path: Path) -> Mark:
     """Size, time of modification and inode: another one for each content, as files are written whole. A rename leaves it."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
@@ -42,7 +43,8 @@ def entry(folder: Path, name: str) -> Entry | None:
     """What is known of a file of a staged folder."""
     try:
         content = safe_json.read(_path(folder, name))
-        return Entry(tuple(content["mark"]), str(content["sha256"]), str(content["version"]))
+        size, modified, inode = content["mark"]
+        return Entry((size, modified, inode), str(content["sha256"]), str(content["version"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

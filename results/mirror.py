@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +36,8 @@ PASSING = "status/"
 """What speaks of processes that run: sent at once or never."""
 PAUSES = (1.0, 5.0)
 """Seconds between the attempts to send a file. The libraries below try several times in each of them."""
-ATTEMPTS = 20
-"""How often a writer tries to have the last word on a task."""
+FRESH = 10.0
+"""Seconds for which a staged file may be in the making: of another process of this machine, between predictions and record."""
 ROUNDS, BETWEEN = 3, 1.0
 """How often a task is looked at again that somebody else seems to be writing, and the seconds between."""
 ADDRESS = ".address"
@@ -79,11 +78,12 @@ class Mirror:
         for number in range(ROUNDS):
             time.sleep(BETWEEN if number else 0)
             there = self._there.list()
+            seen = {name: self._mark(name) for name in there}
             news = [name for name, about in there.items() if self._is_news(name, about, there)]
             with ThreadPoolExecutor(TRANSFERS) as pool:
                 for last in (False, True):  # records: nobody here is to see one before its predictions
                     part = [name for name in news if name.startswith("records/") == last]
-                    list(pool.map(self._get, part, [there[name] for name in part]))
+                    list(pool.map(self._get, part, [there[name] for name in part], [seen[name] for name in part]))
             self._remove_gone(there)
             # Somebody may have been between predictions and record.
             if all(self._holds(task) for task in {task_of(name) for name in news} if task is not None):
@@ -95,9 +95,9 @@ class Mirror:
         Raises:
             ClipevalError: the address cannot be read.
         """
-        about = self._there.about(name)
+        about, seen = self._there.about(name), self._mark(name)
         if about is not None and self._is_news(name, about, {name: about}):
-            self._get(name, about)
+            self._get(name, about, seen)
 
     def _is_news(self, name: str, about: Stored, there: Mapping[str, Stored]) -> bool:
         """Whether a file of the address is to take the place of what is staged."""
@@ -107,16 +107,25 @@ class Mirror:
         known = ledger.entry(self.folder, name)
         if known is None or known.version != about.version or not (self.folder / name).exists():
             return True
-        # What was not sent yet stays, if it is what a run wrote.
-        return task is not None and ledger.is_unsent(self.folder, name) and not self._holds(task)
+        # What was not sent yet stays, if it is what a run wrote, or is writing.
+        if task is None or not ledger.is_unsent(self.folder, name) or self._holds(task):
+            return False
+        return time.time() - (self.folder / name).stat().st_mtime > FRESH
 
-    def _get(self, name: str, about: Stored) -> None:
+    def _mark(self, name: str) -> ledger.Mark | None:
+        try:
+            return ledger.mark(self.folder / name)
+        except FileNotFoundError:
+            return None
+
+    def _get(self, name: str, about: Stored, seen: ledger.Mark | None) -> None:
+        """Fetches a file, unless what was staged is no longer what was `seen`: another process of this machine has written it."""
         for _ in range(ROUNDS):
             content = self._there.read(name)
             if content is None:  # removed meanwhile
                 return
             if about.size in (None, len(content)):
-                self._stage(name, content, about)
+                self._stage(name, content, about, seen)
                 return
             again = self._there.about(name)  # replaced meanwhile, or cut off
             if again is None:
@@ -124,7 +133,7 @@ class Mirror:
             about = again
         raise ClipevalError(f"{self.address}/{name} came incomplete, {ROUNDS} times. Run the same command again.")
 
-    def _stage(self, name: str, content: bytes, about: Stored) -> None:
+    def _stage(self, name: str, content: bytes, about: Stored, seen: ledger.Mark | None) -> None:
         path = inside(self.folder, name)
         fetched = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.fetched")
         try:
@@ -132,10 +141,11 @@ class Mirror:
             if name.startswith(PASSING) and about.modified is not None:
                 os.utime(fetched, (about.modified, about.modified))  # by which one knows who is still at work
             entry = ledger.Entry(ledger.mark(fetched), hashlib.sha256(content).hexdigest(), about.version)
-            os.replace(fetched, path)
+            if self._mark(name) == seen:
+                os.replace(fetched, path)
+                ledger.note(self.folder, name, entry)
         finally:
             fetched.unlink(missing_ok=True)
-        ledger.note(self.folder, name, entry)
 
     def _remove_gone(self, there: Mapping[str, Stored]) -> None:
         """What was removed at the address goes here as well, if nothing has been made of it since."""
@@ -165,11 +175,14 @@ class Mirror:
         if ledger.is_unsent(self.folder, name):
             self._send(name, PAUSES)
 
-    def send_task(self, task: str) -> None:
+    def send_task(self, task: str) -> bool:
         """Sends a task's predictions, and then its record.
 
-        Other machines may send the same task meanwhile. Each ends only when what lies at the address agrees with itself, and the
+        Other machines may send the same task meanwhile. Each goes on until what lies at the address agrees with itself, and the
         last one to write sees what everyone else left, so that what is left agrees.
+
+        Returns:
+            Whether it agrees. If not, the task has to be written once more.
 
         Raises:
             ClipevalError: it could not be done, after several attempts.
@@ -177,20 +190,10 @@ class Mirror:
         predictions, record = f"predictions/{task}.parquet", f"records/{task}.json"
         if not (self.folder / predictions).exists():  # imported
             self.send(record)
-            return
-        for number in range(ATTEMPTS):
-            time.sleep(random.uniform(0, min(0.1 * number, 1.0)))
-            self._send(predictions, PAUSES)
-            self._send(record, PAUSES)
-            if self._agrees_there(predictions, record):
-                return
-        raise ClipevalError(
-            f"{self.address}/{record} could not be written: others keep writing other predictions there. {self._safe()}"
-        )
-
-    def _agrees_there(self, predictions: str, record: str) -> bool:
-        if all(self._is_as_noted(name) for name in (predictions, record)):
             return True
+        sent = self._send(predictions, PAUSES), self._send(record, PAUSES)
+        if all(self._is_as_noted(name) for name in (predictions, record)):
+            return _agree(sent[1], lambda: _sha256(sent[0]))  # else another process of this machine has written between
         content = self._there.read(record)
         return content is not None and _agree(content, lambda: _sha256(self._there.read(predictions)))
 
@@ -208,7 +211,7 @@ class Mirror:
             task = task_of(name)
             if task is None:
                 self.send(name)
-            elif self._holds(task):
+            elif self._holds(task):  # else it is computed again
                 self.send_task(task)
 
     def beat(self, name: str) -> None:
@@ -228,7 +231,8 @@ class Mirror:
             except (ClipevalError, OSError) as problem:
                 log.debug("%s/%s stays: %s", self.address, name, problem)
 
-    def _send(self, name: str, pauses: Sequence[float]) -> None:
+    def _send(self, name: str, pauses: Sequence[float]) -> bytes:
+        """Sends a file, and gives its content."""
         path = inside(self.folder, name)
         seen, content = ledger.mark(path), path.read_bytes()
         version = self._written(name, content, list(pauses))
@@ -236,6 +240,7 @@ class Mirror:
             ledger.forget(self.folder, name)
         else:
             ledger.note(self.folder, name, ledger.Entry(seen, _sha256(content), version))
+        return content
 
     def _written(self, name: str, content: bytes, pauses: list[float]) -> str | None:
         while True:

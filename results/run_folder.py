@@ -274,11 +274,9 @@ class RunFolder:
                 self._verify(read_record(path))
             except (DamagedRecord, FileNotFoundError):
                 continue
-            self._send(record.task)
-            return record
-        raise ClipevalError(
-            f"{path} could not be written: other processes keep writing other predictions there; run this job again"
-        )
+            if self._sent(record.task):
+                return record
+        raise self._crowded(record.task)
 
     def add_imported(self, record: Record) -> Record:
         """Writes a record that another program computed; it has no predictions. One that was imported before may go.
@@ -297,24 +295,33 @@ class RunFolder:
             )
         record = dataclasses.replace(record, created=record.created or now())
         write_record(path, record)
-        self._send(record.task)
+        self._sent(record.task)
         return record
 
     def amend(self, record: Record) -> Record:
         """Writes a record alone: for what needs no new predictions, another main metric say."""
         self._verify(record)
-        write_record(self._record_path(record.task), record)
-        self._send(record.task)
-        return record
+        for _ in _attempts():
+            write_record(self._record_path(record.task), record)
+            if self._sent(record.task):
+                return record
+        raise self._crowded(record.task)
 
     def deliver(self) -> None:
         """Sends what an earlier run wrote, and did not send to the address that this folder is kept at, if it is."""
         if (kept := mirror.of(self.path)) is not None:
             kept.deliver()
 
-    def _send(self, task: str) -> None:
-        if (kept := mirror.of(self.path)) is not None:
-            kept.send_task(task)
+    def _sent(self, task: str) -> bool:
+        """Sends a task to where this folder is kept, if anywhere; whether all is well there."""
+        kept = mirror.of(self.path)
+        return kept is None or kept.send_task(task)
+
+    def _crowded(self, task: str) -> ClipevalError:
+        path = f"{self.place}/records/{task}.json"
+        return ClipevalError(
+            f"{path} could not be written: other processes keep writing other predictions there; run this job again"
+        )
 
     def rebuild_eval_results(self) -> None:
         """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.data.conftest import bucket as bucket
+
 
 @pytest.fixture(scope="session")
 def factory() -> ModuleType:
