@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from tests.data.conftest import bucket as bucket
+from tests.data.conftest import s3 as s3
 
 
 @pytest.fixture(scope="session")
