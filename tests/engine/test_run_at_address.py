@@ -14,6 +14,8 @@ import pytest
 
 import clipeval
 from clipeval.cli.main import main
+from clipeval.cluster import slurm, submit
+from clipeval.cluster.job import Job
 from clipeval.results import mirror
 from clipeval.results.address_folder import AddressFolder
 from clipeval.results.run_folder import RunFolder
@@ -193,6 +195,28 @@ def test_a_sweep(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "s3://weights/many/60" in capsys.readouterr().out
     assert main(["status", "s3://weights/many/40", "s3://weights/many/60"]) == 0
     assert main(["report", "s3://weights/many/40", "s3://weights/many/60"]) == 0
+
+
+def test_an_array_of_jobs(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs on nodes that share nothing with the machine that has sent them."""
+    sent: list[Job] = []
+
+    def send(jobs: Any, options: Any, logs: Path) -> list[tuple[str, Any]]:
+        sent.extend(jobs)
+        return [("77", jobs)]
+
+    monkeypatch.setattr(slurm, "require", lambda: None)
+    monkeypatch.setattr(submit, "send", send)
+    assert main(["submit", *WORDS, f"out={OUT}", "slurm.array=2", "slurm.gpus=0"]) == 0
+    assert f"follow with: clipeval status {OUT}" in capsys.readouterr().err
+    assert keys() == ["jobs/77.json", "run.json"]
+    monkeypatch.setenv("CLIPEVAL_CACHE", str(tmp_path / "node"))
+    for job in sent:
+        job()
+    assert recorded() == TASKS
+    assert main(["status", OUT]) == 0
 
 
 def test_an_import(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
