@@ -190,6 +190,10 @@ def _local(key: str, value: object) -> None:
 
 def _out(value: str) -> None:
     """An address is written to, and stands in every record."""
+    if cut := re.match(r"(s3|gs|gcs|hf|az|abfs):/(?!/)", value):
+        raise ClipevalError(
+            f"out={value}: a slash is missing. pathlib takes one from an address; give it as text, {cut[1]}://…"
+        )
     if not is_address(value):
         return
     parts, place = urlsplit(value), address_shown(value)

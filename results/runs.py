@@ -141,7 +141,7 @@ def _load(path: Path, slim: bool) -> Run:
         hint = (
             f"did you mean {' '.join(map(str, inside[:5]))}?" if inside else "give a folder that `clipeval run` wrote"
         )
-        raise ClipevalError(f"{path} is no run folder: it holds neither run.json nor records/; {hint}")
+        raise ClipevalError(f"{mirror.place(path)} is no run folder: it holds neither run.json nor records/; {hint}")
     info = {**info, **{name: visible(info[name]) for name in ("model", "tasks", "code", "hardware") if info.get(name)}}
     planned: dict[str, Mapping[str, Any]] = {task: spec or {} for task, spec in (info.get("tasks") or {}).items()}
     for task, record in records.items():

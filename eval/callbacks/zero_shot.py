@@ -37,7 +37,7 @@ class ZeroShot:
         overrides: further words of the command line, such as "data.limit=2000" (a quick subset), "runtime.precision=bf16".
         tokenizer: a list of texts to int64 [T, L]; None: the model's own, where it is known.
         transform: a PIL image to float32 [3, H, W]; None: the model's own, where it is known.
-        out: a folder that keeps a run folder for each evaluated step, `step_1000`; None keeps nothing.
+        out: a folder, or an address (as text), that keeps a run folder for each evaluated step, `step_1000`; None keeps nothing.
         log: told the scores in the first process, {"zero_shot/imagenet1k/acc1": 0.63, …} and the step. A quick subset's name has
             its size: "zero_shot/imagenet1k_quick2000/acc1".
     """

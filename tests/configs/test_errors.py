@@ -86,6 +86,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["data.strict=maybe"], ["data.strict='maybe'"]),
     (["out=123"], ["Quote it"]),
     (["out=null"], ["out=null"]),
+    (["out='s3:/bucket/run'"], ["out=s3:/bucket/run: a slash is missing", "s3://"]),
     (["out='https://host/run'"], ["out=https://host/run: the web is read, and not written to"]),
     (["out='s3://me:secret@bucket/run'"], ["out=s3://bucket/run holds a password"]),
     (["out='s3://bucket/run?token=secret'"], ["out=s3://bucket/run holds a ? or #"]),

@@ -327,6 +327,26 @@ def test_what_cannot_be_sent_is_kept(
     assert at(bucket, tmp_path / "b").record("mnist") == folder.record("mnist")
 
 
+def test_a_place_that_may_not_be_written_to(
+    bucket: str, factory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is not tried again."""
+    from s3fs import S3FileSystem
+
+    tried: list[str] = []
+
+    async def denied(self: Any, path: str, *rest: Any, **more: Any) -> None:
+        tried.append(path)
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(S3FileSystem, "_pipe_file", denied)
+    with pytest.raises(
+        ClipevalError, match=r"toy/run\.json may not be written \(PermissionError: Access Denied\): set AWS_PROF"
+    ):
+        at(bucket, tmp_path / "a").write_run({"model": MODEL, "config": {"tasks": {}}})
+    assert len(tried) == 1
+
+
 def test_a_file_that_comes_incomplete(
     bucket: str, factory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
