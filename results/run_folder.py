@@ -24,6 +24,7 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
 from clipeval.results import mirror, parquet, safe_json
+from clipeval.results.datacomp_lines import eval_results, skipped_results
 from clipeval.results.inside import inside
 from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
@@ -387,39 +388,6 @@ class RunFolder:
             planned = []
         place = {task: index for index, task in enumerate(planned)}
         return sorted(tasks, key=lambda task: (place.get(task, len(place)), task))
-
-
-def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """DataComp's form: for each record `{"key", "dataset", "metrics": {..., "main_metric"}}`.
-
-    As in `evaluate.py` of mlfoundations/datacomp; its NaN is null here, so that every JSON reader takes it. What was imported
-    says from what in a further key, `imported`.
-    """
-    return [
-        {
-            "key": record.key,
-            "dataset": record.name,
-            "metrics": to_jsonable({**record.metrics, "main_metric": record.value}),
-            **({} if record.imported is None else {"imported": record.imported["form"]}),
-        }
-        for record in records
-    ]
-
-
-def skipped_results(
-    specs: Mapping[str, Mapping[str, Any]], why: Mapping[str, str], done: int, planned: int
-) -> list[dict[str, Any]]:
-    """A line for each task that was skipped, in DataComp's form: no metric, an undefined `main_metric`, and why."""
-    return [
-        {
-            "key": spec.get("key") or task,
-            "dataset": spec.get("name") or task,
-            "metrics": {"main_metric": None},
-            "skipped": why[task],
-            "tasks": f"{done} of {planned}",
-        }
-        for task, spec in specs.items()
-    ]
 
 
 def now() -> str:
