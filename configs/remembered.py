@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -24,6 +25,8 @@ Composed = tuple[dict[str, Any], dict[str, Any]]
 MOST = 64
 """Memories that are kept; the longest unused go first."""
 _here: dict[str, str] = {}
+_SECRET = re.compile(r"://[^/]*@|://.*\?")
+"""A user and a password in an address, or its query, which may be a signature: nothing of it is kept."""
 
 
 class Memory:
@@ -97,8 +100,8 @@ def _as_it_was(content: dict[str, Any]) -> dict[Any, Any]:
 
 
 def _key(words: Sequence[str], config_dir: str | Path | None) -> str | None:
-    """None where Hydra may look at more than the words and the files."""
-    if any("hydra" in word or "oc." in word for word in words):
+    """None where Hydra may look at more than the words and the files, or an address may hold a secret."""
+    if any("hydra" in word or "oc." in word or _SECRET.search(word) for word in words):
         return None
     versions = [metadata.version(name) for name in ("hydra-core", "omegaconf")]
     about: list[Any] = [list(words), versions, list(stamps(CONFIG_DIR, ".yaml"))]

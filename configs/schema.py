@@ -6,7 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from clipeval.configs.addresses import is_address
+from clipeval.configs.addresses import shown as address_shown
 from clipeval.configs.data_keys import DATA
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.values import BOOL, COUNT_OR_NULL, TEXT, TEXT_OR_NULL, Value, shown
@@ -130,8 +133,8 @@ PROMPTS = {
 }
 
 
-WRITTEN = ("out", "cache.root", "head.save", "slurm.logs")
-"""Folders that are written to."""
+WRITTEN = ("cache.root", "head.save", "slurm.logs")
+"""Folders of this machine that are written to."""
 
 
 def check(config: DictConfig) -> None:
@@ -157,6 +160,7 @@ def check(config: DictConfig) -> None:
         rule.check(key, values.get(key))
     for key in WRITTEN:
         _local(key, OmegaConf.select(config, key))
+    _out(values["out"])
     _model(values.get("model"))
     _prompts("prompts", values.get("prompts"))
     for name, task in _mapping("tasks", values.get("tasks")).items():
@@ -175,11 +179,33 @@ def check(config: DictConfig) -> None:
 
 
 def _local(key: str, value: object) -> None:
-    if isinstance(value, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)):
+    if is_address(value):
+        place = address_shown(str(value))
         raise ClipevalError(
-            f"{key}={value}: a folder of this machine was expected, for files are replaced there while a run goes on. Name one, "
-            f"as {key}=FOLDER, and copy it to {scheme[0]} afterwards; or mount the storage as a folder. Data alone are read from "
-            "there, by data.root."
+            f"{key}={place}: a folder of this machine was expected, for files are replaced there while a run goes on. Name one, "
+            f"as {key}=FOLDER, and copy it to {place.partition('://')[0]}:// afterwards; or mount the storage as a folder. Data "
+            "are read from there by data.root, and results are kept there by out."
+        )
+
+
+def _out(value: str) -> None:
+    """An address is written to, and stands in every record."""
+    if cut := re.match(r"(s3|gs|gcs|hf|az|abfs):/(?!/)", value):
+        raise ClipevalError(
+            f"out={value}: a slash is missing. pathlib takes one from an address; give it as text, {cut[1]}://…"
+        )
+    if not is_address(value):
+        return
+    parts, place = urlsplit(value), address_shown(value)
+    if parts.scheme.lower() in ("http", "https"):
+        raise ClipevalError(
+            f"out={place}: the web is read, and not written to. Name a folder, or a storage's own address, such as s3://bucket/run."
+        )
+    if parts.password or parts.query or parts.fragment:
+        what = "a password" if parts.password else "a ? or #"
+        raise ClipevalError(
+            f"out={place} holds {what}, and an address stands in every record: leave it out. Storage is logged in to by its own "
+            "variables, such as AWS_PROFILE, or by fsspec's, FSSPEC_PROTOCOL_OPTION."
         )
 
 

@@ -54,7 +54,7 @@ def evaluate(
         transform: a PIL image to a float tensor [3, H, W].
         suite: as `suite=` on the command line.
         data_root: as `data.root=`.
-        out: a run folder to keep and resume; None leaves nothing behind.
+        out: a run folder to keep and resume, or the address of one (as text); None leaves nothing behind.
         overrides: further words of the command line, such as "~tasks.sun397" or "runtime.precision=bf16".
         name: the model's name in the records.
         quiet: whether to show no progress.

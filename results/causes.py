@@ -66,7 +66,7 @@ def command(run: Run, wrong: Sequence[Judged], name: str, overrides: str) -> str
     root = (config.get("data") or {}).get("root")
     parts = ["clipeval run", *model, "suite=none", *(f"+task@tasks.{task}={task}" for task in chosen)]
     parts += [f"data.root={shlex.quote(str(root))}"] if root else []
-    out = shlex.quote(f"{run.folder.path}-{name.replace(' ', '-')}")
+    out = shlex.quote(f"{run.folder.place}-{name.replace(' ', '-')}")
     return f"{' '.join(parts)} {overrides} out={out} && clipeval report {out} --against published"
 
 

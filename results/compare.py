@@ -182,7 +182,7 @@ def compare(a: str | Path, b: str | Path, statistics: Statistics, *, draws: int 
                 "imported results have no samples to pair: `clipeval report RUN_A --against RUN_B` sets the figures side by side"
             )
         raise ClipevalError(
-            f"{run_a.folder.path} and {run_b.folder.path} share no recorded task with a main metric: run the same suite in both"
+            f"{run_a.folder.place} and {run_b.folder.place} share no recorded task with a main metric: run the same suite in both"
         )
     adjusted = paired.holm([item.p for item in comparisons])
     comparisons = [dataclasses.replace(item, adjusted=value) for item, value in zip(comparisons, adjusted, strict=True)]

@@ -55,7 +55,7 @@ def eval_results(run: Run) -> str:
         )
     if not entries:
         raise ClipevalError(
-            f"{run.folder.path} has no score on a data set of the Hub, which --format eval_results must name: {', '.join(left)}"
+            f"{run.folder.place} has no score on a data set of the Hub, which --format eval_results must name: {', '.join(left)}"
         )
     content = eval_result_entries_to_yaml(entries)
     assert parse_eval_result_entries(content) == entries
@@ -81,7 +81,7 @@ def every_eval_ever(run: Run) -> str:
     """
     records = _scored(run)
     if not records:
-        raise ClipevalError(f"{run.folder.path} holds no score yet: run a task with a main metric")
+        raise ClipevalError(f"{run.folder.place} holds no score yet: run a task with a main metric")
     imported = [record for record in records if record.imported is not None]
     created = max((record.created for record in records), default="") or "1970-01-01T00:00:00Z"
     # The time of the newest record, so that writing twice gives the same file.

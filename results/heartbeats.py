@@ -2,12 +2,14 @@
 
     status/<host>-<pid>-<random>.json   {"state": running | failed | stopped, "units": [...], "error": ...}
 
-It is written whole, touched every few seconds while its process lives, and removed when the work is done. What a killed
-process leaves is known by its age, or by its process id on the same machine; it holds nobody up.
+It is written whole, touched every few seconds while its process lives, and removed when the work is done. What a killed process
+leaves is known by its age, or by its process id on the same machine; it holds nobody up. Of a run folder that is kept at an address
+(`clipeval.results.mirror`) it lies there too, and is written anew every minute.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -22,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from clipeval.configs.files import write_atomically
-from clipeval.results import safe_json
+from clipeval.results import mirror, safe_json
 
 FOLDER = "status"
 BEAT, SILENT = 15.0, 120.0
 """Seconds between two touches, and those after which a file that nobody touched is taken for a dead process's."""
+SENT_EVERY = 4
+"""Touches, of which one is sent to the address that a run folder is kept at."""
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +140,15 @@ def _forget(folder: Path, units: set[str]) -> None:
 
 
 def _beat(path: Path, over: threading.Event) -> None:
-    while not over.wait(BEAT):
+    for number in itertools.count(1):
+        if over.wait(BEAT):
+            return
         try:
             os.utime(path)
         except OSError:
             return
+        if number % SENT_EVERY == 0 and (kept := mirror.of(path.parents[1])) is not None:
+            kept.beat(f"{FOLDER}/{path.name}")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -148,6 +156,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(content, indent=1).encode())
     except OSError as problem:  # the run itself will meet the same, and say so; a heartbeat is not worth stopping for
         log.debug("no heartbeat at %s: %s", path, problem)
+        return
+    if (kept := mirror.of(path.parents[1])) is not None:
+        kept.beat(f"{FOLDER}/{path.name}")
 
 
 def _remove(path: Path) -> None:
@@ -155,3 +166,5 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as problem:
         log.debug("the heartbeat %s stays: %s", path, problem)
+    if (kept := mirror.of(path.parents[1])) is not None:
+        kept.end_beat(f"{FOLDER}/{path.name}")

@@ -147,7 +147,7 @@ def _others(data: Any, location: str, file: Path, line: int | None, sha256: str,
 
 
 def _is_skipped(data: Any) -> bool:
-    """Whether a line says that clipeval skipped a task (`clipeval.results.run_folder.skipped_results`): it holds no result."""
+    """Whether a line says that clipeval skipped a task (`clipeval.results.datacomp_lines.skipped_results`): it holds no result."""
     return isinstance(data, dict) and "skipped" in data and data.get("metrics") == {"main_metric": None}
 
 

@@ -16,6 +16,7 @@ from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError, closest
 from clipeval.configs.resolvers import slug
 from clipeval.configs.task_classes import task_class
+from clipeval.results import mirror
 from clipeval.results.fingerprint import Fingerprint
 from clipeval.results.imported import DATACOMP, Result, read_results
 from clipeval.results.other_forms import MTEB, OPEN_CLIP
@@ -60,12 +61,13 @@ def import_results(
     named = any(word.lstrip("+").startswith("model") for word in overrides)
     out = config.out if any(word.lstrip("+").startswith("out=") for word in overrides) else None
     results = read_results(paths)
+    folder = mirror.opened(out, config.cache.root) if out else None
     by_model: dict[str, Imported] = {}
     known = _Tasks(results, config_dir)
     for result in results:
         model = _model(config) if named else _model_of(result)
         at = by_model.setdefault(
-            model["slug"], Imported(RunFolder(Path(out or f"runs/{model['slug']}-imported").expanduser()), model)
+            model["slug"], Imported(RunFolder(folder or Path(f"runs/{model['slug']}-imported")), model)
         )
         _add(at, *known.record(result, model), result)
     if out and len(by_model) > 1:
@@ -100,13 +102,13 @@ def _check(imported: Imported) -> None:
     about = (folder.run() or {}).get("model") or next((record.model for record in records), None)
     if about and (about.get("name"), about.get("pretrained")) != mine:
         raise ClipevalError(
-            f"{folder.path} holds results of {about.get('slug')}, not of {imported.model['slug']}: name another folder with out="
+            f"{folder.place} holds results of {about.get('slug')}, not of {imported.model['slug']}: name another folder with out="
         )
     wanted = {record.task for record in imported.records}
     computed = [record.task for record in records if record.imported is None and record.task in wanted]
     if computed:
         raise ClipevalError(
-            f"{folder.path} holds computed records of {', '.join(computed)}, and an imported result never takes the place of "
+            f"{folder.place} holds computed records of {', '.join(computed)}, and an imported result never takes the place of "
             "one: import into another folder with out="
         )
 

@@ -140,7 +140,7 @@ def leaderboard(suite: str = "datacomp", runs: Sequence[Run] = (), filters: Filt
         keys = [key for key in keys if key in row]
         if not keys:
             raise ClipevalError(
-                f"{run.folder.path} has recorded no published task of suite={suite} that the others have: leave it out"
+                f"{run.folder.place} has recorded no published task of suite={suite} that the others have: leave it out"
             )
     rows = pd.DataFrame([*_published(table), *mine])
     keys = _shared(rows, keys)

@@ -108,7 +108,7 @@ def load(*runs: str | Path) -> Results:
     """Reads one or several run folders.
 
     Args:
-        runs: folders that `clipeval run` or `clipeval import` wrote.
+        runs: folders that `clipeval run` or `clipeval import` wrote, or addresses, such as s3://bucket/run, where they keep them.
 
     Returns:
         Their metrics and predictions as DataFrames; in a notebook it shows itself as the report's table.

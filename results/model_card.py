@@ -37,7 +37,7 @@ def render(run: Run) -> str:
     results = [_result(run, run.records[task]) for task in tasks([run]) if _counts(run, task)]
     if not results:
         raise ClipevalError(
-            f"{run.folder.path} holds no score that a model card could show: run a task with a main metric"
+            f"{run.folder.place} holds no score that a model card could show: run a task with a main metric"
         )
     data = ModelCardData(
         model_name=run.label.replace(" ", "-"),

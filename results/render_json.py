@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.results.datacomp_lines import eval_results, skipped_results
 from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import Record
-from clipeval.results.run_folder import eval_results, skipped_results
 from clipeval.results.runs import Run, tasks
 
 CLIP_BENCHMARK_TASKS = {

@@ -23,7 +23,8 @@ import pandas as pd
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
-from clipeval.results import parquet, safe_json
+from clipeval.results import mirror, parquet, safe_json
+from clipeval.results.datacomp_lines import eval_results, skipped_results
 from clipeval.results.inside import inside
 from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
@@ -63,6 +64,11 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = self.path.name
+
+    @property
+    def place(self) -> str:
+        """What to call it: its path, or the address that it is kept at (`clipeval.results.mirror`)."""
+        return mirror.place(self.path)
 
     def run(self) -> dict[str, Any] | None:
         """What `run.json` holds; None where there is none.
@@ -104,7 +110,10 @@ class RunFolder:
         }
         created = info.get("created") or now()
         skips, opened = to_jsonable(info.get("skipped") or {}), set(opened)
+        kept = mirror.of(self.path)
         for _ in _attempts():
+            if kept is not None:
+                kept.fetch("run.json")
             try:
                 before = self.run() or {}
             except DamagedRecord:
@@ -123,12 +132,15 @@ class RunFolder:
             merged = {**merged, "skipped": skipped} if skipped else {k: v for k, v in merged.items() if k != "skipped"}
             content = to_jsonable({"schema": SCHEMA, **merged, "tasks": tasks, "created": created})
             write_atomically(self.file("run.json"), dumps(content))
+            if kept is not None:
+                kept.send("run.json")
+                kept.fetch("run.json")
             after = self.run() or {}
             known = after.get("skipped", {}).keys()
             if tasks.keys() <= after.get("tasks", {}).keys() and skips.keys() <= known and not opened & known:
                 return
         raise ClipevalError(
-            f"{self.path}/run.json could not be written: other processes keep writing it; run this job again"
+            f"{self.place}/run.json could not be written: other processes keep writing it; run this job again"
         )
 
     def slug(self) -> str | None:
@@ -154,7 +166,7 @@ class RunFolder:
             imported = next((r.model for r in records if r.imported is not None), {})
             if slug and imported and imported.get("slug") != slug:
                 raise ClipevalError(
-                    f"{self.path} holds imported results of {imported.get('slug')}, not of {slug}: give this run a folder "
+                    f"{self.place} holds imported results of {imported.get('slug')}, not of {slug}: give this run a folder "
                     "of its own with out="
                 )
             computed = next((r for r in records if r.imported is None), None)
@@ -163,7 +175,7 @@ class RunFolder:
         if theirs and theirs != weights:
             mine = f"of {slug} ({weights[:8]})" if slug else weights[:8]
             raise ClipevalError(
-                f"{self.path} holds results of {model.get('slug', 'another model')}, whose weights are {theirs[:8]}, "
+                f"{self.place} holds results of {model.get('slug', 'another model')}, whose weights are {theirs[:8]}, "
                 f"not {mine}: give this run a folder of its own with out=, or remove that one"
             )
 
@@ -263,10 +275,9 @@ class RunFolder:
                 self._verify(read_record(path))
             except (DamagedRecord, FileNotFoundError):
                 continue
-            return record
-        raise ClipevalError(
-            f"{path} could not be written: other processes keep writing other predictions there; run this job again"
-        )
+            if self._sent(record.task):
+                return record
+        raise self._crowded(record.task)
 
     def add_imported(self, record: Record) -> Record:
         """Writes a record that another program computed; it has no predictions. One that was imported before may go.
@@ -285,19 +296,47 @@ class RunFolder:
             )
         record = dataclasses.replace(record, created=record.created or now())
         write_record(path, record)
+        self._sent(record.task)
         return record
 
     def amend(self, record: Record) -> Record:
         """Writes a record alone: for what needs no new predictions, another main metric say."""
         self._verify(record)
-        write_record(self._record_path(record.task), record)
-        return record
+        for _ in _attempts():
+            write_record(self._record_path(record.task), record)
+            if self._sent(record.task):
+                return record
+        raise self._crowded(record.task)
+
+    def deliver(self) -> None:
+        """Sends what an earlier run wrote, and did not send to the address that this folder is kept at, if it is."""
+        if (kept := mirror.of(self.path)) is not None:
+            kept.deliver()
+
+    def _sent(self, task: str) -> bool:
+        """Sends a task to where this folder is kept, if anywhere; whether all is well there."""
+        kept = mirror.of(self.path)
+        return kept is None or kept.send_task(task)
+
+    def _crowded(self, task: str) -> ClipevalError:
+        path = f"{self.place}/records/{task}.json"
+        return ClipevalError(
+            f"{path} could not be written: other processes keep writing other predictions there; run this job again"
+        )
 
     def rebuild_eval_results(self) -> None:
         """Writes `eval_results.jsonl` anew from the records: DataComp's lines, in the suite's order."""
+        kept = mirror.of(self.path)
+        if kept is not None and kept.lost:  # which the run says already
+            kept = None
         for _ in _attempts():
+            if kept is not None:
+                kept.pull()  # the records of other machines
             content = self._lines()
             write_atomically(self.file("eval_results.jsonl"), content)
+            if kept is not None:
+                kept.send("eval_results.jsonl")
+                kept.pull()
             again = self._lines()
             # Another job may have added a record after ours were read, and have written its lines before ours.
             if content == again:
@@ -349,39 +388,6 @@ class RunFolder:
             planned = []
         place = {task: index for index, task in enumerate(planned)}
         return sorted(tasks, key=lambda task: (place.get(task, len(place)), task))
-
-
-def eval_results(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """DataComp's form: for each record `{"key", "dataset", "metrics": {..., "main_metric"}}`.
-
-    As in `evaluate.py` of mlfoundations/datacomp; its NaN is null here, so that every JSON reader takes it. What was imported
-    says from what in a further key, `imported`.
-    """
-    return [
-        {
-            "key": record.key,
-            "dataset": record.name,
-            "metrics": to_jsonable({**record.metrics, "main_metric": record.value}),
-            **({} if record.imported is None else {"imported": record.imported["form"]}),
-        }
-        for record in records
-    ]
-
-
-def skipped_results(
-    specs: Mapping[str, Mapping[str, Any]], why: Mapping[str, str], done: int, planned: int
-) -> list[dict[str, Any]]:
-    """A line for each task that was skipped, in DataComp's form: no metric, an undefined `main_metric`, and why."""
-    return [
-        {
-            "key": spec.get("key") or task,
-            "dataset": spec.get("name") or task,
-            "metrics": {"main_metric": None},
-            "skipped": why[task],
-            "tasks": f"{done} of {planned}",
-        }
-        for task, spec in specs.items()
-    ]
 
 
 def now() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
+from clipeval.results import mirror
 from clipeval.results.record_index import read_slim
 from clipeval.results.records import DamagedRecord, Record, visible
 from clipeval.results.run_folder import RunFolder
@@ -86,7 +87,7 @@ def load(paths: Sequence[str | Path], slim: bool = False) -> list[Run]:
     """Reads run folders.
 
     Args:
-        paths: the folders.
+        paths: the folders, or addresses at which they are kept.
         slim: whether records may lack the names of their classes; then only those are read that changed since the last time.
 
     Raises:
@@ -94,7 +95,7 @@ def load(paths: Sequence[str | Path], slim: bool = False) -> list[Run]:
     """
     if not paths:
         raise ClipevalError("no run folder was named: give at least one, such as runs/<model>")
-    runs = [_load(Path(path), slim) for path in paths]
+    runs = [_load(mirror.read(path), slim) for path in paths]
     labels = Counter(run.label for run in runs)
     tails = _tails([run.folder.path for run in runs])
     # Two runs of one model are told apart by their folders.
@@ -106,13 +107,15 @@ def load(paths: Sequence[str | Path], slim: bool = False) -> list[Run]:
 
 def _tails(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of some paths, of as many folders each, that tell them apart; whole where nothing does."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [
+        path.resolve().parts if mirror.of(path) is None else tuple(mirror.place(path).split("/")) for path in paths
+    ]
     distinct = len(set(parts))
     for count in range(1, max(map(len, parts)) + 1):
         tails = ["/".join(part[-count:]) for part in parts]
         if len(set(tails)) == distinct:
             return tails
-    return [str(path) for path in paths]
+    return [mirror.place(path) for path in paths]
 
 
 def _load(path: Path, slim: bool) -> Run:
@@ -138,7 +141,7 @@ def _load(path: Path, slim: bool) -> Run:
         hint = (
             f"did you mean {' '.join(map(str, inside[:5]))}?" if inside else "give a folder that `clipeval run` wrote"
         )
-        raise ClipevalError(f"{path} is no run folder: it holds neither run.json nor records/; {hint}")
+        raise ClipevalError(f"{mirror.place(path)} is no run folder: it holds neither run.json nor records/; {hint}")
     info = {**info, **{name: visible(info[name]) for name in ("model", "tasks", "code", "hardware") if info.get(name)}}
     planned: dict[str, Mapping[str, Any]] = {task: spec or {} for task, spec in (info.get("tasks") or {}).items()}
     for task, record in records.items():

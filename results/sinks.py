@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.files import write_atomically
 from clipeval.configs.naming import CHECKPOINT_SUFFIXES
+from clipeval.results import mirror
 from clipeval.results.curve import scores_of
 from clipeval.results.runs import load
 
@@ -163,6 +164,8 @@ def tell(texts: Sequence[str], folder: Path) -> None:
     content = hashlib.sha256(json.dumps(scores, sort_keys=True).encode()).hexdigest()[:16]
     with Sinks(texts, folder.resolve().name, folder / "sinks.json") as sinks:
         sinks.log(content, scores, step or 0)
+    if (kept := mirror.of(folder)) is not None:
+        kept.send("sinks.json")
 
 
 class Sinks(AbstractContextManager["Sinks"]):

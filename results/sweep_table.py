@@ -13,6 +13,7 @@ from rich.text import Text
 
 from clipeval.configs.naming import short_keys
 from clipeval.results import formatting, runs, sheet
+from clipeval.results.mirror import place
 from clipeval.results.run_folder import RunFolder
 
 MOST_TASKS = 6
@@ -44,13 +45,13 @@ def print_sweep(rows: Sequence[tuple[Mapping[str, str], Path]], console: Console
         marks = f" [{','.join(map(str, row.marks))}]" if row.marks else ""
         table.add_column(Text(f"{row.label}{marks}"), justify="right", overflow="fold")
     for values, folder in rows:
-        place = done.index(folder) if folder in done else None
-        cells = [Text(formatting.DASH) if place is None else _cell(row.cells[place]) for row in shown]
+        number = done.index(folder) if folder in done else None
+        cells = [Text(formatting.DASH) if number is None else _cell(row.cells[number]) for row in shown]
         table.add_row(*(values.get(key, "") for key in keys), *cells)
     console.print(table)
     console.print(Padding(Text("The run folder of each row:", style="dim"), (0, 1)))
     for _, folder in rows:  # never wrapped: they are there to be copied
-        console.print(Text(f"   {folder}", style="dim"), soft_wrap=True)
+        console.print(Text(f"   {place(folder)}", style="dim"), soft_wrap=True)
     lines = [Text(f"! {text}", style="bold yellow") for text in built.warnings]
     for note in built.footnotes:
         mark = "! " if note.flag else ""

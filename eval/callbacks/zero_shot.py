@@ -37,7 +37,7 @@ class ZeroShot:
         overrides: further words of the command line, such as "data.limit=2000" (a quick subset), "runtime.precision=bf16".
         tokenizer: a list of texts to int64 [T, L]; None: the model's own, where it is known.
         transform: a PIL image to float32 [3, H, W]; None: the model's own, where it is known.
-        out: a folder that keeps a run folder for each evaluated step, `step_1000`; None keeps nothing.
+        out: a folder, or an address (as text), that keeps a run folder for each evaluated step, `step_1000`; None keeps nothing.
         log: told the scores in the first process, {"zero_shot/imagenet1k/acc1": 0.63, …} and the step. A quick subset's name has
             its size: "zero_shot/imagenet1k_quick2000/acc1".
     """
@@ -104,7 +104,7 @@ class ZeroShot:
         try:
             with ranks.together():
                 towers = self._towers(model, processor)
-            out = None if self.out is None else Path(self.out) / f"step_{step}"
+            out = None if self.out is None else f"{str(self.out).rstrip('/')}/step_{step}"
             name = "in-training" if self.out is None else f"step_{step}"
             words: dict[str, Any] = {"overrides": self.overrides, "out": out, "name": name, "ranks": ranks}
             table = evaluate(*towers, self.suite, self.data_root, **words)

@@ -1,4 +1,4 @@
-"""`clipeval cache`: what embeddings and pixels are kept, how much room they take, and how to make some."""
+"""`clipeval cache`: what embeddings, pixels and staged runs are kept, how much room they take, and how to make some."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def add_cache(commands: Any) -> None:
     """Adds the subcommand to the command line."""
-    text = "list the embeddings, pixels and copied sets that are kept, or remove those that were longest not used"
+    text = "list the embeddings, pixels, copied sets and staged runs that are kept, or remove those that were longest not used"
     sub = commands.add_parser("cache", help=text, description=text)
     sub.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (the default) or prune")
     sub.add_argument("--keep", metavar="SIZE", help="with prune: how much may stay, such as 10GB; 0 removes everything")
@@ -47,6 +48,9 @@ def _cache(arguments: argparse.Namespace, rest: list[str]) -> int:
             markup=False,
             soft_wrap=True,
         )
+        for entry in filter(holds_unsent, list_entries(root)):
+            said = f"{entry.parts['label']} lacks results that are kept in {entry.path}: the command that computed them sends them"
+            console.print(said, markup=False, soft_wrap=True)
         return 0
     entries = list_entries(root)
     table = Table("kind", "of", "size", "last used", "precision", "entry", box=None, header_style="bold")
@@ -79,6 +83,8 @@ class CacheEntry:
 
 def list_entries(root: Path) -> list[CacheEntry]:
     """Every store under `root`, the least recently used first."""
+    from clipeval.results.mirror import ADDRESS
+
     entries = []
     for kind in ("images", "texts", "pixels"):
         for folder in sorted((root / kind).glob("*")):
@@ -93,7 +99,19 @@ def list_entries(root: Path) -> list[CacheEntry]:
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         names = ", ".join(sorted(path.name for path in folder.iterdir()))
         entries.append(CacheEntry("set", folder.name, folder, size, folder.stat().st_mtime, {"label": names}))
+    for folder in sorted((root / "runs").glob("*")):  # runs that are kept at addresses
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        with suppress(OSError):
+            address = (folder / ADDRESS).read_text("utf-8")
+            entries.append(CacheEntry("run", folder.name, folder, size, folder.stat().st_mtime, {"label": address}))
     return sorted(entries, key=lambda entry: entry.used)
+
+
+def holds_unsent(entry: CacheEntry) -> bool:
+    """Whether it is a run of which something is not at its address yet."""
+    from clipeval.results.mirror import unsent
+
+    return entry.kind == "run" and any(unsent(folder) for folder in entry.path.glob("[!.]*"))
 
 
 def _parts(label: Path) -> dict[str, Any]:
@@ -106,8 +124,8 @@ def _parts(label: Path) -> dict[str, Any]:
 
 
 def prune(root: Path, keep_bytes: int) -> list[CacheEntry]:
-    """Removes the least recently used stores until `keep_bytes` are left; gives what it removed."""
-    entries = list_entries(root)
+    """Removes the least recently used stores until `keep_bytes` are left; gives what it removed. What was not sent yet stays."""
+    entries = [entry for entry in list_entries(root) if not holds_unsent(entry)]
     total, removed = sum(entry.bytes for entry in entries), []
     for entry in entries:
         if total <= keep_bytes:

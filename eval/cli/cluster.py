@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipeval.cli.places import path_here, run_place
 from clipeval.configs.errors import ClipevalError
 
 if TYPE_CHECKING:
@@ -50,13 +51,15 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     submit.set_defaults(command=_submit, overrides=True)
     text = "which tasks of a run folder are done, running, waiting, failed or missing; status 0 when all are done"
     status = commands.add_parser("status", help=text, description=text)
-    status.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    status.add_argument(
+        "runs", nargs="+", type=run_place, metavar="RUN", help="run folders, or their addresses (s3://…)"
+    )
     status.set_defaults(command=_status, overrides=False)
     text = "evaluate each new checkpoint of a training run as it appears, and keep a curve of every metric"
     watch = commands.add_parser("watch", help=text, description=text)
-    watch.add_argument("folder", type=Path, metavar="FOLDER", help="where the checkpoints appear")
+    watch.add_argument("folder", type=path_here, metavar="FOLDER", help="where the checkpoints appear")
     watch.add_argument("--config-dir", **CONFIG_DIR)
-    watch.add_argument("--curve", type=Path, metavar="FILE", help="the CSV; default runs/<folder>.curve.csv")
+    watch.add_argument("--curve", type=path_here, metavar="FILE", help="the CSV; default runs/<folder>.curve.csv")
     watch.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks")
     watch.add_argument("--once", action="store_true", help="end after the checkpoints that are there")
     watch.add_argument("--sink", **SINK)
@@ -110,8 +113,9 @@ def _status(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
 
     from clipeval.cluster.status import print_status
+    from clipeval.results.mirror import read
 
-    return print_status(arguments.runs, Console())
+    return print_status([read(run) for run in arguments.runs], Console())
 
 
 def _watch(arguments: argparse.Namespace, overrides: list[str]) -> int:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipeval.cli.places import path_here, run_place
+
 COMPLETE = "__complete"
 PATHS = ("DIR", "FOLDER", "FILE", "PATH", "published|RUN")
 FILES = "__files"
@@ -159,7 +161,7 @@ def _of_option(option: argparse.Action, command: str, typed: str) -> list[str]:
 
     if option.choices or (command == "report" and option.dest == "format"):
         return _beginning(typed, map(str, option.choices or FORMATS))
-    return [FILES] if option.type is Path or option.metavar in PATHS else []
+    return [FILES] if option.type in (Path, path_here, run_place) or option.metavar in PATHS else []
 
 
 def _presets(typed: str, groups: Iterable[str]) -> Iterator[str]:

@@ -355,7 +355,7 @@ def _data() -> Iterator[Check]:
             "data", NOTE, "CLIPEVAL_DATA is not set", "set it to your data.root, or write data.root=… each time"
         )
     elif "://" in root:
-        from clipeval.data.addresses import shown
+        from clipeval.configs.addresses import shown
 
         yield Check("data", NOTE, f"{shown(root)}, where runs read sets", "`clipeval plan` says whether they are there")
     elif not Path(root).expanduser().is_dir():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from clipeval.cli.places import path_here
 from clipeval.configs.errors import ClipevalError, nearest
 
 FORMATS = ("table", "md", "csv", "html")
@@ -31,7 +31,7 @@ def add_leaderboard(commands: Any) -> None:
     sub.add_argument(
         "--format", choices=FORMATS, help="table, md, csv or html; by the name of --output where it is given"
     )
-    sub.add_argument("--output", type=Path, metavar="FILE", help="a file in place of the terminal")
+    sub.add_argument("--output", type=path_here, metavar="FILE", help="a file in place of the terminal")
     sub.set_defaults(command=_leaderboard, overrides=False)
 
 

@@ -32,7 +32,7 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
     options = evaluation.options()
     console.print(f"model  {evaluation.handle.name}", highlight=False, markup=False)
     console.print(f"pixels {evaluation.handle.preprocess.describe()}", highlight=False, markup=False)
-    console.print(f"out    {evaluation.folder.path}", highlight=False, markup=False)
+    console.print(f"out    {evaluation.folder.place}", highlight=False, markup=False)
     for flag in evaluation.handle.flags:
         console.print(f"(!) {flag}", highlight=False, markup=False)
     table = Table(box=None, header_style="bold")

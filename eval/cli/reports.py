@@ -11,6 +11,7 @@ from typing import Any
 from clipeval.cli.cache import add_cache
 from clipeval.cli.convert import add_convert
 from clipeval.cli.leaderboard import add_leaderboard
+from clipeval.cli.places import path_here, run_place
 from clipeval.configs.errors import ClipevalError
 
 BATCH = 64
@@ -43,11 +44,17 @@ def add_commands(commands: Any) -> None:
     _add_classify(commands)
     add_leaderboard(commands)
     report = commands.add_parser("report", help="tables and pages of one or several runs")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument(
+        "runs", nargs="+", type=run_place, metavar="RUN", help="run folders, or their addresses (s3://…)"
+    )
     report.add_argument("--format", default="table", help=", ".join(FORMATS))
     report.add_argument("--against", metavar="published|RUN", help="the published figures, or another run's, beside")
-    report.add_argument("--output", type=Path, metavar="PATH", help="a file (a folder for clip_benchmark and mteb)")
-    report.add_argument("--figures", type=Path, metavar="FOLDER", help="also write the charts there, as SVG and PDF")
+    report.add_argument(
+        "--output", type=path_here, metavar="PATH", help="a file (a folder for clip_benchmark and mteb)"
+    )
+    report.add_argument(
+        "--figures", type=path_here, metavar="FOLDER", help="also write the charts there, as SVG and PDF"
+    )
     report.add_argument(
         "--groups", action="store_true", help="instead, FairFace's and UTKFace's tables by group, in %%"
     )
@@ -56,19 +63,26 @@ def add_commands(commands: Any) -> None:
     _add_trust(report)
     report.set_defaults(command=_report, overrides=False)
     compare = commands.add_parser("compare", help="two runs, task by task, with paired statistics")
-    compare.add_argument("a", type=Path, metavar="RUN_A", help="a run folder")
-    compare.add_argument("b", type=Path, metavar="RUN_B", help="another")
+    compare.add_argument("a", type=run_place, metavar="RUN_A", help="a run folder, or its address")
+    compare.add_argument("b", type=run_place, metavar="RUN_B", help="another")
     compare.add_argument("--format", default="table", choices=("table", "md", "csv"), help="table, md or csv")
-    compare.add_argument("--output", type=Path, metavar="FOLDER", help="tables, the samples where they part, pictures")
+    compare.add_argument(
+        "--output", type=path_here, metavar="FOLDER", help="tables, the samples where they part, pictures"
+    )
     _add_trust(compare)
     compare.set_defaults(command=_compare, overrides=False)
     verify = commands.add_parser("verify", help="check digests, and compute every metric again from the predictions")
-    verify.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    verify.add_argument("run", type=run_place, metavar="RUN", help="a run folder, or its address")
     _add_trust(verify)
     verify.set_defaults(command=_verify, overrides=False)
     rerun = commands.add_parser("rerun", help="repeat a run from its manifest alone and compare sample by sample")
-    rerun.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    rerun.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN with .rerun added")
+    rerun.add_argument("run", type=run_place, metavar="RUN", help="a run folder, or its address")
+    rerun.add_argument(
+        "--output",
+        type=run_place,
+        metavar="FOLDER",
+        help="default: RUN with .rerun added; of an address runs/NAME.rerun",
+    )
     _add_trust(rerun)
     rerun.set_defaults(command=_rerun, overrides=False)
 
@@ -91,6 +105,13 @@ def _trusted(arguments: argparse.Namespace) -> Any:
     return trust(arguments.trust, arguments.config_dir)
 
 
+def _read(*places: str | Path) -> list[Path]:
+    """Run folders, of which those that are kept at addresses are brought here."""
+    from clipeval.results.mirror import read
+
+    return [read(place) for place in places]
+
+
 def _stored(path: Path, arguments: argparse.Namespace) -> Any:
     """A run folder's `StoredRun`, checked before torch is imported."""
     from clipeval.replay.stored_run import StoredRun
@@ -104,6 +125,7 @@ def _stored(path: Path, arguments: argparse.Namespace) -> Any:
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from clipeval.results.tables import print_table, report, write_report
 
+    arguments.runs = _read(*arguments.runs)
     if arguments.groups:
         for path in arguments.runs:
             _stored(path, arguments)
@@ -136,16 +158,18 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _report_groups(paths: list[Path], trusted: Any) -> int:
     from clipeval.replay.groups import tables_by_group
+    from clipeval.results.mirror import place
 
     for path in paths:
         for title, table in tables_by_group(path, trusted):
-            print(f"{path}: {title}" if len(paths) > 1 else title)
+            print(f"{place(path)}: {title}" if len(paths) > 1 else title)
             print(table.to_string(float_format=lambda rate: f"{100 * rate:.1f}", na_rep="–"), end="\n\n")
     return 0
 
 
 def _say_flags(paths: list[Path], format: str) -> None:
     """Other tools' forms have no place for a warning: it goes to standard error, so that nobody misses it."""
+    from clipeval.results.mirror import place
     from clipeval.results.run_folder import RunFolder
     from clipeval.results.runs import load
     from clipeval.results.sheet import warnings
@@ -157,9 +181,12 @@ def _say_flags(paths: list[Path], format: str) -> None:
     for path in paths:
         flagged = [record for record in RunFolder(path).records(damaged=[]) if record.flags]
         for record in flagged[:FLAGS_SAID]:
-            print(f"(!) {path}: {record.name}: {'; '.join(record.flags)}", file=sys.stderr)
+            print(f"(!) {place(path)}: {record.name}: {'; '.join(record.flags)}", file=sys.stderr)
         if len(flagged) > FLAGS_SAID:
-            print(f"(!) {path}: {len(flagged) - FLAGS_SAID} more tasks have warnings; see its table", file=sys.stderr)
+            print(
+                f"(!) {place(path)}: {len(flagged) - FLAGS_SAID} more tasks have warnings; see its table",
+                file=sys.stderr,
+            )
 
 
 def _pictures(format: str) -> Any:
@@ -174,6 +201,7 @@ def _pictures(format: str) -> Any:
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
 
+    arguments.a, arguments.b = _read(arguments.a, arguments.b)
     run = _stored(arguments.a, arguments)
     from clipeval.replay.pictures import pictures
     from clipeval.results.block import terminal
@@ -204,20 +232,23 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> int:
-    _stored(arguments.run, arguments)
+    (folder,) = _read(arguments.run)
+    _stored(folder, arguments)
     from clipeval.replay.verify import verify
 
-    return _say(verify(arguments.run, _trusted(arguments)), "holds")
+    return _say(verify(folder, _trusted(arguments)), "holds")
 
 
 def _rerun(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
 
-    _stored(arguments.run, arguments)
+    (folder,) = _read(arguments.run)
+    _stored(folder, arguments)
     from clipeval.replay.rerun import rerun
 
-    out = arguments.output or arguments.run.with_name(arguments.run.name + ".rerun")
-    return _say(rerun(arguments.run, out, Console(stderr=True), _trusted(arguments)), "same")
+    beside = folder.parent if folder == arguments.run else Path("runs")
+    out = arguments.output or beside / f"{folder.name}.rerun"
+    return _say(rerun(folder, out, Console(stderr=True), _trusted(arguments)), "same")
 
 
 def _say(findings: Iterable[Any], good: str) -> int:
@@ -269,7 +300,7 @@ def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
         raise ClipevalError("no file was named: give clip_benchmark's JSON files, or DataComp's eval_results.jsonl")
     imported = import_results([Path(name) for name in names], overrides, arguments.config_dir)
     for item in imported:
-        print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.path}")
+        print(f"{len(item.records)} results of {item.model['slug']} imported into {item.folder.place}")
         for remark in item.remarks:
             print(f"  {remark}")
     print_table([item.folder.path for item in imported])
@@ -302,7 +333,7 @@ def _download(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from clipeval.configs.compose import compose
 
     config, console = compose(overrides, arguments.config_dir), Console(stderr=True)
-    from clipeval.data.addresses import is_address, shown
+    from clipeval.configs.addresses import is_address, shown
 
     if is_address(config.data.root):
         raise ClipevalError(

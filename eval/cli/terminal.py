@@ -74,9 +74,5 @@ def print_results(folders: Sequence[Path], as_json: bool) -> None:
     runs = load(folders, slim=True)
     rows = long_rows(runs)
     print_json(
-        {
-            "runs": [
-                {"folder": str(r.folder.path), "label": r.label, "tasks": t} for r, t in zip(runs, rows, strict=True)
-            ]
-        }
+        {"runs": [{"folder": r.folder.place, "label": r.label, "tasks": t} for r, t in zip(runs, rows, strict=True)]}
     )

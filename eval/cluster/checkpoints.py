@@ -62,7 +62,7 @@ def run_models(
         evaluation = Evaluation.open(compose(replaced(overrides, words), config_dir), console)
         if evaluation.folder.path.absolute() in {other.folder.path.absolute() for other in evaluations}:
             raise ClipevalError(
-                f"out={evaluation.folder.path} would hold several models; leave out= away, or write "
+                f"out={evaluation.folder.place} would hold several models; leave out= away, or write "
                 "out='runs/${model.slug}'."
             )
         evaluations.append(evaluation)

@@ -50,8 +50,8 @@ class Naming:
             return str(config.out)
         values = {key: value for key, value in self.values(overrides).items() if key not in self.told}
         shown = self.shown if self.shown.keys() >= values.keys() else short_keys(values)
-        path = Path(str(config.out))
-        return str(path.with_name(folder_name(path.name + suffix(values, shown))))
+        above, slash, name = str(config.out).rstrip("/").rpartition("/")  # a path, or an address
+        return above + slash + folder_name(name + suffix(values, shown))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from clipeval.cluster import slurm
 from clipeval.cluster.job_notes import job_notes
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
 from clipeval.results.heartbeats import Heartbeat, heartbeats
+from clipeval.results.mirror import place
 from clipeval.results.records import DamagedRecord
 from clipeval.results.run_folder import RunFolder
 
@@ -57,7 +58,7 @@ def task_states(path: Path) -> list[TaskState]:
     folder = RunFolder(path)
     run = folder.run()
     if run is None:
-        raise ClipevalError(f"{path} has no run.json: it is not a run folder, or its first run has not begun.")
+        raise ClipevalError(f"{folder.place} has no run.json: it is not a run folder, or its first run has not begun.")
     beats, given, skipped = _heartbeats(path), _given(path), folder.skipped()
     tasks = list(dict.fromkeys([*run.get("tasks", {}), *folder.tasks()]))
     return [_state(folder, task, beats.get(task, []), given.get(task, []), skipped.get(task)) for task in tasks]
@@ -78,7 +79,7 @@ def print_status(paths: Sequence[Path], console: Console) -> int:
         count = Counter(task.state for task in states)
         summary = ", ".join(f"{count[state]} {state}" for state in STYLES if count[state])
         of = f"; {count['done']} of {len(states)} tasks" if count["skipped"] else ""
-        console.print(f"{path}: {summary}{of}", markup=False, highlight=False)
+        console.print(f"{place(path)}: {summary}{of}", markup=False, highlight=False)
         console.print(table)
         complete = complete and count["done"] + count["skipped"] == len(states)
         skipped = skipped or count["skipped"] > 0

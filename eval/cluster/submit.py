@@ -70,7 +70,7 @@ def submit(overrides: Sequence[str], config_dir: str | None, console: Console) -
     for job_id, part in send(jobs, config.slurm, logs):
         _note(job_id, part, runs, logs)
         _say(job_id, part, logs, console)
-    folders = " ".join(str(run.evaluation.folder.path) for run in runs)
+    folders = " ".join(run.evaluation.folder.place for run in runs)
     console.print(f"follow with: clipeval status {folders}", markup=False, highlight=False)
     console.print("the same command again sends what is then missing", highlight=False)
     return 0
@@ -153,7 +153,7 @@ def _costs(number: int, run: Run, console: Console) -> list[TaskCost]:
     factor = model_cost(evaluation.handle.architecture)
     for planned in plan.open:
         if planned.id in queued:
-            console.print(f"{evaluation.folder.path}: {planned.id} is in job {queued[planned.id]}", highlight=False)
+            console.print(f"{evaluation.folder.place}: {planned.id} is in job {queued[planned.id]}", highlight=False)
     left = [planned for planned in plan.open if planned.id not in queued]
     return missing_costs(left, evaluation.stores, number, factor)
 
@@ -169,6 +169,7 @@ def _note(job_id: str, jobs: Sequence[Job], runs: Sequence[Run], logs: Path) -> 
             content = {"job": job_id, "units": units, "logs": str(logs), "host": os.uname().nodename}
             path = run.evaluation.folder.path / JOBS / f"{job_id}.json"
             write_atomically(path, json.dumps(content, indent=1).encode())
+            run.evaluation.folder.deliver()
 
 
 def _say(job_id: str, jobs: Sequence[Job], logs: Path, console: Console) -> None:

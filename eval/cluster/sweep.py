@@ -59,6 +59,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     Raises:
         ClipevalError: a combination cannot be composed, or two would share a run folder; nothing has run then.
     """
+    from clipeval.results.mirror import opened
     from clipeval.results.sweep_table import print_sweep
 
     naming, combinations = _before(overrides, config_dir)
@@ -78,7 +79,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
         sys.argv = before
-    rows = [(one.values, Path(str(one.config.out))) for one in combinations] or [({}, Path(folder)) for folder in begun]
+    rows = [(one.values, opened(one.config.out, one.config.cache.root)) for one in combinations]
+    rows = rows or [({}, Path(folder)) for folder in begun]
     missing = print_sweep(rows)
     return status or int(missing > 0)
 

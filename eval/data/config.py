@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.addresses import is_address, shown
 from clipeval.preprocess.transforms import Convert
 
 AS_THEY_ARE = ("pairs", "caption_rows", "qrels", "queries", "videos", "video_captions")

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.addresses import is_address, shown
 from clipeval.data.remote import Ranges
 
 OPEN_FILES = 64

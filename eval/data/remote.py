@@ -20,18 +20,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from clipeval.configs.addresses import explained, filesystem, is_address, shown, version_of
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
-from clipeval.data.addresses import explained, filesystem, is_address, shown
 from clipeval.results import safe_json
 
 AHEAD = 4 * 2**20
 """Bytes that are read at once where images are read one after another: a request for each would cost more than the bytes."""
 TRANSFERS = 8
-_VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
-"""What file systems call what tells two contents of one name apart, the surest first."""
-
-
 _GO_ON = "What is finished is kept; the same command goes on from there."
 
 
@@ -187,7 +183,7 @@ def local_copy(address: str, cache: Path, *, by_range: bool) -> Path:
         )
     if any(".." in PurePosixPath(name).parts for name in files):
         raise ClipevalError(f"{shown(address)} holds a name with '..' in it, which leads out of the folder.")
-    sizes = {name: (int(entry.get("size") or 0), _version(entry)) for name, entry in sorted(files.items())}
+    sizes = {name: (int(entry.get("size") or 0), version_of(entry)) for name, entry in sorted(files.items())}
     digest = hashlib.sha256(json.dumps([address, sizes, by_range]).encode()).hexdigest()[:32]
     target = cache / "sets" / digest / PurePosixPath(root).name
 
@@ -242,10 +238,3 @@ def _files(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
         asked = pool.map(lambda name: fs.info(f"{root}/{name}".rstrip("/")), unsized)
         files.update(zip(unsized, asked, strict=True))
     return files
-
-
-def _version(entry: Mapping[str, Any]) -> str:
-    lfs = entry.get("lfs") or {}
-    if isinstance(lfs, Mapping) and lfs.get("sha256"):
-        return str(lfs["sha256"])
-    return next((str(entry[key]) for key in _VERSIONS if entry.get(key) is not None), "")

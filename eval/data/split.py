@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from clipeval.configs.addresses import shown
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
-from clipeval.data.addresses import shown
 from clipeval.data.config import DataConfig
 from clipeval.data.images import Images, digest_of
 from clipeval.data.subset import limited

@@ -23,10 +23,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from clipeval.configs.addresses import shown
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import sha256_of, write_atomically
 from clipeval.data.account import Account, is_litter
-from clipeval.data.addresses import shown
 from clipeval.data.depth import HEAD, is_deep
 from clipeval.data.remote import Pointer, pointer_at
 from clipeval.data.tar_members import Member, read_members

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipeval.configs.addresses import is_address
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
-from clipeval.data.addresses import is_address
 from clipeval.data.config import DataConfig
 from clipeval.data.depth import flag_deep
 from clipeval.data.images import FileImages, digest_of

@@ -56,4 +56,4 @@ def derived_scores(planned: PlannedTask, folder: RunFolder) -> Scores:
         assert predictions is not None
         return Scores(planned.task.statistics(predictions), predictions, Ties(int((record.ties or {}).get("count", 0))))
     except ValueError as problem:
-        raise ClipevalError(f"{folder.path}, predictions of {record.task}: {problem}") from None
+        raise ClipevalError(f"{folder.place}, predictions of {record.task}: {problem}") from None

@@ -31,6 +31,7 @@ from clipeval.models.handle import scale_of
 from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.preprocess.nvjpeg import require_nvjpeg
+from clipeval.results import mirror
 from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import heartbeat
 from clipeval.results.provenance import code, provenance
@@ -61,11 +62,15 @@ class Evaluation:
 
     @classmethod
     def open(cls, config: DictConfig, console: Console, handle: ModelHandle | None = None) -> Evaluation:
-        """Resolves the model and the run folder; loads and writes nothing. In the config, the device is the picked one."""
+        """Resolves the model and the run folder, of which an address is read; loads nothing, and writes nothing to it.
+
+        In the config, the device is the picked one.
+        """
         config.runtime.device = str(pick_device(config.runtime.device))
+        folder = RunFolder(mirror.opened(config.out, config.cache.root))
         if handle is None:
             handle = resolve(config.model, Path(config.cache.root).expanduser())
-        return cls(config, handle, RunFolder(Path(config.out).expanduser()), console)
+        return cls(config, handle, folder, console)
 
     @cached_property
     def stores(self) -> FeatureStores:
@@ -135,6 +140,7 @@ class Evaluation:
         skipped = {"skipped": dict(self.skipped)} if self.skipped else {}
         about = {"model": model, "config": config, **skipped, **provenance()}
         self.folder.write_run(about, opened=self._opened)
+        self.folder.deliver()
 
     def model_run(self, plan: Plan) -> ModelRun:
         """What the runner is to do of a plan."""
@@ -253,7 +259,7 @@ class Evaluation:
         """Prints which model fills which folder."""
         local = self.handle.name.startswith("local-dir:")  # its path says nothing; its slug was made to
         name = self.handle.slug if local else self.handle.name
-        self.console.print(f"{name} → {self.folder.path}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"{name} → {self.folder.place}", markup=False, highlight=False, soft_wrap=True)
 
     def _keep_nothing_of_the_unknown(self) -> None:
         """No embeddings are kept of a model that the next run could not tell from another.
@@ -294,7 +300,7 @@ class Evaluation:
         ]
         if others:
             raise ClipevalError(
-                f"{self.folder.path} holds results of {', '.join(others)} by an earlier state of {self.handle.name}, which would "
+                f"{self.folder.place} holds results of {', '.join(others)} by an earlier state of {self.handle.name}, which would "
                 "stand beside those of this one: give this run a folder of its own with out=, evaluate those tasks too, or remove "
                 "their records."
             )
@@ -308,7 +314,7 @@ class Evaluation:
         mine = code()["version"]
         if theirs and theirs != mine:
             raise ClipevalError(
-                f"{self.folder.path} was written by clipeval {theirs}, and this is {mine}, whose scores may differ: "
+                f"{self.folder.place} was written by clipeval {theirs}, and this is {mine}, whose scores may differ: "
                 f"give this run a folder of its own with out=, or go on with clipeval {theirs}."
             )
 
@@ -318,7 +324,7 @@ class Evaluation:
             return
         if self.config.resume == "refuse":
             raise ClipevalError(
-                f"{self.folder.path} holds records of something else, and resume=refuse:\n" + "\n".join(lines) + "\n"
+                f"{self.folder.place} holds records of something else, and resume=refuse:\n" + "\n".join(lines) + "\n"
                 "Choose another out=, or replace them with resume=recompute."
             )
         self.say("\n".join(["Records that no longer hold, computed again:", *lines]))

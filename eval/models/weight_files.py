@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import addresses
 from clipeval.models import hub_cache
@@ -74,7 +75,7 @@ class WeightFiles:
         """A short name, for messages and tables."""
         if self.file is not None:
             return self.file.name
-        return addresses.shown(self.address) if self.address else f"{self.repository}/{self.names[0]}"
+        return shown(self.address) if self.address else f"{self.repository}/{self.names[0]}"
 
 
 def located(key: str, given: str, cache: Path) -> WeightFiles | None:
@@ -94,7 +95,7 @@ def located(key: str, given: str, cache: Path) -> WeightFiles | None:
             hint = f"; all of a repository in open_clip's form is hf-hub:{given[5:]}" if named else ""
             raise ClipevalError(f"{key}={given}: hf://ORG/NAME/FILE was expected, a file of a repository{hint}")
         return WeightFiles(repository=named["repository"], names=(named["file"],), revision=named["revision"])
-    if addresses.is_address(given):
+    if is_address(given):
         return WeightFiles(address=given, cache=cache)
     if Path(given).expanduser().exists():
         return WeightFiles(file=checkpoint_in(Path(given).expanduser()))

@@ -36,5 +36,5 @@ def tables_by_group(path: Path, trusted: Trust = NOBODY) -> Iterator[tuple[str, 
             yield f"{record.name}, {title}", table
     if not count:
         raise ClipevalError(
-            f"{path} has no record of an attributes task; --groups shows FairFace, UTKFace and their like."
+            f"{folder.place} has no record of an attributes task; --groups shows FairFace, UTKFace and their like."
         )

@@ -55,7 +55,7 @@ def _table(folder: RunFolder, run: StoredRun, records: list[Record]) -> pd.DataF
             a, b, matched, _ = align(before, folder.predictions(record))
             one, other = run.statistics(first, a).get(metric), run.statistics(record, b).get(metric)
             if not matched or one is None or other is None:
-                raise ClipevalError(f"{folder.path}: {first.task} and {record.task} have no samples in common.")
+                raise ClipevalError(f"{folder.place}: {first.task} and {record.task} have no samples in common.")
             (under, over), p, _ = paired_test(one, other, DRAWS, 0)
             raw.append(p)
             row |= {"difference": other.value - one.value, "from": under, "to": over}

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from clipeval.cluster import local
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import user_cache
 from clipeval.configs.schema import CONFIG, check
-from clipeval.data import addresses
 from clipeval.engine.evaluation import Evaluation
 from clipeval.models import resolve
 from clipeval.replay.stored_run import StoredRun
@@ -24,7 +24,7 @@ from clipeval.results.run_folder import RunFolder
 from clipeval.results.trust import NOBODY, Trust, check_model
 
 
-def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Check]:
+def rerun(path: Path, out: str | Path, console: Console, trusted: Trust = NOBODY) -> Iterator[Check]:
     """Repeats a run from its manifest alone, into `out`, with no cache of embeddings, and compares sample by sample.
 
     Its model and data have to be on this machine: nothing is fetched, and nothing is written but `out` and the user's own cache.
@@ -38,7 +38,7 @@ def rerun(path: Path, out: Path, console: Console, trusted: Trust = NOBODY) -> I
     skipped = old.skipped()
     recorded = {r.task for r in old.records() if r.imported is None and r.task not in skipped}
     if not recorded:
-        raise ClipevalError(f"{path} holds no result that was computed: there is nothing to repeat.")
+        raise ClipevalError(f"{old.place} holds no result that was computed: there is nothing to repeat.")
     config = _repeatable(stored.config, recorded, out)
     _check_data(config, stored.file)
     config.data.on_missing = "fail"  # what was recorded is repeated, or this says why not
@@ -64,14 +64,14 @@ def _check_data(config: DictConfig, file: Path) -> None:
     """ClipevalError where data lie at an address: a file says it, which may be anybody's."""
     parts = [config.data, *(node.get(part) for node in config.tasks.values() for part in ("data", "outside"))]
     given = [part.get(key) for part in parts if part is not None for key in ("root", "path")]
-    if there := [address for address in given if addresses.is_address(address)]:
+    if there := [address for address in given if is_address(address)]:
         raise ClipevalError(
-            f"{file}: its data lie at {addresses.shown(there[0])}, and a rerun downloads nothing. `clipeval run` of the same words "
+            f"{file}: its data lie at {shown(there[0])}, and a rerun downloads nothing. `clipeval run` of the same words "
             "with another out= computes it again, and `clipeval compare` says what differs."
         )
 
 
-def _repeatable(stored: DictConfig, recorded: Collection[str], out: Path) -> DictConfig:
+def _repeatable(stored: DictConfig, recorded: Collection[str], out: str | Path) -> DictConfig:
     """The config of a run that repeats another: with the keys of this release, checked, writing where the user lets it."""
     config = compose(["suite=none"])
     OmegaConf.set_struct(config, False)

@@ -47,7 +47,7 @@ class StoredRun:
         run, file = folder.run(), folder.path / "run.json"
         if run is None or run.get("config") is None:
             raise ClipevalError(
-                f"{folder.path} holds no run.json with a config: it is not the folder of a finished run."
+                f"{folder.place} holds no run.json with a config: it is not the folder of a finished run."
             )
         content = renamed(run["config"])
         slurm = content.pop("slurm", None)  # shell words, which no command here reads, and which may hold a ${…}

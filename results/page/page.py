@@ -178,7 +178,7 @@ def _provenance(run: Run) -> tuple[str, list[tuple[str, str]]]:
         *(hardware.get("gpus") or []),
     ]
     pairs = [
-        ("Folder", str(run.folder.path)),
+        ("Folder", run.folder.place),
         ("Architecture", str(model.get("name") or "")),
         ("Weights", str(model.get("pretrained") or "")),
         ("Weights' digest", str(model.get("weights") or "")),

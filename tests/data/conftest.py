@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.storage import CONTENT, Quiet
+from tests.data.storage import CONTENT, S3, Quiet
 
 
 @pytest.fixture
@@ -25,22 +25,25 @@ def site(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A server of S3's protocol, which the environment names, with nothing in it."""
     pytest.importorskip("s3fs")
-    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     import fsspec
 
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    server = S3()
     for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="weights")
-    client.put_object(Bucket="weights", Key="run/model.pt", Body=CONTENT)
-    yield "s3://weights"
+    yield server
     server.stop()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    client = pytest.importorskip("boto3").client("s3")
+    client.create_bucket(Bucket="weights")
+    client.put_object(Bucket="weights", Key="run/model.pt", Body=CONTENT)
+    return "s3://weights"

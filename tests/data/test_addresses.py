@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipeval.cli.main import main
+from clipeval.configs.addresses import is_address, shown
 from clipeval.configs.errors import ClipevalError
 from clipeval.data import addresses
 from clipeval.models import resolve
@@ -114,7 +115,7 @@ def test_signatures_and_passwords_are_told_to_nobody(tmp_path: Path) -> None:
     with pytest.raises(ClipevalError) as found:
         addresses.fetch("https://me:secret@example.org/x.pt?token=secret", tmp_path)
     assert "holds a password" in str(found.value) and "secret" not in str(found.value)
-    assert addresses.shown("https://h:1/x.pt?X-Amz-Signature=secret") == "https://h:1/x.pt"
+    assert shown("https://h:1/x.pt?X-Amz-Signature=secret") == "https://h:1/x.pt"
 
 
 def test_a_signature_is_not_noted(site: str, tmp_path: Path) -> None:
@@ -137,4 +138,4 @@ def test_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("text", ["/a/b.pt", "hf-hub:org/repo", "local-dir:/x", "C:\\x.pt", None, 3])
 def test_what_is_no_address(text: object) -> None:
-    assert not addresses.is_address(text)
+    assert not is_address(text)

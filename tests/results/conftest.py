@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.data.conftest import bucket as bucket
+from tests.data.conftest import s3 as s3
+
 
 @pytest.fixture(scope="session")
 def factory() -> ModuleType:
