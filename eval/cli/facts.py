@@ -13,9 +13,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import bundled
 
 Facts = dict[str, Any]
-NO_LICENCE = (
-    "not recorded in clipeval: the set's page says under which terms it may be used, and whether one has to ask"
-)
+NO_LICENCE = "the set's page says under which terms it may be used, and whether one has to ask"
 BUNDLED_LICENCE = "comes with clipeval; eval/bundled/LICENSES has its terms"
 
 
@@ -55,6 +53,16 @@ def task_facts(task: str, root: str | None = None, config_dir: str | None = None
             suite for suite in catalog.group_options("suite", config_dir) if task in _members(suite, config_dir)
         ],
     }
+
+
+def licence(facts: Facts) -> str | None:
+    """A task's licence and gating as the hub's page of its first copy says them, now or when it was last asked."""
+    hub = next((copy["hub"] for copy in facts["sources"] if copy["hub"]), None)
+    if facts["licence"] != NO_LICENCE or hub is None:
+        return facts["licence"]  # type: ignore[no-any-return]
+    from clipeval.configs.hub_terms import known  # with the hub's client
+
+    return known(hub) or f"{NO_LICENCE} (the hub was not to be reached)"
 
 
 def task_row(task: str, root: str | None, config_dir: str | None = None) -> Facts:

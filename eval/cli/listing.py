@@ -101,6 +101,8 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> int:
         "model": lambda: facts.model_facts(name, config_dir, named),
     }
     shown = reader[group]()
+    if group == "task":
+        shown["licence"] = facts.licence(shown)
     if arguments.format == "json":
         from clipeval.cli.terminal import print_json
 

@@ -23,6 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from rich.console import Console
 
+from clipeval.configs import hub_terms
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import sha256_of
 from clipeval.data.library_logs import errors_only
@@ -95,9 +96,8 @@ class Hub:
             ClipevalError: there is no such repository or revision, or it may not be read, or the hub cannot be reached.
         """
         info = self._patiently(lambda: self._api.dataset_info(repo, revision=revision, timeout=30), repo, revision)
-        said = info.card_data.license if info.card_data else None
-        licence = f"licence {', '.join(said) if isinstance(said, list) else said}" if said else "no licence is stated"
-        self._terms[repo] = f"{licence}; gated" if info.gated else licence
+        self._terms[repo] = hub_terms.of_page(info)
+        hub_terms.remember(self.endpoint, repo, self._terms[repo])
         if info.sha is None:
             raise ClipevalError(f"{self.endpoint} names no commit for {repo} at {revision or 'its default branch'}.")
         return info.sha

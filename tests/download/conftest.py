@@ -40,6 +40,12 @@ def hub(fake_hub, monkeypatch) -> Iterator[object]:
 
 
 @pytest.fixture(autouse=True)
+def remembered(monkeypatch, tmp_path_factory) -> None:
+    """What a hub's pages said is kept apart from the user's own cache."""
+    monkeypatch.setenv("CLIPEVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def pauses(monkeypatch) -> list[float]:
     """The pauses that were asked for, in seconds."""
     asked: list[float] = []

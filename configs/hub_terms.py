@@ -1,0 +1,56 @@
+"""What a repository's page says of its licence and of who may read it: asked of the hub, and remembered beside the other caches."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from clipeval.configs.files import write_atomically
+from clipeval.configs.resolvers import user_cache
+
+PATIENCE = 3.0
+"""Seconds for the hub's answer; without one, nobody waits for what is only said beside other things."""
+
+
+def of_page(info: Any) -> str:
+    """`licence mit; gated`, of the hub's answer about a data set."""
+    said = info.card_data.license if info.card_data else None
+    licence = f"licence {', '.join(said) if isinstance(said, list) else said}" if said else "no licence is stated"
+    return f"{licence}; gated" if info.gated else licence
+
+
+def remember(endpoint: str, repo: str, terms: str) -> None:
+    """Keeps what a page said, and the day. That it cannot be written is nobody's concern."""
+    content = {"endpoint": endpoint, "repo": repo, "terms": terms, "day": datetime.now(UTC).date().isoformat()}
+    try:
+        _path(endpoint, repo).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_path(endpoint, repo), json.dumps(content).encode())
+    except OSError:
+        return
+
+
+def known(repo: str) -> str | None:
+    """`licence mit; gated (its page, 2026-11-28)`: as the hub says now, or else as it said; None where neither is to be had."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    if not constants.is_offline_mode():
+        # Out of reach, private or no hub at all: what was said stands.
+        with suppress(HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError):
+            remember(endpoint, repo, of_page(HfApi(endpoint=endpoint).dataset_info(repo, timeout=PATIENCE)))
+    try:
+        content = json.loads(_path(endpoint, repo).read_bytes())
+        return f"{content['terms']} (its page, {content['day']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _path(endpoint: str, repo: str) -> Path:
+    return Path(user_cache()) / "terms" / f"{sha256(f'{endpoint}/{repo}'.encode()).hexdigest()[:32]}.json"
