@@ -31,11 +31,8 @@ def of_page(info: Any) -> str:
 def remember(endpoint: str, repo: str, terms: str) -> None:
     """Keeps what a page said, and the day. That it cannot be written is nobody's concern."""
     content = {"endpoint": endpoint, "repo": repo, "terms": terms, "day": datetime.now(UTC).date().isoformat()}
-    try:
-        _path(endpoint, repo).parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
         write_atomically(_path(endpoint, repo), json.dumps(content).encode())
-    except OSError:
-        return
 
 
 def known(repo: str) -> str | None:

@@ -107,9 +107,8 @@ def check(
 def _words(suite: str, data_root: str | Path | None, overrides: Sequence[str]) -> list[str]:
     if not isinstance(suite, str):
         raise ClipevalError(f"suite={suite!r}: a suite's name was expected; further words go to overrides=[…].")
-    if isinstance(overrides, str) or not all(
-        isinstance(word, str) for word in overrides
-    ):  # a text's letters would be words
+    # The letters of a text would be words.
+    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
         raise ClipevalError(f'overrides={overrides!r}: a list of words was expected, as ["runtime.precision=bf16"].')
     return [f"suite={suite}", *overrides, *([] if data_root is None else [override("data.root", str(data_root))])]
 
