@@ -179,6 +179,10 @@ def check(config: DictConfig) -> None:
 
 
 def _local(key: str, value: object) -> None:
+    if value == "":
+        raise ClipevalError(
+            f"{key}= is empty: a folder was expected. Leave the word out, or write {key}=. for this one."
+        )
     if is_address(value):
         place = address_shown(str(value))
         raise ClipevalError(
@@ -190,6 +194,10 @@ def _local(key: str, value: object) -> None:
 
 def _out(value: str) -> None:
     """An address is written to, and stands in every record."""
+    if not value:
+        raise ClipevalError(
+            "out= is empty: a folder or an address was expected. Leave the word out, or write out=. for this one."
+        )
     if cut := re.match(r"(s3|gs|gcs|hf|az|abfs):/(?!/)", value):
         raise ClipevalError(
             f"out={value}: a slash is missing. pathlib takes one from an address; give it as text, {cut[1]}://…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,3 +41,20 @@ def skipped_results(
         }
         for task, spec in specs.items()
     ]
+
+
+def jsonl(
+    records: Iterable[Record], planned: Mapping[str, Mapping[str, Any] | None], skipped: Mapping[str, str]
+) -> bytes:
+    """The file itself, a line a task.
+
+    Args:
+        records: the run's, in the order of the lines.
+        planned: {task: what `run.json` says of it} of all tasks of the run.
+        skipped: {task: why}; of these, a record counts that was imported.
+    """
+    records = [r for r in records if r.task not in skipped or r.imported is not None]
+    lines, done = eval_results(records), {r.task for r in records}
+    unscored = {task: planned.get(task) or {} for task in skipped if task not in done}
+    lines += skipped_results(unscored, skipped, len(done), len(planned))
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import random
 import re
 import time
@@ -24,7 +23,7 @@ import pandas as pd
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
 from clipeval.results import mirror, parquet, safe_json
-from clipeval.results.datacomp_lines import eval_results, skipped_results
+from clipeval.results.datacomp_lines import jsonl
 from clipeval.results.inside import inside
 from clipeval.results.json_io import dumps, to_jsonable
 from clipeval.results.records import SCHEMA, DamagedRecord, Record, check_schema, read_record, write_record
@@ -142,6 +141,16 @@ class RunFolder:
         raise ClipevalError(
             f"{self.place}/run.json could not be written: other processes keep writing it; run this job again"
         )
+
+    def names(self, tasks: Iterable[str]) -> bool:
+        """Whether `run.json`, as it stands where the folder is kept, says of all these tasks that the run is to hold them."""
+        kept = mirror.of(self.path)
+        if kept is not None and not kept.lost:
+            kept.fetch("run.json")
+        try:
+            return set(tasks) <= ((self.run() or {}).get("tasks") or {}).keys()
+        except DamagedRecord:
+            return False
 
     def slug(self) -> str | None:
         """The slug of the model whose folder this is; None where `run.json` does not say."""
@@ -343,16 +352,7 @@ class RunFolder:
                 return
 
     def _lines(self) -> bytes:
-        skipped = self.skipped()
-        records = [r for r in self.records(damaged=[]) if r.task not in skipped or r.imported is not None]
-        lines = eval_results(records)
-        if skipped:
-            planned = (self.run() or {}).get("tasks", {})
-            done = {record.task for record in records}
-            lines += skipped_results(
-                {t: planned.get(t) or {} for t in skipped if t not in done}, skipped, len(done), len(planned)
-            )
-        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+        return jsonl(self.records(damaged=[]), (self.run() or {}).get("tasks", {}), self.skipped())
 
     def _record_path(self, task: str) -> Path:
         if not task or task.startswith(".") or _NOT_IN_A_NAME.search(task):

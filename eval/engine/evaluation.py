@@ -17,6 +17,7 @@ from clipeval.configs.collector import rare_collections
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.config import data_config
 from clipeval.engine.decoder_processes import default_workers
+from clipeval.engine.earlier_results import check_folder, stale_lines
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
 from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import Plan, PlannedTask, make_plan, translated
@@ -32,10 +33,9 @@ from clipeval.models.head_files import head_path, save_head
 from clipeval.models.precision import indexed
 from clipeval.preprocess.nvjpeg import require_nvjpeg
 from clipeval.results import mirror
-from clipeval.results.fingerprint import identity_differences
 from clipeval.results.heartbeats import heartbeat
 from clipeval.results.provenance import code, provenance
-from clipeval.results.records import COUNTS, DamagedRecord, Record
+from clipeval.results.records import COUNTS, Record
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import intervals
 from clipeval.tasks.ties import flags as tie_flags
@@ -125,9 +125,9 @@ class Evaluation:
             self.say(f"{count}, for their data cannot be opened (data.on_missing=skip):")
             for task, problem in plan.skipped.items():
                 self.say(f"  {task}: {problem}")
-        self._check_folder()
-        self._check_version()
-        self._settle_stale(plan)
+        check_folder(self.folder, self.handle, self.config.tasks)
+        for line in stale_lines(self.folder, plan, self.config.resume):
+            self.say(line)
         self._want_heads(plan)
         self._give_scale(plan)
         return plan
@@ -279,56 +279,6 @@ class Evaluation:
         self.config.cache.features = False
         self.say(f"nothing of {self.handle.name} is kept for other runs ({why}); to reuse results, {cure}")
 
-    def _check_folder(self) -> None:
-        """A folder holds one model. One that evolves takes the place of what it was, if no record of that stays.
-
-        Raises:
-            ClipevalError: the folder is another model's; or a task that this run leaves out has a record of what the model was.
-        """
-        if not (self.handle.evolves and self.folder.slug() == self.handle.slug):
-            self.folder.check(self.handle.weights_digest, self.handle.slug)
-        mine = dict(self.handle.identity)
-        others = [
-            record.task
-            for record in self.folder.records(damaged=[])
-            if record.imported is None
-            and record.task not in self.config.tasks
-            and (
-                record.fingerprint.weights != self.handle.weights_digest
-                or identity_differences(mine, {k: v for k, v in record.identity.items() if k in mine})
-            )
-        ]
-        if others:
-            raise ClipevalError(
-                f"{self.folder.place} holds results of {', '.join(others)} by an earlier state of {self.handle.name}, which would "
-                "stand beside those of this one: give this run a folder of its own with out=, evaluate those tasks too, or remove "
-                "their records."
-            )
-
-    def _check_version(self) -> None:
-        """Scores of two releases are never mixed in one folder; within a release, protocols carry their own versions."""
-        try:
-            theirs = ((self.folder.run() or {}).get("code") or {}).get("version")
-        except DamagedRecord:  # written anew; the records vouch for themselves
-            return
-        mine = code()["version"]
-        if theirs and theirs != mine:
-            raise ClipevalError(
-                f"{self.folder.place} was written by clipeval {theirs}, and this is {mine}, whose scores may differ: "
-                f"give this run a folder of its own with out=, or go on with clipeval {theirs}."
-            )
-
-    def _settle_stale(self, plan: Plan) -> None:
-        lines = [f"  {task.id}: {'; '.join(task.why)}" for task in plan.tasks if task.state == "stale"]
-        if not lines:
-            return
-        if self.config.resume == "refuse":
-            raise ClipevalError(
-                f"{self.folder.place} holds records of something else, and resume=refuse:\n" + "\n".join(lines) + "\n"
-                "Choose another out=, or replace them with resume=recompute."
-            )
-        self.say("\n".join(["Records that no longer hold, computed again:", *lines]))
-
     def _want_heads(self, plan: Plan) -> None:
         """A task that is done is scored once more where its head is to be kept and is not: its embeddings are at hand."""
         folder = self.config.head.save
@@ -400,6 +350,9 @@ def run_planned(runs: Sequence[tuple[Evaluation, Plan]]) -> list[ModelRun]:
         for model, say in zip(models, failed, strict=True):
             if say is not None and model.problem is not None:
                 say(model.problem)
-    for evaluation, _ in runs:
+    for evaluation, plan in runs:
+        # Two jobs that began in the same instant may both have read run.json before either wrote it.
+        if not evaluation.folder.names(planned.id for planned in plan.tasks):
+            evaluation.announce()
         evaluation.folder.rebuild_eval_results()
     return models
