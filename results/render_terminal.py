@@ -39,6 +39,7 @@ def to_text(body: RenderableType, width: int | None, colour: bool) -> str:
         color_system="standard" if colour else None,
         highlight=False,
         legacy_windows=False,
+        force_jupyter=False,  # there rich would show it at once, beside what this returns
         _environ={} if colour else {**os.environ, "TERM": "dumb"},
     )
     console.print(body)
