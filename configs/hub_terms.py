@@ -1,4 +1,4 @@
-"""What a repository's page says of its licence and of who may read it: asked of the hub, and remembered beside the other caches."""
+"""What a repository's page says of its licence, of who may read it and of its size: asked of the hub, and kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
+from rich.filesize import decimal
 
 from clipeval.configs.files import write_atomically
 from clipeval.configs.resolvers import user_cache
@@ -28,20 +29,22 @@ def of_page(info: Any) -> str:
     return f"{licence}; gated" if info.gated else licence
 
 
-def remember(endpoint: str, repo: str, terms: str) -> None:
+def remember(endpoint: str, repo: str, info: Any) -> None:
     """Keeps what a page said, and the day. That it cannot be written is nobody's concern."""
-    content = {"endpoint": endpoint, "repo": repo, "terms": terms, "day": datetime.now(UTC).date().isoformat()}
+    size = f"; {decimal(info.used_storage)} on the hub" if info.used_storage else ""
+    day = datetime.now(UTC).date().isoformat()
+    content = {"endpoint": endpoint, "repo": repo, "terms": of_page(info) + size, "day": day}
     with suppress(OSError):
         write_atomically(_path(endpoint, repo), json.dumps(content).encode())
 
 
 def known(repo: str) -> str | None:
-    """`licence mit; gated (its page, 2026-11-28)`: as the hub says now, or else as it said; None where neither is to be had."""
+    """`licence mit; gated; 6.7 GB on the hub (its page, 2026-11-28)`: as the hub says now, or said; None where it never did."""
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     if not constants.is_offline_mode():
         # Out of reach, private or no hub at all: what was said stands.
         with suppress(HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError):
-            remember(endpoint, repo, of_page(HfApi(endpoint=endpoint).dataset_info(repo, timeout=PATIENCE)))
+            remember(endpoint, repo, HfApi(endpoint=endpoint).dataset_info(repo, timeout=PATIENCE))
     try:
         content = json.loads(_path(endpoint, repo).read_bytes())
         return f"{content['terms']} (its page, {content['day']})"

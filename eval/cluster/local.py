@@ -140,7 +140,8 @@ def say_devices(evaluation: Evaluation) -> None:
     named = f"{count} x {device.type}" if count > 1 else str(device)
     if device.type == "cuda" and torch.cuda.is_available():
         named += f" ({torch.cuda.get_device_name(device)})"
-    evaluation.say(f"device: {named}, {options.precision}, {options.stream.workers} decoders")
+    decoders = f"{options.stream.workers} decoder" + ("" if options.stream.workers == 1 else "s")
+    evaluation.say(f"device: {named}, {options.precision}, {decoders}")
 
 
 def device_names(device: str, count: int) -> list[str]:

@@ -97,7 +97,7 @@ class Hub:
         """
         info = self._patiently(lambda: self._api.dataset_info(repo, revision=revision, timeout=30), repo, revision)
         self._terms[repo] = hub_terms.of_page(info)
-        hub_terms.remember(self.endpoint, repo, self._terms[repo])
+        hub_terms.remember(self.endpoint, repo, info)
         if info.sha is None:
             raise ClipevalError(f"{self.endpoint} names no commit for {repo} at {revision or 'its default branch'}.")
         return info.sha

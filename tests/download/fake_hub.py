@@ -168,6 +168,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
                     "gated": "auto" if repo.gated else False,
                     "cardData": {"license": repo.licence} if repo.licence else None,
                     "siblings": [],
+                    "usedStorage": sum(len(content) for content in repo.commits[commit].values()),
                     "tags": [],
                 }
                 self._send(200, json.dumps(answer).encode(), {}, body)

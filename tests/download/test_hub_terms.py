@@ -1,6 +1,9 @@
 """What `clipeval show task=…` says of a set's licence and gating: as the hub says now, or as it said."""
 
 import json
+import re
+
+from rich.filesize import decimal
 
 from clipeval.cli.main import main
 from clipeval.configs.hub_terms import known
@@ -19,7 +22,8 @@ def test_show_asks_the_hub_and_remembers(hub, monkeypatch, capsys):
     assert "the hub was not to be reached" in shown(capsys, "pets")  # it knows no such repository
     hub.push(PETS, pets(), gated=True)
     hub.repos[PETS].licence = "cc-by-sa-4.0"
-    assert shown(capsys, "pets").startswith("licence cc-by-sa-4.0; gated (its page, 20")
+    size = decimal(sum(len(content) for content in pets().values()))
+    assert shown(capsys, "pets").startswith(f"licence cc-by-sa-4.0; gated; {size} on the hub (its page, 20")
     hub.repos[PETS].licence = None
     assert shown(capsys, "pets").startswith("no licence is stated; gated")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -35,7 +39,7 @@ def test_a_download_is_remembered_as_well(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.requests.clear()
     said = known(REPO)
-    assert said is not None and said.startswith("licence mit (its page, 20")
+    assert said is not None and re.match(r"licence mit; [\d.]+ [kM]?B on the hub \(its page, 20", said)
     assert hub.requests == []
 
 
