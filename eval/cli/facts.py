@@ -65,6 +65,19 @@ def licence(facts: Facts) -> str | None:
     return known(hub) or f"{NO_LICENCE} (the hub was not to be reached)"
 
 
+def model_licence(facts: Facts) -> str | None:
+    """A model's licence: its preset's, or what the hub's page of its weights says now or said; None of a model without any."""
+    about = facts["about"]
+    place = facts["weights"] or facts["path"] or about.get("source") or ""
+    repo = None if Path(place).exists() else re.match(r"(?:https://huggingface\.co/)?([\w.-]+/[\w.-]+)$", place)
+    if about.get("licence") or not (about or repo):
+        return about.get("licence")  # type: ignore[no-any-return]
+    from clipeval.configs.hub_terms import known
+
+    said = known(repo[1], "model") if repo else None
+    return said or "see the page of its weights"
+
+
 def task_row(task: str, root: str | None, config_dir: str | None = None) -> Facts:
     """The part of `task_facts` that stands in a list."""
     content = catalog.content("task", task, config_dir)

@@ -103,6 +103,8 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> int:
     shown = reader[group]()
     if group == "task":
         shown["licence"] = facts.licence(shown)
+    elif group == "model":
+        shown["licence"] = facts.model_licence(shown)
     if arguments.format == "json":
         from clipeval.cli.terminal import print_json
 

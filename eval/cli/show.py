@@ -84,8 +84,8 @@ def _model(facts: Mapping[str, Any], root: str | None) -> Iterator[Line]:
         yield "weights", about.get("source") or str(facts["path"])
     if "data" in about:
         yield "trained on", about["data"]
-    if about:
-        yield "licence", about.get("licence") or "see the page of its weights"
+    if facts["licence"]:
+        yield "licence", facts["licence"]
     if facts["open"]:
         yield "to be given", " ".join(f"model.{key}=…" for key in facts["open"])
     yield "image size", f"{facts['image_size']:.0f} pixels" if facts["image_size"] else "not known before it is loaded"

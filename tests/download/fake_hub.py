@@ -25,6 +25,8 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
     licence: str | None = None
+    card: dict[str, str] | None = None
+    """What its page says, whole, in place of the licence alone."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
                 self._send(fault.status, b"ordered", fault.headers, body)
             elif is_cdn:
                 self._file(hub.large(urlsplit(self.path).path.split("/")[-1]), {}, body, fault)
-            elif self.path.startswith("/api/datasets/"):
+            elif self.path.startswith(("/api/datasets/", "/api/models/")):
                 self._api(body)
             else:
                 self._resolve(body, fault)
@@ -154,7 +156,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
 
         def _api(self, body: bool) -> None:
             parts = urlsplit(self.path)
-            match = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", parts.path)
+            match = re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", parts.path)
             assert match, self.path
             name, what, revision = match[1], match[2], unquote(match[3] or "main")
             found = self._repo(name, revision)
@@ -166,7 +168,7 @@ def _handler(hub: FakeHub, is_cdn: bool):
                     "id": name,
                     "sha": commit,
                     "gated": "auto" if repo.gated else False,
-                    "cardData": {"license": repo.licence} if repo.licence else None,
+                    "cardData": repo.card or ({"license": repo.licence} if repo.licence else None),
                     "siblings": [],
                     "usedStorage": sum(len(content) for content in repo.commits[commit].values()),
                     "tags": [],

@@ -46,3 +46,21 @@ def test_a_download_is_remembered_as_well(hub, tmp_path, monkeypatch):
 def test_bundled_sets_ask_nobody(hub, capsys):
     assert "comes with clipeval" in shown(capsys, "quickstart_digits")
     assert hub.requests == []
+
+
+def test_a_models_licence_is_its_presets_or_its_pages(hub, monkeypatch, capsys):
+    def licence(*words: str) -> str:
+        assert main(["show", *words, "--format", "json"]) == 0
+        return str(json.loads(capsys.readouterr().out)["licence"])
+
+    assert licence("model=vit_b_16_metaclip_400m") == "CC-BY-NC-4.0"
+    assert hub.requests == []
+    mine = ["model=hf_transformers", "model.path=lab/clip"]
+    assert licence(*mine) == "see the page of its weights"
+    hub.push("lab/clip", {"model.safetensors": b"weights"})
+    hub.repos["lab/clip"].card = {"license": "other", "license_name": "apple-amlr"}
+    assert licence(*mine).startswith("licence apple-amlr (its page, 20")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert licence(*mine).startswith("licence apple-amlr (its page, 20")
+    assert main(["show", *mine]) == 0
+    assert "licence" in capsys.readouterr().out
