@@ -3,7 +3,8 @@
 In a causal tower the activations at a position depend on the tokens up to it alone. So the 1,000 prompts "a blurry photo of a
 …" need their first six positions once, not 1,000 times. Of a batch, each distinct beginning is a node; everything that works
 on single positions (projections, MLP, normalisation: nearly all of the arithmetic) runs over the nodes, and attention, which
-needs a text's positions side by side, over the texts. The products are those of the tower itself, fewer of them.
+needs a text's positions side by side, over the texts. In the last block only the position that becomes the embedding is
+computed. The products are those of the tower itself, fewer of them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class PrefixSharing:
             return None
         blocks = getattr(tower.transformer, "resblocks", ())
         plain = all(_is_plain(block) and block.attn.in_proj_weight is not None for block in blocks)
-        return cls(tower) if blocks and plain else None
+        made = cls(tower) if blocks and plain else None
+        return made if made is not None and made.pool in ("argmax", "eos", "first", "last") else None
 
     def __call__(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The embeddings, not normalised.
@@ -61,17 +63,35 @@ class PrefixSharing:
         dtype = self.blocks[0].get_weight_dtype()
         x = tower.token_embedding(tokens.flatten()[first]).to(dtype)
         x = x + tower.positional_embedding.to(dtype)[first % length]
-        for block in self.blocks:
-            attn = block.attn
-            qkv = functional.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
-            q, k, v = qkv[index].view(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        for block in self.blocks[:-1]:
+            q, k, v = _heads(block, x, index)
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + block.ls_1(attn.out_proj(mixed.transpose(1, 2).reshape(batch * length, -1)[first]))
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        pooled = text_global_pool(tower.ln_final(x)[index], tokens, self.pool, eos_token_id=self.end)
+            x = _rest(block, x, mixed.transpose(1, 2).reshape(batch * length, -1)[first])
+        # Of the last block's outputs one position is read of each text: it alone is computed.
+        places = torch.arange(length, device=tokens.device).expand(batch, length)
+        end = text_global_pool(places[..., None], tokens, self.pool, eos_token_id=self.end).flatten()
+        every = torch.arange(batch, device=tokens.device)
+        q, k, v = _heads(self.blocks[-1], x, index)
+        mixed = functional.scaled_dot_product_attention(
+            q[every, :, end][:, :, None], k, v, attn_mask=(places <= end[:, None])[:, None, None]
+        )
+        pooled = tower.ln_final(_rest(self.blocks[-1], x[index[every, end]], mixed.reshape(batch, -1)))
         projection = tower.text_projection
         found: torch.Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         return found
+
+
+def _heads(block: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Queries, keys and values [3, B, heads, L, D / heads] of the nodes [N, D] that the texts [B, L] consist of."""
+    attn = block.attn
+    qkv = functional.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+    return qkv[index].view(*index.shape, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _rest(block: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    """What a block does to positions [N, D] once attention has mixed them."""
+    x = x + block.ls_1(block.attn.out_proj(mixed))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
 
 
 def _is_plain(block: nn.Module) -> bool:
