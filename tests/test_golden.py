@@ -30,7 +30,7 @@ def quickstart(place: Path) -> dict[str, Any]:
     for path in sorted((place / "run" / "records").glob("[!.]*.json")):
         record = json.loads(path.read_text())
         frame = pd.read_parquet(place / "run" / record["predictions"]["file"])
-        answers = frame[[c for c in frame if "score" not in str(c)]]  # they differ in their last bits
+        answers = frame.select_dtypes(exclude="float32").round(3)  # cosines and probabilities differ in their last bits
         found[path.stem] = {
             "fingerprint": record["fingerprint"],
             "metrics": record["metrics"],
@@ -71,7 +71,7 @@ def test_nothing_changed(what: Any, tmp_path: Path) -> None:
         assert flipped <= FLIPPED, f"{task}: {flipped:.2%} of the answers differ"
         for part, value in before.items():
             if part == "metrics":
-                assert found[task][part] == pytest.approx(value, abs=3 * flipped + 1e-9, nan_ok=True), task
+                assert found[task][part] == pytest.approx(value, abs=3 * flipped + 1e-6, nan_ok=True), task
             elif part != "answers":
                 assert found[task][part] == value, f"{task}: {part}"
 
