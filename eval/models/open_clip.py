@@ -322,7 +322,7 @@ class OpenClip(ModelHandle):
             self._try_size(model)
         if images and torch.device(device).type == "cpu" and type(model.visual).__name__ == "ModifiedResNet":
             # A processor's convolutions want it so: 1.3 times as fast for RN50, the same but for the last bits.
-            model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.visual.to(memory_format=torch.channels_last)
         return Encoder(model, self.tokenizer(), self.preprocess, device, precision, compile=compile)
 
     def _load_weights(self, model: Any, load: Callable[..., tuple[str, ...]]) -> tuple[str, ...]:
