@@ -22,6 +22,7 @@ from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.configs.old_names import renamed
 from clipeval.configs.ood import spell as spell_ood
+from clipeval.configs.quick_merges import quick_merges
 from clipeval.configs.remembered import Composed, Memory
 from clipeval.configs.resolvers import register
 from clipeval.configs.schema import CONFIG, check
@@ -154,7 +155,7 @@ def _composed(
 def _hydra(overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE):
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE), quick_merges():
         return compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
 
 

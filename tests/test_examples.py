@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warm):
     """Runs an example in a folder of its own and gives what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLIPEVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLIPEVAL_CACHE", str(warm(tmp_path / "cache")))
 
     def run(name: str, *words: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *words])
@@ -74,11 +75,11 @@ def test_own_pictures(run, tmp_path: Path) -> None:
     assert (record["samples"], record["classes"]) == (24, 3)
 
 
-def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Callable[[Path], Path]) -> None:
     """In a kernel, as a notebook is run: what each cell shows, and that it shows it once."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    monkeypatch.setenv("CLIPEVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLIPEVAL_CACHE", str(warm(tmp_path / "cache")))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
@@ -110,7 +111,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(picture["image/png"]) > 5000
 
 
-def test_the_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Callable[[Path], Path]) -> None:
     """templates/protocol.py with the YAML of its docstring, and templates/task.yaml, on bundled data."""
     bundled = ROOT / "eval" / "bundled" / "data"
     text = (ROOT / "templates" / "protocol.py").read_text()
@@ -126,7 +127,13 @@ def test_the_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert catalog.describe("task", "flags", tmp_path).startswith("One line that says")
-    common = ["--config-dir", str(tmp_path), f"data.root={bundled}", f"cache.root={tmp_path / 'cache'}", "out=run"]
+    common = [
+        "--config-dir",
+        str(tmp_path),
+        f"data.root={bundled}",
+        f"cache.root={warm(tmp_path / 'cache')}",
+        "out=run",
+    ]
     words = ["suite=none", "+task@tasks.polarity=polarity", "+task@tasks.flags=flags"]
     assert main(["run", *words, *common]) == 0
     assert main(["verify", "run", "--config-dir", str(tmp_path)]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,25 +99,38 @@ def test_no_torch_where_slurm_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert imported("submit suite=quikstart", 1) == []
 
 
-def test_what_is_done_needs_neither_open_clip_nor_transformers(tmp_path: Path) -> None:
-    words = f"suite=none +task@tasks.digits=quickstart_digits out={tmp_path}/run cache.root={tmp_path}/cache"
-    assert "open_clip" in imported(f"run {words}")
-    results = Path(tmp_path, "run", "eval_results.jsonl")
+def digits(folder: Path) -> str:
+    """The words of a run of the digits in a folder."""
+    return f"suite=none +task@tasks.digits=quickstart_digits out={folder}/run cache.root={folder}/cache"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder in which the digits were run, and what that imported."""
+    folder = tmp_path_factory.mktemp("ran")
+    return folder, imported(f"run {digits(folder)}")
+
+
+def test_what_is_done_needs_neither_open_clip_nor_transformers(ran: tuple[Path, list[str]], tmp_path: Path) -> None:
+    place, first = ran
+    words = digits(place)
+    assert "open_clip" in first
+    results = Path(place, "run", "eval_results.jsonl")
     assert results.is_file()
     assert imported(f"plan {words}") == ["torch"]
     assert imported(f"run {words}") == ["torch"]
     assert imported(f"import {results} model=quickstart out={tmp_path}/imported") == []
-    (facts,) = Path(tmp_path, "cache", "facts").iterdir()
+    (facts,) = Path(place, "cache", "facts").iterdir()
     before = facts.read_bytes()
     facts.write_bytes(before[:-20])
     assert "open_clip" in imported(f"plan {words}")
     assert facts.read_bytes() == before
 
 
-def test_decoders_start_before_open_clip_is_imported(tmp_path: Path) -> None:
+def test_decoders_start_before_open_clip_is_imported(ran: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Of a model whose facts are known, the first images are decoded while open_clip and the weights are on their way."""
-    words = f"suite=none +task@tasks.digits=quickstart_digits out={tmp_path}/run cache.root={tmp_path}/cache"
-    imported(f"plan {words}")
+    words = digits(tmp_path)
+    shutil.copytree(ran[0] / "cache" / "facts", tmp_path / "cache" / "facts")
     script = f"""
 import sys
 from clipeval.engine import decode

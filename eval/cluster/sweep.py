@@ -17,6 +17,7 @@ from rich.console import Console
 from clipeval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
 from clipeval.configs.catalog import CONFIG_DIR
 from clipeval.configs.compose import CONFIG_NAME, finish
+from clipeval.configs.quick_merges import quick_merges
 
 COMMAND_LINE = "command-line"
 """What Hydra calls the source that --config-dir adds."""
@@ -74,7 +75,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     before, sys.argv = sys.argv, argv
     status = 0
     try:
-        hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base="1.3")(job)()
+        with quick_merges():  # Hydra composes each combination three times
+            hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base="1.3")(job)()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:

@@ -27,11 +27,9 @@ SETS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(quickstart: Path) -> Path:
     """The default run, as a new user starts it, in folders of its own."""
-    base = tmp_path_factory.mktemp("quickstart")
-    assert main(["run", f"out={base / 'run'}", f"cache.root={base / 'cache'}"]) == 0
-    return base
+    return quickstart
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,10 +59,19 @@ def recorded() -> list[str]:
     return [Path(key).stem for key in keys() if key.startswith("records/")]
 
 
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the embeddings of WORDS and nothing of any address."""
+    folder = tmp_path_factory.mktemp("embedded")
+    assert main(["run", *WORDS, f"out={folder / 'run'}", f"cache.root={folder / 'cache'}"]) == 0
+    return folder / "cache"
+
+
 @pytest.fixture(autouse=True)
-def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user with an empty cache in an empty folder."""
+def user(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with an empty cache in an empty folder; beside it `a`, a cache that has the embeddings."""
     (tmp_path / "work").mkdir()
+    shutil.copytree(embedded, tmp_path / "a")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("CLIPEVAL_CACHE", str(tmp_path / "user"))
 
@@ -165,7 +175,7 @@ def test_a_store_that_goes_away(
 
 
 def test_processes_of_one_machine(bucket: str, tmp_path: Path) -> None:
-    assert run(tmp_path / "a", "runtime.devices=2") == 0
+    assert run(tmp_path / "cold", "runtime.devices=2") == 0
     assert RunFolder(mirror.opened(OUT, tmp_path / "b")).tasks() == sorted(TASKS)
     assert not [key for key in keys() if key.startswith("status/")]
 
@@ -173,8 +183,8 @@ def test_processes_of_one_machine(bucket: str, tmp_path: Path) -> None:
 def test_shares(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two machines with a common cache of embeddings, and none but the address otherwise."""
     for share in ("0/2", "1/2"):
-        assert run(tmp_path / "a", "--share", share) == 0
-    assert run(tmp_path / "a") == 0
+        assert run(tmp_path / "cold", "--share", share) == 0
+    assert run(tmp_path / "cold") == 0
     assert RunFolder(mirror.opened(OUT, tmp_path / "b")).tasks() == sorted(TASKS)
 
 

@@ -6,6 +6,7 @@ go at once.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -145,10 +146,23 @@ def _main() -> None:
         "open_clip",
         "clipeval.cli.main",
         "clipeval.cluster.local",
+        "clipeval.cluster.checkpoint_files",
+        "clipeval.configs.compose",
+        "clipeval.data.webdataset",
+        "clipeval.models.fitting",
         "clipeval.models.open_clip",
+        "clipeval.models.open_clip_build",
+        "clipeval.results.tables",
         "clipeval.tasks",
+        "hydra",
+        "pyarrow.parquet",
+        "scipy.stats",
     ):
         importlib.import_module(module)
+    # Each fork would parse the YAML of every suite for its table, too.
+    importlib.import_module("clipeval.results.suites").suites_in({})
+    gc.collect()
+    gc.freeze()  # a fork's collector would walk, and so copy, all of it
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps("ready"), file=channel, flush=True)
