@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -63,9 +63,10 @@ def hooks() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with everything that the guides speak of."""
+def place(tmp_path_factory: pytest.TempPathFactory, warm: Callable[[Path], Path]) -> Iterator[Path]:
+    """A folder with everything that the guides speak of; the embeddings of the default run lie in the cache."""
     base = tmp_path_factory.mktemp("docs")
+    warm(base / "kept")
     rng = np.random.default_rng(0)
     for fact in facts():
         if fact.key.startswith(("vtab/", "wilds/")):  # what the guides run of DataComp's sets

@@ -58,11 +58,17 @@ WITHOUT_TORCH = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file for each of WITHOUT_TORCH: what it printed, in a fork of one process that has imported the command line alone."""
+    """A file for each of WITHOUT_TORCH: what it printed, in a fork of one process that has imported the command line.
+
+    That process has also imported others' packages, which import none of HEAVY, so that the forks need not.
+    """
     folder = tmp_path_factory.mktemp("answers")
     script = f"""
-import os, sys
+import gc, os, sys
+import hydra, hydra.main, numpy, omegaconf, pandas, pyarrow.parquet, rich.console, rich.table, yaml
 from clipeval.cli.main import main
+assert not [name for name in {HEAVY!r} if name in sys.modules]
+gc.freeze()
 for number, words in enumerate({list(WITHOUT_TORCH)!r}):
     if not (child := os.fork()):
         os.dup2(file := os.open(str(number), os.O_WRONLY | os.O_CREAT), 1)

@@ -259,7 +259,8 @@ def test_ctrl_c_ends_it_at_once_and_the_next_call_goes_on(hub, tmp_path):
     files = pets()
     hub.push(REPO, files)
     hub.fault(r"/blobs/.*test/0\.tar", "stall", after=5000, times=99)
-    program = (
+    program = (  # a shell without job control has its background processes ignore SIGINT, and they hand that on
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE, c.HF_HUB_DISABLE_XET = 1000, True\n"
         "from pathlib import Path; from clipeval.download import download; from clipeval.data import DataConfig\n"
         "try:\n"
