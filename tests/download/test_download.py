@@ -377,8 +377,8 @@ def test_errors_of_the_server_are_retried_with_growing_pauses(hub, tmp_path, pau
     hub.push(REPO, pets())
     hub.fault(r"/blobs/.*test/1\.tar", "status", status=502, times=3)
     download({"pets": config()}, tmp_path, None, workers=1)
-    # Where another file comes after the first failure, as threads will have it, the pauses begin anew.
-    assert pauses in ([1.0, 2.0, 4.0], [1.0, 1.0, 2.0])
+    # Where another file comes after the first or the second failure, as threads will have it, the pauses begin anew.
+    assert pauses in ([1.0, 2.0, 4.0], [1.0, 1.0, 2.0], [1.0, 2.0, 1.0])
     hub.fault(r"/blobs/", "status", status=500, times=999)
     with pytest.raises(DownloadError, match=r"answers with an error of its own \(500\)"):
         download({"pets": config("other")}, tmp_path, None)
