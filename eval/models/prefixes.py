@@ -42,8 +42,10 @@ class PrefixSharing:
             return None
         blocks = getattr(tower.transformer, "resblocks", ())
         plain = all(_is_plain(block) and block.attn.in_proj_weight is not None for block in blocks)
-        made = cls(tower) if blocks and plain else None
-        return made if made is not None and made.pool in ("argmax", "eos", "first", "last") else None
+        if not blocks or not plain:
+            return None
+        made = cls(tower)
+        return made if made.pool in ("argmax", "eos", "first", "last") else None
 
     def __call__(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The embeddings, not normalised.
