@@ -1,0 +1,137 @@
+"""open_clip in little more than half of its time: torch's compiler and wandb are imported when someone uses them, not before.
+
+Three modules among the thousands that `import open_clip` brings ask for what a run does not use; on two cores it took 7 s with that
+and 3.9 without. `postpone` has these three, once they are imported, find something to stand for it:
+
+- `torchvision.ops.roi_align` takes a function of `torch._dynamo`, the compiler, 2.5 s.
+- `timm.layers.typing` takes `torch.compiler.disable`, with which towers are marked: the compiler again. For its own functions torch
+  has the same mark that brings the compiler with the first call.
+- `timm.utils.summary` imports wandb where there is one, 1 s.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+
+
+class _Later(ModuleType):
+    """Stands for a module; what is asked of it comes from the module itself."""
+
+    lacks: tuple[str, ...] = ("__file__",)
+    """What Python asks of modules unbidden: inspect each one for its file, `from … import` for the path of a package."""
+
+    def __init__(self, name: str, spec: ModuleSpec | None = None) -> None:
+        super().__init__(name)
+        self.__spec__ = spec
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute in self.lacks:
+            raise AttributeError(attribute)
+        self._leave()
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+    def _leave(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        sys.modules[self.__name__] = self
+        try:
+            yield
+        finally:
+            self._leave()
+
+
+class _CompilerUtils(_Later):
+    """`torch._dynamo.utils`, whose function that torchvision takes by its name brings the compiler with the first call."""
+
+    lacks = ("__file__", "__path__")
+
+    def is_compile_supported(self, device_type: Any) -> Any:
+        return importlib.import_module(self.__name__).is_compile_supported(device_type)
+
+
+@contextmanager
+def _compiler_asked() -> Iterator[None]:
+    if _COMPILER in sys.modules:
+        yield
+        return
+    with _CompilerUtils(f"{_COMPILER}.utils").in_place():
+        yield
+
+
+@contextmanager
+def _compiler_marks() -> Iterator[None]:
+    import torch
+
+    quick = getattr(getattr(torch, "_compile", None), "_disable_dynamo", None)
+    if _COMPILER in sys.modules or quick is None:
+        yield
+        return
+    disable: Callable[..., Any] = torch.compiler.disable
+
+    @functools.wraps(disable)
+    def mark(fn: Callable[..., Any] | None = None, recursive: bool = True, **others: Any) -> Any:
+        return disable(fn, recursive, **others) if others else quick(fn, recursive)
+
+    torch.compiler.disable = mark
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
+
+
+@contextmanager
+def _wandb() -> Iterator[None]:
+    spec = None if "wandb" in sys.modules else find_spec("wandb")
+    if spec is None:
+        yield
+        return
+    with _Later("wandb", spec).in_place():
+        yield
+
+
+_WHILE: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "torchvision.ops.roi_align": _compiler_asked,
+    "timm.layers.typing": _compiler_marks,
+    "timm.utils.summary": _wandb,
+}
+
+
+class _Finder:
+    """Finds the modules of `_WHILE` as the other finders do, and has them executed with what stands for the rest in place."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        place = _WHILE.get(name)
+        if place is None:
+            return None
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                with place():
+                    execute(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def postpone() -> None:
+    """From here on in this process; once is enough."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
