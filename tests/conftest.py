@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import clipeval.preprocess  # noqa: F401  # open_clip is imported quickly from here on
 from clipeval.cli.main import main
 
 
