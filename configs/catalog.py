@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.errors import SHOWN, ClipevalError, nearest
 
 CONFIG_DIR = Path(__file__).resolve().parent
 GROUPS = ("model", "suite", "task", "protocol", "prompts", "runtime", "slurm")
+LISTED = ("model", "suite", "task")
+"""Groups of more options than an error lists; `clipeval list` does."""
 _PLACED = re.compile(r"^/?(?:task@tasks)\.(?P<id>.+)$")
 
 
@@ -55,14 +57,21 @@ def option_file(group: str, option: str, config_dir: str | Path | None = None) -
 
 def unknown(group: str, option: str, options: Iterable[str]) -> str:
     """What to say of an option that a group does not have; of a model, also how one is named that has no preset."""
+    names = list(options)
+    text = nearest(group, option, names)
+    if group in LISTED and len(names) > SHOWN:
+        text += f": `clipeval list {group}s`"
     if group != "model":
-        return nearest(group, option, options)
+        return text
     if "/" in option:
         return (
             f"{option!r} is no preset of a model. A repository of the hub, or a folder: model=hf_transformers "
             f"model.path={option}, or, where open_clip wrote it, model=open_clip model.name=hf-hub:{option} (or local-dir:FOLDER)"
         )
-    return f"{nearest(group, option, options)}. Without a preset: model=open_clip model.name=ARCHITECTURE model.pretrained=TAG"
+    name = (
+        option if any(letter.isupper() for letter in option) else "ARCHITECTURE"
+    )  # as open_clip spells its own, and no preset
+    return f"{text}. Without a preset: model=open_clip model.name={name} model.pretrained=TAG"
 
 
 def folders(config_dir: str | Path | None) -> list[Path]:

@@ -25,7 +25,8 @@ from clipeval.configs.ood import spell as spell_ood
 from clipeval.configs.quick_merges import quick_merges
 from clipeval.configs.remembered import Composed, Memory
 from clipeval.configs.resolvers import register
-from clipeval.configs.schema import CONFIG, check
+from clipeval.configs.schema import CONFIG, check, no_value
+from clipeval.configs.values import shown
 from clipeval.configs.variants import expand
 
 CONFIG_NAME = "config"
@@ -81,8 +82,11 @@ def _finish(content: dict[str, Any], choices: Mapping[str, Any], config_dir: str
     content = renamed(content)
     if content.get("task") is not None:  # the suite that it replaces is not to be filled in
         content["tasks"] = {}
-    for group in ("model", *CONFIG):
-        if not isinstance(content.get(group), dict):
+    for group in ("tasks", "model", *CONFIG):
+        given = content.get(group)
+        if given is not None and not isinstance(given, dict):
+            raise ClipevalError(no_value(group, shown(given)))
+        if given is None and group != "tasks":  # of which `check` says what is wrong
             raise ClipevalError(
                 f"{group} is no group of keys, and every run needs them; leave out ~{group}, and write {group}.KEY=…"
             )

@@ -9,8 +9,8 @@ EXIT_ERROR = 1
 EXIT_SKIPPED = 3
 """Everything is done but the tasks that `data.on_missing=skip` left out."""
 
-SHOWN = 80
-"""How many choices an error lists."""
+SHOWN = 20
+"""How many choices an error lists, if it must."""
 
 
 class ClipevalError(ValueError):
@@ -26,6 +26,8 @@ def first_line(problem: BaseException, instead: str | None = None) -> str:
 def nearest(kind: str, given: object, choices: Iterable[object]) -> str:
     """`Unknown task 'cifar1'. Did you mean: cifar10, cifar100? Available: cars, …`
 
+    Of many choices it says how many there are beside the close ones, and where none is close the first of them.
+
     Args:
         kind: what was asked for: task, suite, column.
         given: what was given.
@@ -39,6 +41,8 @@ def nearest(kind: str, given: object, choices: Iterable[object]) -> str:
     if not names:
         return f"{text} There is none."
     names = [_leaf(name, str(given)) for name in names]
+    if close and len(names) > SHOWN:
+        return f"{text} There are {len(names)} in all"
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{text} Available: {', '.join(names[:SHOWN])}{rest}"
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipeval.configs.catalog import GROUPS, unknown
 from clipeval.configs.errors import closest, nearest
+from clipeval.configs.schema import no_value
 
 Recompose = Callable[[Sequence[str]], DictConfig]
 
@@ -38,13 +39,16 @@ def explain(
     if isinstance(problem, MissingConfigException) and problem.missing_cfg_file:
         return _missing(problem, files)
     if found := re.match(r"Could not override '([^']+)'", text):
-        return (
-            _no_default(found[1]) if "@" in found[1] else unknown_key(found[1], _without_values(overrides, recompose))
-        )
+        if "@" in found[1]:
+            return _no_default(found[1])
+        config = _without_values(overrides, recompose)
+        return unknown_key(_within(found[1], overrides, config), config)
     if found := re.match(r"Could not delete(?: from config\.)? '([^']+)'", text):
         return unknown_key(found[1].removeprefix("task@"), _without_values(overrides, recompose))
     if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found[1]}: it is there already. To change it, leave out the plus: {found[1]}=…"
+    if found := re.match(r"Error merging override \+{0,2}([^=]+)=(\[.*)", text):
+        return no_value(found[1], found[2])
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
         key = found[1].partition("=")[0]
         return f"{found[1]!r} holds several values. For a run of each add -m; for a list write '{key}=[…]'."
@@ -69,6 +73,16 @@ def _missing(problem: MissingConfigException, files: Callable[[str], Sequence[st
         return unknown("model", f"{group.removeprefix('model/')}/{name}", options)
     text = location + unknown(group, name, options if inherits else [o for o in options if not o.startswith("_")])
     return text if location else f"{text}. Your own: --config-dir=DIR with DIR/{group}/{name}.yaml"
+
+
+def _within(key: str, overrides: Sequence[str], config: DictConfig) -> str:
+    """Of keys given in braces (`head={save: x, b: 1}`), the first that there is not; else the key itself."""
+    parser = OverridesParser.create()
+    for override in parser.parse_overrides(list(overrides)):
+        value, node = override.value(), OmegaConf.select(config, key)
+        if override.key_or_group == key and isinstance(value, dict) and isinstance(node, DictConfig):
+            return next((f"{key}.{name}" for name in value if name not in node), key)
+    return key
 
 
 def _no_default(key: str) -> str:

@@ -368,7 +368,15 @@ def _keys(before: str, given: Mapping[str, Any], known: Mapping[str, Any] | list
 
 def _mapping(location: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ClipevalError(
-            f"{location}={shown(value)}: keys of its own were expected ({location}.KEY=…), not a value."
-        )
+        raise ClipevalError(no_value(location, shown(value)))
     return {str(key): item for key, item in value.items()}
+
+
+def no_value(key: str, given: str) -> str:
+    """What to say of a value in the place of a group of keys."""
+    if key == "tasks":
+        return (
+            f"tasks={given}: tasks.NAME holds what a task of this run is; to choose what is run, write task=NAME, "
+            "'task=[NAME,NAME]' or suite=NAME, and to leave one out ~tasks.NAME."
+        )
+    return f"{key}={given}: keys of its own were expected ({key}.KEY=…), not a value."

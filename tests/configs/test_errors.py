@@ -24,7 +24,16 @@ def message(words: list[str], config_dir: Path | None = None) -> str:
 
 WRONG: list[tuple[list[str], list[str]]] = [
     # names of configs
-    (["task=cifar1"], ["Unknown task 'cifar1'. Did you mean: cifar10, cifar100", "Available: ", "--config-dir"]),
+    (
+        ["task=cifar1"],
+        ["Unknown task 'cifar1'. Did you mean: cifar10, cifar100", "`clipeval list tasks`", "--config-dir"],
+    ),
+    (["model=ViT-B-32"], ["Did you mean: ", "model=open_clip model.name=ViT-B-32 model.pretrained=TAG"]),
+    (["tasks=cifar10"], ["tasks='cifar10': ", "task=NAME", "suite=NAME"]),
+    (["tasks=[cifar10,mnist]"], ["tasks=[cifar10,mnist]: ", "'task=[NAME,NAME]'"]),
+    (["data=[a]"], ["data=[a]: keys of its own were expected (data.KEY=…)"]),
+    (["head=1"], ["head=1: keys of its own were expected (head.KEY=…)"]),
+    (["head={save: x, lod: y}"], ["Unknown key 'head.lod'. Did you mean: head.load?"]),
     (["suite=datacmp"], ["Unknown suite 'datacmp'. Did you mean: datacomp?"]),
     (["model=vitb32_openai"], ["Unknown model", "Did you mean: vit_b_32_openai"]),
     (["prompts=simpel"], ["Unknown prompts 'simpel'. Did you mean: simple?"]),
@@ -172,6 +181,9 @@ def test_nearest_names_the_nearest_then_all() -> None:
     assert nearest("task", "cifar1", ["mnist", "cifar10", "cifar100"]) == (
         "Unknown task 'cifar1'. Did you mean: cifar10, cifar100? Available: mnist, cifar10, cifar100"
     )
+    many = [f"task_{number}" for number in range(30)]
+    assert nearest("task", "task1", many).endswith("? There are 30 in all")
+    assert nearest("task", "zzz", many).endswith("task_18, task_19 and 10 more")
     assert nearest("task", "zzz", ["mnist"]) == "Unknown task 'zzz'. Available: mnist"
     assert nearest("task", "zzz", []) == "Unknown task 'zzz'. There is none."
     assert "Did you mean: ViT-B-32?" in nearest("model", "vit_b_32", ["ViT-B-32", "RN50"])
