@@ -183,8 +183,7 @@ def test_nearest_names_the_nearest_then_all() -> None:
     )
     many = [f"task_{number}" for number in range(30)]
     assert nearest("task", "task1", many).endswith("? There are 30 in all")
-    assert nearest("task", "zzz", many).endswith("task_18, task_19 and 10 more")
     assert nearest("task", "zzz", ["mnist"]) == "Unknown task 'zzz'. Available: mnist"
     assert nearest("task", "zzz", []) == "Unknown task 'zzz'. There is none."
     assert "Did you mean: ViT-B-32?" in nearest("model", "vit_b_32", ["ViT-B-32", "RN50"])
-    assert nearest("task", "x", [f"t{i:03}" for i in range(100)]).endswith("t079 and 20 more")
+    assert nearest("task", "x", [f"t{i:03}" for i in range(100)]).endswith("t019 and 80 more")
