@@ -33,7 +33,8 @@ class Source:
 
     Args:
         name: an architecture, hf-hub:ORG/REPO or local-dir:FOLDER.
-        pretrained: a tag, a file, an address, hf-hub:ORG/REPO, or `RANDOM`.
+        pretrained: a tag, a file, an address, hf-hub:ORG/REPO, or `RANDOM`; of a folder or a repository, what takes the place of
+            the weights in it, as from training them on.
         cache_root: where digests, answers and fetched files are kept.
         config_dir: a folder of one's own architectures.
         strict_quickgelu: whether a checkpoint of the other activation is an error.
@@ -55,8 +56,6 @@ class Source:
         self.name, self.pretrained, self.flags = name, pretrained or None, list[str]()
         self._cache, self._strict, self._offline = cache_root, strict_quickgelu, offline
         self.registry = Registry(cache_root, config_dir, {"name": name, "pretrained": pretrained})
-        if name.startswith((LOCAL, HUB)) and pretrained:
-            raise ClipevalError(f"model.name={name} brings its own weights; leave model.pretrained={pretrained} out")
         self.preprocess_cfg: dict[str, Any] = {}
         self.weights: WeightFiles | None = None
         self._archive: list[str] | None = None
@@ -67,6 +66,7 @@ class Source:
             self.weights = WeightFiles(repository=name[len(HUB) :], published=True)
         else:
             self.model_cfg = self._read_architecture()
+        if pretrained or not self._has_config:
             self._read_pretrained()
         if any("naflex" in f"{key} {value}".lower() for key, value in self.model_cfg["vision_cfg"].items()):
             raise ClipevalError(
@@ -78,7 +78,12 @@ class Source:
     @property
     def is_file(self) -> bool:
         """Whether the weights are a checkpoint alone, with nothing beside it that says how its images are made."""
-        return self.weights is not None and not self.weights.published and not self.name.startswith(LOCAL)
+        return self.weights is not None and not self.weights.published and not self._has_config
+
+    @property
+    def _has_config(self) -> bool:
+        """Whether the name is of a folder or a repository with a config, of which the weights may be others."""
+        return self.name.startswith((LOCAL, HUB))
 
     @property
     def command(self) -> str:
@@ -88,12 +93,13 @@ class Source:
 
     def slug(self, *more: str | None) -> str:
         """Names the run folder, as `configs/model/_open_clip.yaml` does."""
+        name, weights = self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB)
         if self.name.startswith(LOCAL):
             folder = Path(self.name[len(LOCAL) :]).expanduser()
-            return slug_of(f"{folder.resolve().name}-{path_mark(folder)}", *more)
-        if self.weights is not None and self.weights.file is not None:
-            return slug_of(self.name, f"{self.weights.file.stem}-{path_mark(self.weights.file)}", *more)
-        return slug_of(self.name.removeprefix(HUB), (self.pretrained or "").removeprefix(HUB), *more)
+            name = f"{folder.resolve().name}-{path_mark(folder)}"
+        if weights and self.weights is not None and self.weights.file is not None:
+            weights = f"{self.weights.file.stem}-{path_mark(self.weights.file)}"
+        return slug_of(name, weights, *more)
 
     def _read_folder(self, folder: Path) -> dict[str, Any]:
         config = folder / CONFIG
@@ -106,6 +112,8 @@ class Source:
                 f"model.name={self.name}: there is no {config}; expected a folder that open_clip exported"
             )
         model, self.preprocess_cfg = exported_config(config)
+        if self.pretrained:
+            return model
         indices = sorted(folder.glob(f"*{INDEX}"))
         if indices and not (folder / hub_cache.WEIGHTS[0]).is_file():
             self.weights = WeightFiles(file=checkpoint_in(folder))
@@ -147,9 +155,10 @@ class Source:
             )
         if given == RANDOM:
             self.flags.append("random weights: scores mean nothing")
+            self.weights = None
             return
         self.weights, own, trained = self._named("model.pretrained", given)
-        self.preprocess_cfg = own
+        self.preprocess_cfg = own or self.preprocess_cfg
         if trained is not None and (problem := self._other_activation(trained)):
             self.flags.append(problem)
 
@@ -172,7 +181,7 @@ class Source:
             model, preprocess = self._read_repository(repository)
             found = WeightFiles(repository=repository, published=True)
             return found, preprocess, bool(model.get("quick_gelu", False))
-        if cfg := self.registry.pretrained(name, given):
+        if not self._has_config and (cfg := self.registry.pretrained(name, given)):
             repository, _, filename = cfg["hf_hub"].rpartition("/")
             names = hub_cache.weight_names(filename)
             found = WeightFiles(repository=repository, names=names, published=True)
@@ -181,6 +190,10 @@ class Source:
             return at, {}, None
         if os.sep in given or Path(given).suffix in CHECKPOINT_SUFFIXES:
             raise ClipevalError(f"{key}={given}: there is no such file")
+        if self._has_config:
+            raise ClipevalError(
+                f"{key}={given}: a checkpoint file, its address, or {HUB}ORG/REPO was expected; {self.name} has no tags"
+            )
         raise ClipevalError(nearest(f"{key} for {self.name}", given, self.registry.tags(name)))
 
     def archive_flags(self) -> list[str]:
@@ -189,7 +202,8 @@ class Source:
         Raises:
             ClipevalError: it is the other one, with `model.strict_quickgelu`.
         """
-        path = self.weights.path if self.is_file and self.weights is not None else None
+        given = self.weights if self.pretrained else None
+        path = None if given is None or given.published else given.path
         if self._archive is None and path is not None:
             problem = self._other_activation(True) if torchscript_says(path, "QuickGELU") else None
             self._archive = [problem] if problem else []

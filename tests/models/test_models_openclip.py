@@ -158,7 +158,7 @@ def test_a_model_without_one_input_size_is_refused(architecture: Path, tmp_path:
         ({"name": "ViT-B-32", "pretrained": "openai", "pretraind": "x"}, "pretrained"),
         ({"name": "local-dir:/nowhere"}, "open_clip_config.json"),
         ({"name": "hf-hub:org/model"}, "cannot be downloaded"),
-        ({"name": "local-dir:x", "pretrained": "openai"}, "leave model.pretrained"),
+        ({"name": "local-dir:x", "pretrained": "openai"}, "open_clip_config.json"),
         ({"name": "ViT-B-32", "pretrained": "openai", "config_dir": "/nowhere"}, "config_dir"),
         ({"_target_": "clipeval.models.transformers.HuggingFace"}, "model.path is missing"),
     ],
