@@ -88,6 +88,7 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
         HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -107,6 +108,10 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
         raise ClipevalError(
             f"{repository} is not there, or is private: see https://huggingface.co/{repository}; a private one wants a token "
             "(hf auth login, or HF_TOKEN)"
+        ) from None
+    except RevisionNotFoundError:
+        raise ClipevalError(
+            f"{repository} has no revision {revision}: see https://huggingface.co/{repository}/commits/main"
         ) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = first_line(error)

@@ -32,7 +32,7 @@ class Source:
         flags: what a reader of the scores must know.
 
     Args:
-        name: an architecture, hf-hub:ORG/REPO or local-dir:FOLDER.
+        name: an architecture, hf-hub:ORG/REPO (or ORG/REPO@REVISION), or local-dir:FOLDER.
         pretrained: a tag, a file, an address, hf-hub:ORG/REPO, or `RANDOM`; of a folder or a repository, what takes the place of
             the weights in it, as from training them on.
         cache_root: where digests, answers and fetched files are kept.
@@ -63,7 +63,7 @@ class Source:
             self.model_cfg = self._read_folder(Path(name[len(LOCAL) :]).expanduser())
         elif name.startswith(HUB):
             self.model_cfg, self.preprocess_cfg = self._read_repository(name[len(HUB) :])
-            self.weights = WeightFiles(repository=name[len(HUB) :], published=True)
+            self.weights = _of_repository(name[len(HUB) :])
         else:
             self.model_cfg = self._read_architecture()
         if pretrained or not self._has_config:
@@ -126,12 +126,15 @@ class Source:
 
     def _read_repository(self, repository: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The repository's config: without it, neither preprocessing nor architecture is known."""
-        if repository.count("/") != 1:
-            raise ClipevalError(f"{HUB}{repository}: {HUB}ORG/REPO was expected, a repository of the hub")
-        config = hub_cache.cached(repository, CONFIG)
+        named, _, revision = repository.partition("@")
+        if named.count("/") != 1 or repository.endswith("@"):
+            raise ClipevalError(
+                f"{HUB}{repository}: {HUB}ORG/REPO was expected, a repository of the hub, or {HUB}ORG/REPO@REVISION"
+            )
+        config = hub_cache.cached(named, CONFIG, revision or None)
         if config is None and not self._offline:
             try:
-                config = hub_cache.download(repository, (CONFIG,))
+                config = hub_cache.download(named, (CONFIG,), revision or None)
             except hub_cache.OutOfReach as problem:
                 raise ClipevalError(f"{problem}; where there is a network, run `{self.command}`") from problem
         if config is None:
@@ -179,8 +182,7 @@ class Source:
         if given.startswith(HUB):
             repository = given[len(HUB) :]
             model, preprocess = self._read_repository(repository)
-            found = WeightFiles(repository=repository, published=True)
-            return found, preprocess, bool(model.get("quick_gelu", False))
+            return _of_repository(repository), preprocess, bool(model.get("quick_gelu", False))
         if not self._has_config and (cfg := self.registry.pretrained(name, given)):
             repository, _, filename = cfg["hf_hub"].rpartition("/")
             names = hub_cache.weight_names(filename)
@@ -224,3 +226,9 @@ class Source:
         if self._strict:
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
         return message
+
+
+def _of_repository(given: str) -> WeightFiles:
+    """The weights of ORG/REPO, or of a revision of it (ORG/REPO@REVISION)."""
+    repository, _, revision = given.partition("@")
+    return WeightFiles(repository=repository, revision=revision or None, published=True)

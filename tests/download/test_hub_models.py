@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
@@ -177,3 +178,32 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ClipevalError, match=r"org/tiny is no folder here, and of the hub .*out of reach|cannot be downloaded"
     ):
         handle_of("org/tiny", tmp_path)
+
+
+@pytest.mark.parametrize("route", ["transformers", "open_clip"])
+def test_a_revision_of_a_repository_stays_what_it_was(route: str, models: Any, tmp_path: Path) -> None:
+    commits = []
+    folder = tmp_path / "folder"
+    if route == "transformers":
+        write_hugging_face(folder, "clip", CLIP_PROCESSOR)
+    else:
+        write_tiny_model(folder)
+    (weights,) = folder.glob("*.safetensors")
+    for factor in (1, 2):
+        save_file({name: tensor * factor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        commits.append(push(models, "org/tiny", folder))
+
+    def handle(revision: str) -> ModelHandle:
+        path = f"org/tiny{revision}"
+        config = {"_target_": HF, "path": path} if route == "transformers" else {"name": f"hf-hub:{path}"}
+        found = resolve(config, tmp_path / "cache")
+        found.fetch()
+        return found
+
+    old, new, newest = handle(f"@{commits[0]}"), handle(f"@{commits[1]}"), handle("")
+    assert old.weights_digest != new.weights_digest == newest.weights_digest
+    assert old.slug != new.slug != newest.slug
+    if route == "transformers":
+        assert old.describe()["revision"] == commits[0]
+    with pytest.raises(ClipevalError, match=r"org/tiny has no revision v9"):
+        handle("@v9")
