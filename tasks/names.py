@@ -1,4 +1,4 @@
-"""Class names that a model cannot tell apart, or that say nothing: empty ones, and the same one twice."""
+"""Class names that a model cannot tell apart, or that say nothing: empty ones, the same one twice, one alone."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def name_flags(names: Sequence[str], what: str = "") -> list[str]:
         problems.append(
             f"{len(twice)} of {len(names):,} class names{of} are given more than once, but for case and white space: "
             f"{', '.join(shown)}{more}"
+        )
+    if len(names) == 1:
+        problems.append(
+            f"there is one class name{of}, {names[0]!r}: nothing is to be chosen, and every answer is right"
         )
     return problems
 

@@ -92,6 +92,12 @@ def class_folders(
             f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}."
         )
     classes = [path.relative_to(base).parts[0] for path in paths]
+    if all(len(path.relative_to(base).parts) > 2 for path in paths):
+        account.assume(
+            f"the folders in {base.name} are the classes, and no {what} lies in one itself (such as "
+            f"{paths[0].relative_to(base).as_posix()}): where deeper folders are the classes, give the folder that holds them as "
+            "task.data.path"
+        )
     _check_empty(config, location, base, set(classes), what)
     spoken = speak(sorted(set(classes)))
     for name, text in spoken.items():

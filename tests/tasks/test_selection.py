@@ -26,7 +26,7 @@ def build(n, images, captions):
     return Samples(keys=[key for instance in instances for key in instance["images"]], instances=instances)
 
 
-@pytest.mark.parametrize(("images", "captions"), [(1, 2), (2, 2), (3, 2), (1, 1), (2, 5)])
+@pytest.mark.parametrize(("images", "captions"), [(1, 2), (2, 2), (3, 2), (2, 5)])
 def test_agrees_with_clip_benchmark(images, captions):
     samples = build(100, images, captions)
     vectors = unit(100 * images, 6)
@@ -88,3 +88,9 @@ def test_missing_parts():
         task().prompts({"test": Samples(keys=["a"])})
     with pytest.raises(ValueError, match="4 captions, but 3"):
         task().predict({"test": unit(2, 4)}, unit(3, 4), {"test": build(2, 1, 2)})
+
+
+def test_one_picture_and_one_caption_leave_nothing_to_choose():
+    samples = build(3, 1, 1)
+    with pytest.raises(ValueError, match="nothing is to be chosen; give wrong captions"):
+        task().prompts({"test": samples})

@@ -212,6 +212,18 @@ CASES = [
         Scored({"acc1": 1.0}, samples=2, classnames=["blue", "red"]),
     ),
     Case(
+        "folder: one folder too high",
+        two({"pets/cat/a.png": "red", "pets/dog/b.png": "blue"}),
+        Scored(
+            {"acc1": 1.0}, flags=["no picture lies in one itself .*pets/cat/a.png", "there is one class name, 'pets'"]
+        ),
+    ),
+    Case(
+        "folder: two folders too high",
+        two({"pets/cat/a.png": "red", "cars/dog/b.png": "blue"}),
+        Scored({}, flags=["no picture lies in one itself"]),
+    ),
+    Case(
         "folder: nothing at all",
         lambda place: [(place / "data").mkdir(), *two({})(place)][1:],
         Refused("holds no picture"),
