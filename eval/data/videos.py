@@ -41,6 +41,10 @@ ANIMATED = frozenset({".gif", ".webp", ".png", ".apng"})
 VIDEOS = frozenset(
     {".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp", ".ts", ".ogv"}
 )
+WHOLE = 0.9
+"""The share of what its header promises that a whole video has: headers are off by some frames, and sound may end later."""
+AV_SECOND = 1_000_000
+"""FFmpeg's unit of a container's times."""
 _PARTED = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -135,14 +139,27 @@ def read_captions(
 
 
 def find_videos(folder: Path, account: Account) -> list[Path]:
-    """Every video at any depth, sorted by path; other files are accounted for."""
+    """Every video at any depth, sorted by path; other files are accounted for, thumbnails beside the videos among them."""
     found = []
     for path in walk(folder, account, folder):
-        if path.suffix.lower() in VIDEOS | ANIMATED and path.is_file():
-            found.append(path)
-        else:
+        if path.suffix.lower() not in VIDEOS | ANIMATED or not path.is_file():
             account.leave_out(path.relative_to(folder).as_posix(), "not a video")
+        elif _is_still(path):
+            account.leave_out(path.relative_to(folder).as_posix(), "a still picture, not a video")
+        else:
+            found.append(path)
     return sorted(found)
+
+
+def _is_still(path: Path) -> bool:
+    """Whether a picture of a kind that can move holds one frame; what cannot be read is a video, of which decoding will speak."""
+    if path.suffix.lower() not in ANIMATED:
+        return False
+    try:
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def decode(path: str, frames: int) -> list[Image.Image]:
@@ -184,10 +201,28 @@ def _av() -> Any:
 
 
 def _packets(path: str) -> int:
+    """How many packets the video has.
+
+    Raises:
+        ValueError: much less of it is there than its header promises: a download that was broken off decodes without an error.
+    """
     with _av().open(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
-        return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+        stream, count, end = container.streams.video[0], 0, 0.0
+        for packet in container.demux(stream):
+            count += bool(packet.size)
+            if packet.size and packet.pts is not None:
+                end = max(end, float(packet.pts * packet.time_base))
+        if stream.frames and count < WHOLE * stream.frames:
+            raise ValueError(f"it is cut short: {count} of {stream.frames} frames are there")
+        length = (container.duration or 0) / AV_SECOND
+        seconds = (
+            (end - (container.start_time or 0) / AV_SECOND) * count / max(1, count - 1)
+        )  # the last frame is shown, too
+        if not stream.frames and count > 1 and seconds < WHOLE * length:  # Matroska and WebM count no frames
+            raise ValueError(f"it is cut short: {seconds:.1f} of {length:.1f} seconds are there")
+        return count
 
 
 def _decoded(path: str, wanted: set[int]) -> tuple[dict[int, Image.Image], int]:

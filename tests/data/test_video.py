@@ -38,13 +38,15 @@ def pictures(count: int, seed: int) -> list[np.ndarray]:
     return found
 
 
-def write(path: Path, frames: Sequence[np.ndarray], codec: str = "mpeg4") -> None:
+def write(
+    path: Path, frames: Sequence[np.ndarray], codec: str = "mpeg4", options: dict[str, str] | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         first, *rest = [Image.fromarray(frame) for frame in frames]
         first.save(path, save_all=True, append_images=rest)
         return
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -74,6 +76,37 @@ def test_frames_are_those_of_the_stream(tmp_path: Path, name: str) -> None:
     found = decode(str(tmp_path / name), 8)
     expected = [every[int(i * 22 / 7)] for i in range(8)]
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.avi", "a.mkv"])
+def test_a_download_that_was_broken_off_is_no_shorter_video(tmp_path: Path, name: str) -> None:
+    """FFmpeg decodes what is there of one, and says nothing."""
+    path, noise = tmp_path / name, np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)]
+    write(path, frames, options={"movflags": "faststart"} if name in ("a.mp4", "a.mov") else {})
+    assert len(decode(str(path), 8)) == 8
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(ValueError, match="it is cut short: "):
+        decode(str(path), 8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_frames_are_a_whole_video(tmp_path: Path, count: int) -> None:
+    for name in ("a.mp4", "a.avi", "a.mkv"):
+        write(tmp_path / name, pictures(count, 1))
+        assert len(decode(str(tmp_path / name), 8)) == 8
+
+
+def test_a_still_picture_beside_videos_is_none(place: Path, tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path / "own" / "ab"[i] / "x.gif", pictures(5, i))
+    Image.new("RGB", (8, 8)).save(tmp_path / "own" / "a" / "thumbnail.png")
+    words = ["task=videos", f"task.data.path={tmp_path / 'own'}", *how(place, "still")]
+    assert main(["run", *words]) == 0
+    record = json.loads((place / "still" / "records" / "videos.json").read_text())
+    assert record["samples"] == 2
+    assert any("1 left out, a still picture, not a video: a/thumbnail.png" in flag for flag in record["flags"])
 
 
 def test_a_picture_that_moves_needs_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
