@@ -218,7 +218,8 @@ class Source:
             return None
         base = self.name.removesuffix("-quickgelu")
         better = f"{base}-quickgelu" if trained else base
-        hint = f"; use model.name={better}" if self.registry.architecture(better) is not None else ""
+        known = not self._has_config and self.registry.architecture(better) is not None
+        hint = f"; use model.name={better}" if known else ""
         message = (
             f"QuickGELU mismatch: {self.pretrained} was trained {'with' if trained else 'without'} it,"
             f" {self.name} runs {'with' if built else 'without'} it{hint}"

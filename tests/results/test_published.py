@@ -110,6 +110,8 @@ OPENAI = ("ViT-B-32-quickgelu", "openai")
         ("ViT-B-32", "laion2b-s34b-b79k", None, ("ViT-B-32", "laion2b_s34b_b79k")),
         ("ViT-B-32", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", None, ("ViT-B-32", "laion2b_s34b_b79k")),
         ("hf-hub:apple/DFN2B-CLIP-ViT-B-16", None, None, ("ViT-B-16-quickgelu", "dfn2b")),
+        ("hf-hub:apple/DFN2B-CLIP-ViT-B-16", "/runs/epoch_3.pt", None, None),  # trained on from there
+        ("hf-hub:apple/DFN2B-CLIP-ViT-B-16@1a2b", None, None, None),
         ("siglip-base-patch16-224", None, None, ("ViT-B-16-SigLIP", "webli")),
         ("google/siglip2-so400m-patch14-384", None, None, ("ViT-SO400M-14-SigLIP2-378", "webli")),
         ("hf-hub:apple/MobileCLIP-B-LT", None, None, ("MobileCLIP-B", "datacompdr_lt")),
