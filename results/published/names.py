@@ -82,9 +82,8 @@ def canonical_name(
     tag = (pretrained or "").removeprefix("./")
     if name and tag and "/" not in tag and not tag.endswith(WEIGHTS):
         return name.replace("/", "-"), _clean_tag(tag)
-    for place in (
-        (hub, tag) if tag else (hub, name)
-    ):  # with weights of its own, a repository's name is that of an architecture
+    # Beside other weights, the name of a repository is that of an architecture.
+    for place in (hub, tag) if tag else (hub, name):
         place = (place or "").removeprefix(HUB).strip("/")
         if place in _aliases()["hub"]:
             return _aliases()["hub"][place]
