@@ -33,6 +33,13 @@ from clipeval.tasks.relabelled import ACCEPTED
 GROUPS = 2
 """Row groups whose images a process keeps."""
 _PLAIN = ("int64", "int32", "string", "bool")
+_PANDAS = {
+    ".csv": "read_csv('{}')",
+    ".tsv": "read_csv('{}', sep='\\t')",
+    ".json": "read_json('{}')",
+    ".jsonl": "read_json('{}', lines=True)",
+}
+"""How pandas reads tables of text, for an error."""
 
 
 @dataclass
@@ -161,9 +168,13 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
         except (pa.ArrowException, OSError, ValueError) as problem:
             if isinstance(problem, ClipevalError):
                 raise
-            raise ClipevalError(
-                f"{path} is no parquet file that can be read: {str(problem).splitlines()[0]}."
-            ) from None
+            if reader := _PANDAS.get(path.suffix.lower()):
+                raise ClipevalError(
+                    f"{path} is a table of text, and labelled pictures are read from parquet. Write it as such beside it: python "
+                    f"-c \"import pandas; pandas.{reader.format(path.name)}.to_parquet('{path.stem}.parquet')\""
+                ) from None
+            said = str(problem).splitlines()[0].rstrip(".")
+            raise ClipevalError(f"{path} is no parquet file that can be read: {said}.") from None
     try:
         table = pa.concat_tables(tables)
     except pa.ArrowInvalid as problem:

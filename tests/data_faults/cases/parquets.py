@@ -66,6 +66,11 @@ def captions(values: Sequence[Any], *words: str) -> Make:
     return make
 
 
+def text_table(place: Path) -> list[str]:
+    (place / "rows.tsv").write_text("image\tlabel\na.png\tred\n", encoding="utf-8")
+    return ["task=hf_dataset", f"task.data.path={place / 'rows.tsv'}", "task.data.label=label"]
+
+
 def damaged(place: Path) -> list[str]:
     words = list(one(rows())(place))
     path = place / "data" / "test.parquet"
@@ -143,6 +148,11 @@ CASES = [
     Case("parquet: save_to_disk", files({"data-00000-of-00001.arrow": b"x"}), Refused("save_to_disk", "to_parquet")),
     Case("parquet: a text called .parquet", one("image,label\n"), Refused("test.parquet", "no parquet file")),
     Case("parquet: an empty file", one(b""), Refused("test.parquet", "no parquet file")),
+    Case(
+        "parquet: a table of text",
+        text_table,
+        Refused("rows.tsv is a table of text", r"read_csv.'rows.tsv', sep='.t'..to_parquet.'rows.parquet'"),
+    ),
     Case("parquet: cut short", damaged, Refused("test.parquet", "no parquet file")),
     Case(
         "parquet: no rows",
