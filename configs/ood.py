@@ -44,7 +44,7 @@ def each_outside(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     """A task for each set outside, in the place of the one that names them all; other tasks as they are.
 
     Raises:
-        ClipevalError: it names no set inside, or none outside.
+        ClipevalError: it names no set inside, or none outside, or one as both.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, node in tasks.items():
@@ -59,6 +59,10 @@ def each_outside(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
             )
         rest = {key: value for key, value in node.items() if key not in ("inside", "outside", "prompts")}
         for other, against in outside.items():
+            if against["data"] == inside["data"]:
+                raise ClipevalError(
+                    f"tasks.{name}: {other} is the set inside; ood.outside names sets whose pictures are of none of its classes."
+                )
             found[f"{name}-{other}"] = {
                 **rest,
                 "key": f"{node['key']}/{inside['key']}/{against['key']}",

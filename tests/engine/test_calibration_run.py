@@ -143,6 +143,7 @@ DIGITS, FASHION = "quickstart_digits", "quickstart_fashion_mnist"
     [
         (["task=ood"], "names no set inside: add ood.inside=TASK"),
         (["task=ood", f"ood.inside={DIGITS}"], "names no set outside"),
+        (["task=ood", f"ood.inside={DIGITS}", f"ood.outside=[{DIGITS}]"], f"{DIGITS} is the set inside"),
         (["task=ood", "ood.inside=quickstart_digit", f"ood.outside=[{FASHION}]"], "quickstart_digit"),
         (["task=ood", f"ood.inside={DIGITS}", "ood.outside=[]"], "the name of a task was expected"),
         (["task=quickstart_emoji_retrieval", "protocol=calibration"], "protocol=calibration takes the place of"),
