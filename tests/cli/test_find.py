@@ -72,7 +72,7 @@ def test_a_group_alone(capsys: pytest.CaptureFixture[str]) -> None:
         ("show mnist", "task=NAME"),
         ("show model=openai/clip-vit-base-patch16", "model=hf_transformers model.path=openai/clip-vit-base-patch16"),
         ("run model=openai/clip-vit-base-patch16", "model=hf_transformers model.path=openai/clip-vit-base-patch16"),
-        ("run model=ViT-B-32", "model=open_clip model.name=ARCHITECTURE"),
+        ("run model=ViT-B-32", "model=open_clip model.name=ViT-B-32 model.pretrained=TAG"),
         ("show model=open_clip model.path=x", "no key path"),
         ("show task=mnist model.name=x", "'model.name=x' is not read here"),
         ("show task=mnist data.rot=/data", "'data.rot=/data' is not read here"),
