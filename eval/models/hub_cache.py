@@ -1,4 +1,7 @@
-"""Files of the Hugging Face hub: what of them is on this machine, without asking the network."""
+"""Files of the Hugging Face hub: what of them is on this machine, without asking the network.
+
+A repository is ORG/NAME, or ORG/NAME@REVISION: a commit, branch or tag of it.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,18 @@ class OutOfReach(ClipevalError):  # noqa: N818 - what it is, in the words of its
     """The hub cannot be reached from here."""
 
 
+def split(repository: str) -> tuple[str, str | None]:
+    """ORG/NAME, and the revision that is named behind it."""
+    name, _, revision = repository.partition("@")
+    return name, revision or None
+
+
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """The file in the hub's cache, of a revision, or of what `main` was when it was fetched; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache  # with its HTTP client; a folder's model needs neither
 
-    found = try_to_load_from_cache(repository, filename, revision=revision)
+    name, pinned = split(repository)
+    found = try_to_load_from_cache(name, filename, revision=revision or pinned)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -91,6 +101,8 @@ def fetch_one(repository: str, filename: str, revision: str | None = None) -> Pa
         RevisionNotFoundError,
     )
 
+    repository, pinned = split(repository)
+    revision = revision or pinned
     try:
         # It logs each of its tries; whether they came to something is said here.
         with errors_only("huggingface_hub.utils._http"):

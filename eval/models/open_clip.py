@@ -102,7 +102,8 @@ class OpenClip(ModelHandle):
     def flags(self) -> list[str]:  # type: ignore[override]
         """See `ModelHandle.flags`. Looks into the checkpoint, if it is on this machine."""
         known = self._known()
-        names = (self._source.name, self._source.pretrained, self._weights.repository if self._weights else None)
+        repository = hub_cache.split((self._weights and self._weights.repository) or "")[0]
+        names = (self._source.name, self._source.pretrained, repository)
         of_adapter = self._changes.adapter.flags(names) if self._changes.adapter else []
         archive = self._source.archive_flags()
         return [*self._flags, *archive, *of_adapter, *(self._interpolated if known is None else known)]
@@ -136,7 +137,10 @@ class OpenClip(ModelHandle):
         named = self._text_cfg().get("hf_tokenizer_name")
         if not named:
             return None
-        return self.name[len(LOCAL) :] if self.name.startswith(LOCAL) else str(named)
+        if self.name.startswith(LOCAL):
+            return self.name[len(LOCAL) :]
+        repository = self.name.removeprefix(HUB)  # one that names itself does so without the revision
+        return repository if hub_cache.split(repository)[0] == named else str(named)
 
     @property
     def missing(self) -> str | None:

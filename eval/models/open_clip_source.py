@@ -63,7 +63,7 @@ class Source:
             self.model_cfg = self._read_folder(Path(name[len(LOCAL) :]).expanduser())
         elif name.startswith(HUB):
             self.model_cfg, self.preprocess_cfg = self._read_repository(name[len(HUB) :])
-            self.weights = _of_repository(name[len(HUB) :])
+            self.weights = WeightFiles(repository=name[len(HUB) :], published=True)
         else:
             self.model_cfg = self._read_architecture()
         if pretrained or not self._has_config:
@@ -126,15 +126,14 @@ class Source:
 
     def _read_repository(self, repository: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The repository's config: without it, neither preprocessing nor architecture is known."""
-        named, _, revision = repository.partition("@")
-        if named.count("/") != 1 or repository.endswith("@"):
+        if hub_cache.split(repository)[0].count("/") != 1 or repository.endswith("@"):
             raise ClipevalError(
                 f"{HUB}{repository}: {HUB}ORG/REPO was expected, a repository of the hub, or {HUB}ORG/REPO@REVISION"
             )
-        config = hub_cache.cached(named, CONFIG, revision or None)
+        config = hub_cache.cached(repository, CONFIG)
         if config is None and not self._offline:
             try:
-                config = hub_cache.download(named, (CONFIG,), revision or None)
+                config = hub_cache.download(repository, (CONFIG,))
             except hub_cache.OutOfReach as problem:
                 raise ClipevalError(f"{problem}; where there is a network, run `{self.command}`") from problem
         if config is None:
@@ -182,7 +181,8 @@ class Source:
         if given.startswith(HUB):
             repository = given[len(HUB) :]
             model, preprocess = self._read_repository(repository)
-            return _of_repository(repository), preprocess, bool(model.get("quick_gelu", False))
+            found = WeightFiles(repository=repository, published=True)
+            return found, preprocess, bool(model.get("quick_gelu", False))
         if not self._has_config and (cfg := self.registry.pretrained(name, given)):
             repository, _, filename = cfg["hf_hub"].rpartition("/")
             names = hub_cache.weight_names(filename)
@@ -227,9 +227,3 @@ class Source:
         if self._strict:
             raise ClipevalError(f"{message} (or model.strict_quickgelu=false, to measure it all the same)")
         return message
-
-
-def _of_repository(given: str) -> WeightFiles:
-    """The weights of ORG/REPO, or of a revision of it (ORG/REPO@REVISION)."""
-    repository, _, revision = given.partition("@")
-    return WeightFiles(repository=repository, revision=revision or None, published=True)

@@ -79,7 +79,7 @@ class HuggingFace(ModelHandle):
         default = path if self._files.repository else f"{self.name}-{path_mark(self._folder)}"
         self.slug = slug_of(slug) if slug else slug_of(default, *changes.slug_parts(), *overrides.slug_parts())
         if changes.adapter is not None:
-            self.flags += changes.adapter.flags([path, name])
+            self.flags += changes.adapter.flags([hub_cache.split(path)[0] if self._files.repository else path, name])
         config = self._folder / CONFIG
         if not config.exists() and (self._folder / "open_clip_config.json").exists():
             raise ClipevalError(

@@ -19,7 +19,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SENTENCE_TRANSFORMERS = "0_CLIPModel"
 """Where sentence-transformers keeps the CLIP of its models."""
 _WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
-_REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 
 
 class Files:
@@ -41,9 +41,7 @@ class Files:
     def __init__(self, path: str, offline: bool = False, key: str = "model.path", code: bool = False):
         self.path, self._key, self._code = path, key, code
         folder = Path(path).expanduser()
-        named = None if folder.exists() else _REPOSITORY.fullmatch(path)
-        self.repository: str | None = None if named is None else named["id"]
-        self._pinned: str | None = None if named is None else named["revision"]
+        self.repository = path if not folder.exists() and _REPOSITORY.fullmatch(path) else None
         self._within = ""
         if self.repository is None:
             inner = folder / SENTENCE_TRANSFORMERS
@@ -60,8 +58,8 @@ class Files:
         """The folder of the copy; fetches the small files that say what the model is."""
         assert self.repository is not None
         for within in ("", f"{SENTENCE_TRANSFORMERS}/"):
-            found = hub_cache.cached(self.repository, within + CONFIG, self._pinned)
-            if found is None and not offline and (found := self._fetched(within + CONFIG, self._pinned)) is not None:
+            found = hub_cache.cached(self.repository, within + CONFIG)
+            if found is None and not offline and (found := self._fetched(within + CONFIG)) is not None:
                 for name in (*PROCESSORS, ADAPTER, "tokenizer_config.json"):
                     self._fetched(within + name, found.parent.parent.name if within else found.parent.name)
             if found is not None:

@@ -207,3 +207,25 @@ def test_a_revision_of_a_repository_stays_what_it_was(route: str, models: Any, t
         assert old.describe()["revision"] == commits[0]
     with pytest.raises(ClipevalError, match=r"org/tiny has no revision v9"):
         handle("@v9")
+
+
+def test_a_pinned_repository_brings_the_tokenizer_of_that_revision(models: Any, tmp_path: Path) -> None:
+    """A repository in open_clip's form names itself as the place of its tokenizer, without a revision."""
+    folder = tmp_path / "folder"
+    write_tiny_model(folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "org/tiny"
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    words = write_hugging_face(tmp_path / "words", "clip", CLIP_PROCESSOR)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((words / name).read_bytes())
+    old = push(models, "org/tiny", folder)
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    push(models, "org/tiny", folder)
+    handles = [resolve({"name": f"hf-hub:org/tiny{at}"}, tmp_path / "cache") for at in (f"@{old}", "")]
+    for handle in handles:
+        handle.fetch()
+        assert handle.missing is None
+    assert handles[0].weights_digest == handles[1].weights_digest
+    assert handles[0].tokenizer_digest != handles[1].tokenizer_digest
