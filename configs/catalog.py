@@ -57,20 +57,19 @@ def option_file(group: str, option: str, config_dir: str | Path | None = None) -
 
 def unknown(group: str, option: str, options: Iterable[str]) -> str:
     """What to say of an option that a group does not have; of a model, also how one is named that has no preset."""
+    if group == "model" and "/" in option:
+        return (
+            f"{option!r} is no preset of a model. A repository of the hub, or a folder: model=hf_transformers "
+            f"model.path={option}, or, where open_clip wrote it, model=open_clip model.name=hf-hub:{option} (or local-dir:FOLDER)"
+        )
     names = list(options)
     text = nearest(group, option, names)
     if group in LISTED and len(names) > SHOWN:
         text += f": `clipeval list {group}s`"
     if group != "model":
         return text
-    if "/" in option:
-        return (
-            f"{option!r} is no preset of a model. A repository of the hub, or a folder: model=hf_transformers "
-            f"model.path={option}, or, where open_clip wrote it, model=open_clip model.name=hf-hub:{option} (or local-dir:FOLDER)"
-        )
-    name = (
-        option if any(letter.isupper() for letter in option) else "ARCHITECTURE"
-    )  # as open_clip spells its own, and no preset
+    # open_clip spells its architectures with capitals, and no preset has one.
+    name = option if option != option.lower() else "ARCHITECTURE"
     return f"{text}. Without a preset: model=open_clip model.name={name} model.pretrained=TAG"
 
 

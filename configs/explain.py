@@ -77,9 +77,9 @@ def _missing(problem: MissingConfigException, files: Callable[[str], Sequence[st
 
 def _within(key: str, overrides: Sequence[str], config: DictConfig) -> str:
     """Of keys given in braces (`head={save: x, b: 1}`), the first that there is not; else the key itself."""
-    parser = OverridesParser.create()
-    for override in parser.parse_overrides(list(overrides)):
-        value, node = override.value(), OmegaConf.select(config, key)
+    node = OmegaConf.select(config, key)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
         if override.key_or_group == key and isinstance(value, dict) and isinstance(node, DictConfig):
             return next((f"{key}.{name}" for name in value if name not in node), key)
     return key

@@ -34,7 +34,13 @@ class Selection(Task):
     protocol: ClassVar[str] = "selection"
 
     def prompts(self, samples: Mapping[str, Samples]) -> list[str]:
-        return [caption for instance in self.instances(samples["test"]) for caption in instance["captions"]]
+        instances = self.instances(samples["test"])
+        if all(len(one["images"]) == len(one["captions"]) == 1 for one in instances):
+            raise ValueError(
+                f"{self.key}: every question has one picture and one caption, so that nothing is to be chosen; give wrong captions "
+                "or other pictures beside them (of a table, more columns in data.captions or data.images)"
+            )
+        return [caption for instance in instances for caption in instance["captions"]]
 
     def instances(self, test: Samples) -> list[Mapping[str, Any]]:
         """The instances, each with captions and with images that exist.
@@ -58,11 +64,6 @@ class Selection(Task):
             lost = [image for image in instance["images"] if image not in known]
             if lost:
                 raise ValueError(f"{name}: image {lost[0]!r} is not among the {len(known)} in test/*.tar")
-        if all(len(one["images"]) == len(one["captions"]) == 1 for one in instances):
-            raise ValueError(
-                f"{self.key}: every question has one picture and one caption, so that nothing is to be chosen; give wrong captions "
-                "or other pictures beside them (of a table, more columns in data.captions or data.images)"
-            )
         return instances
 
     def predict(

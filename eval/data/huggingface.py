@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.errors import ClipevalError, first_line, nearest
 from clipeval.data.account import Account, is_litter
 from clipeval.data.config import DataConfig
 from clipeval.data.depth import HEAD, flag_deep, is_deep
@@ -173,8 +173,9 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
                     f"{path} is a table of text, and labelled pictures are read from parquet. Write it as such beside it: python "
                     f"-c \"import pandas; pandas.{reader.format(path.name)}.to_parquet('{path.stem}.parquet')\""
                 ) from None
-            said = str(problem).splitlines()[0].rstrip(".")
-            raise ClipevalError(f"{path} is no parquet file that can be read: {said}.") from None
+            raise ClipevalError(
+                f"{path} is no parquet file that can be read: {first_line(problem).rstrip('.')}."
+            ) from None
     try:
         table = pa.concat_tables(tables)
     except pa.ArrowInvalid as problem:

@@ -91,12 +91,12 @@ def class_folders(
         raise ClipevalError(
             f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}."
         )
-    classes = [path.relative_to(base).parts[0] for path in paths]
-    if all(len(path.relative_to(base).parts) > 2 for path in paths):
+    below = [path.relative_to(base) for path in paths]
+    classes = [path.parts[0] for path in below]
+    if all(len(path.parts) > 2 for path in below):
         account.assume(
-            f"the folders in {base.name} are the classes, and no {what} lies in one itself (such as "
-            f"{paths[0].relative_to(base).as_posix()}): where deeper folders are the classes, give the folder that holds them as "
-            "task.data.path"
+            f"the folders in {base.name} are the classes, and no {what} lies in one itself (such as {below[0].as_posix()}): where "
+            "deeper folders are the classes, give the folder that holds them as task.data.path"
         )
     _check_empty(config, location, base, set(classes), what)
     spoken = speak(sorted(set(classes)))
@@ -119,7 +119,7 @@ def class_folders(
         account,
         by_order=True,
     )
-    return Labelled(paths, [path.relative_to(base).as_posix() for path in paths], labels, classnames)
+    return Labelled(paths, [path.as_posix() for path in below], labels, classnames)
 
 
 def _base(location: Path, split: str, account: Account) -> Path:

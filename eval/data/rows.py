@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from clipeval.configs.errors import ClipevalError
+from clipeval.configs.errors import ClipevalError, first_line
 from clipeval.data.account import Account, is_litter
 from clipeval.data.config import DataConfig
 from clipeval.data.huggingface import ParquetImages, parquet_files
@@ -126,7 +126,7 @@ def _parquet_rows(
             if isinstance(problem, ClipevalError):
                 raise
             raise ClipevalError(
-                f"{path} is no parquet file that can be read: {str(problem).splitlines()[0]}."
+                f"{path} is no parquet file that can be read: {first_line(problem).rstrip('.')}."
             ) from None
         for content in table.to_pylist() if table.num_columns else [{}] * total:
             where = f"{path}, row {len(rows)}"

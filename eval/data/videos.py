@@ -43,8 +43,6 @@ VIDEOS = frozenset(
 )
 WHOLE = 0.9
 """The share of what its header promises that a whole video has: headers are off by some frames, and sound may end later."""
-AV_SECOND = 1_000_000
-"""FFmpeg's unit of a container's times."""
 _PARTED = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -206,7 +204,8 @@ def _packets(path: str) -> int:
     Raises:
         ValueError: much less of it is there than its header promises: a download that was broken off decodes without an error.
     """
-    with _av().open(path) as container:
+    av = _av()
+    with av.open(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream, count, end = container.streams.video[0], 0, 0.0
@@ -216,9 +215,9 @@ def _packets(path: str) -> int:
                 end = max(end, float(packet.pts * packet.time_base))
         if stream.frames and count < WHOLE * stream.frames:
             raise ValueError(f"it is cut short: {count} of {stream.frames} frames are there")
-        length = (container.duration or 0) / AV_SECOND
+        length = (container.duration or 0) / av.time_base
         seconds = (
-            (end - (container.start_time or 0) / AV_SECOND) * count / max(1, count - 1)
+            (end - (container.start_time or 0) / av.time_base) * count / max(1, count - 1)
         )  # the last frame is shown, too
         if not stream.frames and count > 1 and seconds < WHOLE * length:  # Matroska and WebM count no frames
             raise ValueError(f"it is cut short: {seconds:.1f} of {length:.1f} seconds are there")

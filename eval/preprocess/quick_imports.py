@@ -1,7 +1,7 @@
-"""open_clip in little more than half of its time: torch's compiler and wandb are imported when someone uses them, not before.
+"""open_clip in half of its time: torch's compiler and wandb are imported when someone uses them, not before.
 
-Three modules among the thousands that `import open_clip` brings ask for what a run does not use; on two cores it took 7 s with that
-and 3.9 without. `postpone` has these three, once they are imported, find something to stand for it:
+Three modules among the thousands that `import open_clip` brings ask for what a run does not use; on two cores it took 7.0 s with
+that and 3.2 without. `postpone` has these three, once they are imported, find something to stand for it:
 
 - `torchvision.ops.roi_align` takes a function of `torch._dynamo`, the compiler, 2.5 s.
 - `timm.layers.typing` takes `torch.compiler.disable`, with which towers are marked: the compiler again. For its own functions torch
@@ -15,7 +15,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -62,23 +62,22 @@ class _CompilerUtils(_Later):
         return importlib.import_module(self.__name__).is_compile_supported(device_type)
 
 
-@contextmanager
-def _compiler_asked() -> Iterator[None]:
-    if _COMPILER in sys.modules:
-        yield
-        return
-    with _CompilerUtils(f"{_COMPILER}.utils").in_place():
-        yield
+def _compiler_asked() -> AbstractContextManager[None]:
+    return nullcontext() if _COMPILER in sys.modules else _CompilerUtils(f"{_COMPILER}.utils").in_place()
 
 
-@contextmanager
-def _compiler_marks() -> Iterator[None]:
+def _compiler_marks() -> AbstractContextManager[None]:
     import torch
 
     quick = getattr(getattr(torch, "_compile", None), "_disable_dynamo", None)
-    if _COMPILER in sys.modules or quick is None:
-        yield
-        return
+    return nullcontext() if _COMPILER in sys.modules or quick is None else _marked_by(quick)
+
+
+@contextmanager
+def _marked_by(quick: Callable[..., Any]) -> Iterator[None]:
+    """Has `torch.compiler.disable` mark functions as torch marks its own."""
+    import torch
+
     disable: Callable[..., Any] = torch.compiler.disable
 
     @functools.wraps(disable)
@@ -92,14 +91,9 @@ def _compiler_marks() -> Iterator[None]:
         torch.compiler.disable = disable
 
 
-@contextmanager
-def _wandb() -> Iterator[None]:
+def _wandb() -> AbstractContextManager[None]:
     spec = None if "wandb" in sys.modules else find_spec("wandb")
-    if spec is None:
-        yield
-        return
-    with _Later("wandb", spec).in_place():
-        yield
+    return nullcontext() if spec is None else _Later("wandb", spec).in_place()
 
 
 _WHILE: dict[str, Callable[[], AbstractContextManager[None]]] = {
