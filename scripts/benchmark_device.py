@@ -22,16 +22,15 @@ import torch
 
 from clipeval.data.config import DataConfig
 from clipeval.data.split import open_split
-from clipeval.engine.decode import DecodeJob
-from clipeval.engine.pixels import pixel_store
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.runner import RunOptions, store_batch
-from clipeval.engine.store import ImageStore
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.models.precision import current
 from clipeval.models.small_cpu import keep_freed_memory
 from clipeval.results.cores import usable_cores
+from clipeval.stores.embeddings import ImageStore
 from clipeval.tasks.solvers import adamw, lbfgs
 from clipeval.tasks.zero_shot import prompts, zero_shot_classifier
 from scripts.benchmark_feed import Blank, Undecoded
@@ -244,7 +243,7 @@ def _stream(
     if kept is not None:
         run = RunOptions(torch.device(device), "fp32", False, options, Path(kept))
         spec: Any = SimpleNamespace(images=split.images, convert="rgb_first")
-        store = pixel_store(run, transform, spec, "photos")
+        store = run.pixel_store(transform, spec, "photos")
     places = np.tile(np.arange(len(split.images)), times)
     job = DecodeJob("photos", split.images, places, "rgb_first", False, kept=store)
     return ImageStream([job], transform, options, torch.device(device))

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.runner import store_batch
-from clipeval.engine.store import ImageStore
 from clipeval.engine.stream import ImageStream, StreamOptions, _Batches
 from clipeval.preprocess.transforms import Preprocess
+from clipeval.stores.embeddings import ImageStore
 from scripts.benchmark_rows import Bench, Result
 from scripts.benchmark_worker import Side
 

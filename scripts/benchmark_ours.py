@@ -20,10 +20,9 @@ from rich.console import Console
 from clipeval.configs.compose import compose
 from clipeval.data.config import DataConfig
 from clipeval.data.split import open_split
-from clipeval.engine.decode import PACKED_BYTES, DecodeJob, Decoders
-from clipeval.engine.decoder_processes import default_workers
+from clipeval.decoding.decoders import PACKED_BYTES, DecodeJob, Decoders
+from clipeval.decoding.processes import default_workers
 from clipeval.engine.evaluation import Evaluation
-from clipeval.engine.pixels import pixel_store
 from clipeval.engine.runner import RunOptions
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.models import Encoder, resolve
@@ -100,7 +99,7 @@ def feed(model: str, root: str, scratch: str, how: str, times: int = 1, digest: 
     split = open_split(DataConfig(folder="photos"), root, "test", None)
     options = RunOptions(torch.device("cpu"), "fp32", False, StreamOptions(0, None), Path(scratch))
     spec: Any = SimpleNamespace(images=split.images, convert="rgb_first")
-    store = pixel_store(options, transform, spec, "photos") if how == "store" else None
+    store = options.pixel_store(transform, spec, "photos") if how == "store" else None
     indices = np.tile(np.arange(len(split.images)), times)
     job = DecodeJob("photos", split.images, indices, "rgb_first", False, kept=store)
     gpu, workers = torch.device("cuda"), default_workers(torch.device("cuda"))  # nothing of it is used

@@ -139,12 +139,12 @@ def test_decoders_start_before_open_clip_is_imported(ran: tuple[Path, list[str]]
     shutil.copytree(ran[0] / "cache" / "facts", tmp_path / "cache" / "facts")
     script = f"""
 import sys
-from clipeval.engine import decode
-start = decode.Decoders.__init__
+from clipeval.decoding import decoders
+start = decoders.Decoders.__init__
 def started(self, *given, **more):
     start(self, *given, **more)
     print("started", [name for name in {HEAVY!r} if name in sys.modules])
-decode.Decoders.__init__ = started
+decoders.Decoders.__init__ = started
 {SCRIPT}"""
     done = subprocess.run(
         [sys.executable, "-c", script, ",".join(HEAVY), "run", *words.split(), "runtime.workers=1"],

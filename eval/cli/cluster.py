@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from clipeval.engine.runner import RunSummary
-    from clipeval.engine.store import ChunkRange
+    from clipeval.stores.embeddings import ChunkRange
 
 CONFIG_DIR = {"metavar": "DIR", "help": "a folder of one's own configs, such as DIR/task/mine.yaml"}
 

@@ -11,10 +11,10 @@ from rich.table import Table
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.features import FeatureStores
-from clipeval.engine.pixels import free_bytes, growth
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import text_parts
-from clipeval.engine.store import TextStore
+from clipeval.stores.embeddings import TextStore
+from clipeval.stores.pixels import free_bytes
 
 MANY_IMAGES = 500_000
 """Embeddings whose size in memory is worth a word: 1 GB and more."""
@@ -60,7 +60,7 @@ def print_plan(evaluation: Evaluation, console: Console) -> int:
         prompts += len(texts.missing(text for planned in asked for text in planned.texts))
     console.print(_summary(plan, images, prompts, _speed(evaluation, plan)), highlight=False)
     if options.pixels is not None:
-        needed = growth(plan.open, evaluation.handle.preprocess, options, evaluation.stores)
+        needed = options.pixel_growth(plan.open, evaluation.handle.preprocess, evaluation.stores)
         console.print(
             f"cache.pixels: {decimal(needed)} of resized pixels to keep; the disk of {options.pixels} has room for "
             f"{decimal(free_bytes(options.pixels))}.",

@@ -23,16 +23,16 @@ from rich.console import Console
 
 from clipeval.cluster.shares import TaskShard, missing_costs, partition
 from clipeval.configs.errors import ClipevalError, first_line
-from clipeval.engine.decoder_processes import default_workers
+from clipeval.decoding.processes import default_workers
 from clipeval.engine.evaluation import Evaluation, run_planned
 from clipeval.engine.features import FeatureStores
-from clipeval.engine.memory import no_memory
 from clipeval.engine.plan import Plan, PlannedTask
 from clipeval.engine.runner import RunSummary, run_tasks
-from clipeval.engine.store import ChunkRange
 from clipeval.models import ModelHandle
+from clipeval.models.memory import no_memory
 from clipeval.results.cores import usable_cores
 from clipeval.results.heartbeats import heartbeat
+from clipeval.stores.embeddings import ChunkRange
 
 
 def run(evaluation: Evaluation) -> RunSummary:

@@ -21,9 +21,9 @@ import torch.distributed as dist
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.runner import ModelRun, RunOptions, decode_jobs, embed_images
-from clipeval.engine.store import ImageStore, TextStore
 from clipeval.engine.stream import ImageStream
 from clipeval.models.texts import disable_tokenizer_threads
+from clipeval.stores.embeddings import ImageStore, TextStore
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: for the slowest share, and while the first one scores."""

@@ -2,7 +2,7 @@
 
 All tasks are laid on one line, model by model, as long as they cost, and the line is cut into pieces of one length. So the
 shares are equal, few of them load more than one model, and a task that is longer than a share is cut by ranges of
-samples. Cuts fall on the chunks of the embedding store (`clipeval.engine.store`), which is all that such parts share: each process
+samples. Cuts fall on the chunks of the store (`clipeval.stores.embeddings`), which is all that such parts share: each process
 writes its chunks, and the one that finds the store whole scores the task.
 """
 
@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.plan import PlannedTask
-from clipeval.engine.store import CHUNK, ChunkRange
+from clipeval.stores.embeddings import CHUNK, ChunkRange
 
 SNAP = 0.05
 """A cut moves to a task's border that is nearer than this part of a share: a whole task needs no one else to finish it."""

@@ -8,7 +8,7 @@ import torch
 
 from clipeval.cluster.ranks import Ranks, run_shared
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decoder_processes import default_workers
+from clipeval.decoding.processes import default_workers
 from clipeval.engine.evaluation import Evaluation
 from clipeval.engine.plan import Plan
 from clipeval.results.heartbeats import heartbeat

@@ -4,19 +4,20 @@ evaluation   Evaluation: opens a config, plans it, runs it, writes records    th
 plan         opens every task: what is to be done, and why; task_config makes the Task
 features     FeatureSpec: what a task needs embedded; FeatureStores: what of it is there
 runner       one model or many over one image stream
-stream       decoded images through the encoder, in order; decode has them decoded in other processes
-store        embeddings, by content, on the disk
+stream       decoded images through the encoder, in order
 scoring      ScoringQueue: a task is scored once its embeddings are there
+Below it: `clipeval.decoding` has images decoded in other processes, `clipeval.stores` keeps embeddings and pixels by content.
 
 An image, from shard to table cell:
-    decode:_Decoder.__getitem__ → data/images:FileImages.read → preprocess/transforms:pixels → _decode → _resize
-    → decode:Decoders.__iter__ → stream:ImageStream.embed → _Batches.add → _send → transforms:normalise → stream:_encode
-    → models/encoder:encode → encode_images → stream:_land → runner:embed_images → store_batch → store:ImageStore.put → _save
-    → scoring:submit_ready → _score → _embedded → store:finish → tasks/base:score → classification:answers → statistics
+    decoding/decoders:_Decoder.__getitem__ → data/images:FileImages.read → preprocess/transforms:pixels → _decode → _resize
+    → decoders:Decoders.__iter__ → stream:ImageStream.embed → _Batches.add → _send → transforms:normalise → stream:_encode
+    → models/encoder:encode → encode_images → stream:_land → runner:embed_images → store_batch → stores/embeddings:put → _save
+    → scoring:submit_ready → _score → _embedded → embeddings:finish → tasks/base:score → classification:answers → statistics
     → evaluation:write_record → results/run_folder:write → results/runs:load → results/sheet → the table's cell
 
 A prompt:
-    plan:open_task → tasks/classification:prompts → zero_shot:class_prompts → runner:start → store:TextStore.missing
-    → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__ → models/prefixes:__call__ → store:TextStore.put
-    → scoring:_score → store:TextStore.rows → zero_shot:zero_shot_classifier
+    plan:open_task → tasks/classification:prompts → tasks/zero_shot:class_prompts → runner:start
+    → stores/embeddings:TextStore.missing → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__
+    → models/prefixes:__call__ → embeddings:TextStore.put → scoring:_score → embeddings:TextStore.rows
+    → tasks/zero_shot:zero_shot_classifier
 """

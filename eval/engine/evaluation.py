@@ -16,15 +16,13 @@ from rich.filesize import decimal
 from clipeval.configs.collector import rare_collections
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.config import data_config
-from clipeval.engine.decoder_processes import default_workers
+from clipeval.decoding.processes import default_workers
 from clipeval.engine.earlier_results import check_folder, stale_lines
 from clipeval.engine.features import DETERMINISTIC_BATCH, FeatureStores
-from clipeval.engine.pixels import check_room, growth
 from clipeval.engine.plan import Plan, PlannedTask, make_plan, translated
 from clipeval.engine.progress import Progress
 from clipeval.engine.runner import ModelRun, RunOptions, RunSummary, run_tasks
 from clipeval.engine.scoring import ScoredTask, score_derived
-from clipeval.engine.store import ChunkRange, key_of
 from clipeval.engine.stream import StreamOptions
 from clipeval.models import Encoder, ModelHandle, pick_device, resolve
 from clipeval.models.check import Report, check_once, remembered
@@ -38,6 +36,8 @@ from clipeval.results.provenance import code, provenance
 from clipeval.results.records import COUNTS, Record
 from clipeval.results.run_folder import RunFolder
 from clipeval.results.uncertainty import intervals
+from clipeval.stores.embeddings import ChunkRange, key_of
+from clipeval.stores.pixels import check_room
 from clipeval.tasks.ties import flags as tie_flags
 
 
@@ -205,7 +205,7 @@ class Evaluation:
         if options.stream.nvjpeg or not self.handle.preprocess.exact:
             what = "what nvJPEG decodes" if options.stream.nvjpeg else self.handle.preprocess.describe()
             self.say(f"cache.pixels: nothing is kept of {what}")
-        elif needed := growth(plan.open, self.handle.preprocess, options, self.stores):
+        elif needed := options.pixel_growth(plan.open, self.handle.preprocess, self.stores):
             check_room(options.pixels, needed)
             self.say(f"cache.pixels: {decimal(needed)} of resized pixels will be kept in {options.pixels / 'pixels'}")
 

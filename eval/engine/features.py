@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,15 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from clipeval.configs.errors import ClipevalError
 from clipeval.data.config import DataConfig
 from clipeval.data.images import Images
 from clipeval.data.remote import below
 from clipeval.data.split import Split
-from clipeval.engine.store import ImageStore, key_of
 from clipeval.models import ModelHandle, image_precision
 from clipeval.preprocess import watermark
 from clipeval.preprocess.transforms import Convert
+from clipeval.stores.embeddings import ImageStore, key_of
 from clipeval.tasks.base import Task
 
 DETERMINISTIC_BATCH = 32
@@ -34,7 +32,7 @@ class FeatureSpec:
     Attributes:
         parts: everything that the embeddings depend on.
         images: the split's images.
-        convert, mixed, output, max_pixels, max_text_chunk: as in `clipeval.engine.decode.DecodeJob`.
+        convert, mixed, output, max_pixels, max_text_chunk: as in `clipeval.decoding.decoders.DecodeJob`.
         label: for people who look into the cache.
     """
 
@@ -65,7 +63,8 @@ def feature_specs(
     runtime = config.runtime
     convert, drawn = data.convert, data.convert
     if convert == "watermark":
-        convert, drawn = _watermark(data, config, handle)
+        font = below(config.data.root, data.font or "", Path(config.cache.root).expanduser())
+        convert, drawn = watermark.drawn_with(font, handle.preprocess)
     how = {
         **handle.output_parts(task.output),
         "preprocess": runtime.preprocess if handle.preprocess.exact else "own",
@@ -81,27 +80,6 @@ def feature_specs(
         )
         for role, split in splits.items()
     }
-
-
-def _watermark(data: DataConfig, config: DictConfig, handle: ModelHandle) -> tuple[str, str]:
-    """How the decoders are told of ImageNet-W's watermark, and what embeddings depend on: its font's content.
-
-    Raises:
-        ClipevalError: the font is not there, or the model's own transform leaves no place to draw.
-    """
-    if not handle.preprocess.exact:
-        raise ClipevalError(
-            f"data.convert=watermark: the watermark is drawn on the resized picture, and {handle.preprocess.describe()} does "
-            "not show it."
-        )
-    path = below(config.data.root, data.font or "", Path(config.cache.root).expanduser())
-    if not path.is_file() or not watermark.is_font(path):
-        raise ClipevalError(
-            f"{path} is {'no font' if path.is_file() else 'missing'}: the font of ImageNet-W's watermark, "
-            "imagenet_w/fonts/SourceHanSerifSC-ExtraLight.otf of github.com/facebookresearch/Whac-A-Mole. Name it in "
-            "task.outside.font."
-        )
-    return f"{watermark.PREFIX}{path.absolute()}", f"watermark/{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 @dataclass

@@ -21,15 +21,15 @@ from clipeval.data.languages import translate
 from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
 from clipeval.data.split import Split, open_split
 from clipeval.data.subset import take
-from clipeval.engine.derived import can_derive, find_record
 from clipeval.engine.features import FeatureSpec, feature_specs
-from clipeval.engine.store import ChunkRange
 from clipeval.engine.task_config import make_task, protocol_digest, task_code
 from clipeval.models import ModelHandle, text_precision
 from clipeval.models.head_files import load_heads
+from clipeval.results.derived import can_derive, find_record
 from clipeval.results.fingerprint import Fingerprint, identity_differences
 from clipeval.results.records import COUNTS, DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
+from clipeval.stores.embeddings import ChunkRange
 from clipeval.tasks.base import Samples, Task
 from clipeval.tasks.names import name_flags
 

@@ -22,22 +22,23 @@ import numpy as np
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.features import FeatureSpec, FeatureStores
-from clipeval.engine.memory import memory_errors_named
-from clipeval.engine.pixels import pixel_store
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
 from clipeval.engine.scoring import ScoringQueue, WriteRecord
-from clipeval.engine.store import ImageStore, TextStore, key_of
 from clipeval.engine.stream import Embedded, ImageStream, StreamOptions
 from clipeval.models import Encoder, ModelHandle, text_precision
 from clipeval.models.encoder_group import EncoderGroup, share_tokenizer
+from clipeval.models.memory import memory_errors_named
 from clipeval.models.precision import deterministic_algorithms
 from clipeval.models.texts import disable_tokenizer_threads
 from clipeval.models.trial import try_image
 from clipeval.models.unsound import CAUSES, first_unsound
+from clipeval.preprocess.transforms import Preprocess, Transform
 from clipeval.results.records import Record
+from clipeval.stores.embeddings import ImageStore, TextStore, key_of
+from clipeval.stores.pixels import PixelStore
 
 TEXTS_AT_ONCE = 16_384
 """Texts embedded between two writes of the text store: what a killed run may lose of them."""
@@ -60,6 +61,23 @@ class RunOptions:
     compile: bool
     stream: StreamOptions
     pixels: Path | None = None
+
+    def pixel_store(self, transform: Transform, spec: FeatureSpec, label: str) -> PixelStore | None:
+        """Where the resized pixels of some images are kept; None: nowhere, for code of the user's own or a GPU makes them."""
+        if self.pixels is None or self.stream.nvjpeg or not isinstance(transform, Preprocess):
+            return None
+        return PixelStore.of(self.pixels, spec.images, transform, spec.convert, self.stream.fast, label)
+
+    def pixel_growth(self, tasks: Sequence[PlannedTask], transform: Transform, stores: FeatureStores) -> int:
+        """By how many bytes a run of these tasks lets the pixel stores grow; `stores` have the embeddings that are there."""
+        total, seen = 0, set()
+        for planned in tasks:
+            for spec in planned.features.values():
+                store = self.pixel_store(transform, spec, planned.task.name)
+                if store is not None and store.folder not in seen:
+                    seen.add(store.folder)
+                    total += store.missing_bytes(stores.of(spec).missing)
+        return total
 
 
 @dataclass
@@ -267,7 +285,7 @@ def decode_jobs(
         if missing[key].any():
             limits = spec.max_pixels, spec.max_text_chunk
             indices = np.flatnonzero(missing[key])
-            kept = pixel_store(options, models[0].handle.preprocess, spec, name)
+            kept = options.pixel_store(models[0].handle.preprocess, spec, name)
             job = DecodeJob(name, spec.images, indices, spec.convert, spec.mixed, spec.output, *limits, kept)
             jobs.append((job, stores[key]))
     return jobs

@@ -14,19 +14,19 @@ import torch
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.subset import take
-from clipeval.engine.derived import derived_scores
 from clipeval.engine.features import FeatureStores
-from clipeval.engine.memory import no_memory
 from clipeval.engine.plan import PlannedTask
 from clipeval.engine.progress import Progress
-from clipeval.engine.store import TextStore
 from clipeval.models.encoder import RAW
 from clipeval.models.float32 import full_float32
+from clipeval.models.memory import no_memory
 from clipeval.models.precision import current, stream_of_its_own
 from clipeval.models.shortened import shortened
 from clipeval.models.unsound import first_unsound
+from clipeval.results.derived import derived_scores
 from clipeval.results.records import Record
 from clipeval.results.run_folder import RunFolder
+from clipeval.stores.embeddings import TextStore
 from clipeval.tasks import text_rows
 from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.host_rows import to_device
@@ -65,13 +65,13 @@ def score_derived(tasks: Sequence[PlannedTask], folder: RunFolder, write_record:
     """Scores those tasks that are made of another record's predictions, writes them, and says of each what it was made of.
 
     Raises:
-        ClipevalError: see `clipeval.engine.derived`.
+        ClipevalError: see `clipeval.results.derived`.
     """
     for planned in tasks:
         record = planned.derived
         if record is None:
             continue
-        started, scores = time.monotonic(), derived_scores(planned, folder)
+        started, scores = time.monotonic(), derived_scores(planned.task, planned.samples, record, folder)
         planned.prompts = {**planned.prompts, "predictions_of": record.task}
         flags = [flag for flag in record.flags if flag not in planned.flags]
         timings = {"embed_s": 0.0, "score_s": round(time.monotonic() - started, 3)}

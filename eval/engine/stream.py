@@ -1,6 +1,6 @@
 """One stream of images through one encoder: decoders work on samples, batches stay full across splits and tasks.
 
-`clipeval.engine.decode` gives uint8 pixels, the device turns them into embeddings. The next samples are being decoded while a GPU
+`clipeval.decoding` gives uint8 pixels, the device turns them into embeddings. The next samples are being decoded while a GPU
 works, and a batch may hold the end of one split and the beginning of the next, so that nothing waits at a task's border.
 """
 
@@ -21,18 +21,18 @@ import PIL
 import torch
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob, Decoders
-from clipeval.engine.memory import memory_errors_named
-from clipeval.engine.store import CHUNK as STORED
-from clipeval.engine.uploads import Uploads, mark
+from clipeval.decoding.decoders import DecodeJob, Decoders
+from clipeval.decoding.uploads import Uploads, mark
 from clipeval.models.batch_size import default_batch
 from clipeval.models.encoder import Encoder
 from clipeval.models.encoder_group import EncoderGroup
+from clipeval.models.memory import memory_errors_named
 from clipeval.models.precision import current, indexed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
 from clipeval.preprocess.nvjpeg import DeviceDecode, JpegPacker
 from clipeval.preprocess.packed import Packer
 from clipeval.preprocess.transforms import Preprocess, Transform
+from clipeval.stores.embeddings import CHUNK as STORED
 
 log = logging.getLogger(__name__)
 

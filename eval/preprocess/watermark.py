@@ -6,10 +6,17 @@ The font is the makers' file, which is not shipped here.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
+
+from clipeval.configs.errors import ClipevalError
+
+if TYPE_CHECKING:
+    from clipeval.preprocess.transforms import Transform
 
 PREFIX = "watermark:"
 """Of a `convert` that ends in the font's path."""
@@ -46,3 +53,22 @@ def is_font(path: Path) -> bool:
 @lru_cache(maxsize=4)
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
+
+
+def drawn_with(font: Path, preprocess: Transform) -> tuple[str, str]:
+    """How the decoders are told of ImageNet-W's watermark, and what embeddings depend on: its font's content.
+
+    Raises:
+        ClipevalError: the font is not there, or the model's own transform leaves no place to draw.
+    """
+    if not preprocess.exact:
+        raise ClipevalError(
+            f"data.convert=watermark: the watermark is drawn on the resized picture, and {preprocess.describe()} does not show it."
+        )
+    if not font.is_file() or not is_font(font):
+        raise ClipevalError(
+            f"{font} is {'no font' if font.is_file() else 'missing'}: the font of ImageNet-W's watermark, "
+            "imagenet_w/fonts/SourceHanSerifSC-ExtraLight.otf of github.com/facebookresearch/Whac-A-Mole. Name it in "
+            "task.outside.font."
+        )
+    return f"{PREFIX}{font.absolute()}", f"watermark/{hashlib.sha256(font.read_bytes()).hexdigest()[:16]}"

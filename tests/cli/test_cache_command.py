@@ -13,7 +13,7 @@ import torch
 from clipeval.cli.cache import parse_size
 from clipeval.cli.main import main
 from clipeval.data.remote import local_copy
-from clipeval.engine.store import ImageStore, TextStore
+from clipeval.stores.embeddings import ImageStore, TextStore
 
 IMAGES = {"image": "abc", "precision": "fp32"}
 

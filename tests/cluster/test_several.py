@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.stream import ImageStream
 from clipeval.models import Encoder, resolve
 from clipeval.results.run_folder import RunFolder

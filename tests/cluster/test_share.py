@@ -20,9 +20,9 @@ from clipeval.cluster.shares import TaskCost, TaskShard, config_costs, missing_c
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.engine.features import FeatureSpec, FeatureStores
-from clipeval.engine.store import CHUNK, ChunkRange
 from clipeval.models.open_clip import OpenClip
 from clipeval.results.heartbeats import heartbeat, heartbeats
+from clipeval.stores.embeddings import CHUNK, ChunkRange
 from tests.cluster.conftest import LARGE, SMALL, words
 
 LOADS = st.lists(

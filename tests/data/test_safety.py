@@ -734,7 +734,7 @@ def test_a_cached_array_that_is_a_pickle_is_not_opened(tmp_path, canary):
 
     import numpy as np
 
-    from clipeval.engine.store import _read
+    from clipeval.stores.embeddings import _read
 
     np.save(tmp_path / "x.npy", np.array([Trap(canary)], dtype=object), allow_pickle=True)
     content = (tmp_path / "x.npy").read_bytes()

@@ -14,9 +14,9 @@ import torch
 
 from clipeval.cli.cache import list_entries, prune
 from clipeval.configs.files import sha256_of
-from clipeval.engine import store as store_module
 from clipeval.engine.features import FeatureSpec, FeatureStores
-from clipeval.engine.store import CHUNK, ImageStore, TextStore
+from clipeval.stores import embeddings as store_module
+from clipeval.stores.embeddings import CHUNK, ImageStore, TextStore
 
 PARTS = {"image": "abc", "data": "d", "precision": "fp32"}
 
@@ -79,7 +79,7 @@ def test_skipped_images_are_tried_again(tmp_path: Path) -> None:
 
 def test_a_chunk_is_hashed_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count, hashed = 3 * CHUNK, []
-    monkeypatch.setattr("clipeval.engine.store.sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr("clipeval.stores.embeddings.sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     spec = FeatureSpec(PARTS, range(count), "rgb_first", False, "embeddings")  # type: ignore[arg-type]
     fill(ImageStore(tmp_path, PARTS, count), 0, CHUNK)
     stores = FeatureStores(tmp_path)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine import decode
-from clipeval.engine.decode import CHUNK, DecodeJob, Decoders
-from clipeval.engine.decoder_processes import default_workers
+from clipeval.decoding import decoders
+from clipeval.decoding.decoders import CHUNK, DecodeJob, Decoders
+from clipeval.decoding.processes import default_workers
 from clipeval.models.small_cpu import shares_cores
 from clipeval.preprocess.transforms import CustomTransform, Preprocess, Transform
 from tests.engine.test_stream import Squares
@@ -117,7 +117,7 @@ def test_a_transform_that_cannot_be_sent_to_other_processes_runs_in_this_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where processes are started anew, as on macOS."""
-    monkeypatch.setattr(decode, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(decoders, "sys", SimpleNamespace(platform="darwin"))
     transform = CustomTransform(lambda image: plain(image), "plain", "a function")
     jobs = [DecodeJob("a", Squares(0, 40), np.arange(40), "rgb_first", False)]
     found = [int(d.pixels[i, 0, 0, 0]) for d in Decoders(jobs, transform, False, 2, CPU) for i in range(len(d.indices))]
@@ -159,7 +159,7 @@ def test_an_encoder_with_cores_to_spare_leaves_them_to_decoders(
 ORPHANS = """
 import os, signal, sys, numpy as np, torch
 torch.get_num_threads = lambda: 10**6
-from clipeval.engine.decode import Decoders, DecodeJob
+from clipeval.decoding.decoders import Decoders, DecodeJob
 from clipeval.preprocess.transforms import Preprocess
 from tests.engine.test_stream import Squares
 decoders = Decoders([DecodeJob("a", Squares(0, 250), np.arange(250), "rgb_first", False)], Preprocess((8, 8)), False, 2,

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.features import FeatureStores
 from clipeval.engine.scoring import ScoringQueue
 from clipeval.engine.stream import ImageStream, StreamOptions

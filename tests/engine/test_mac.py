@@ -14,7 +14,7 @@ import pytest
 
 from clipeval.api import evaluate
 from clipeval.cli.main import main
-from clipeval.engine import decode
+from clipeval.decoding import decoders
 from scripts.tiny_model import write_tiny_model
 from tests.data.colour_set import write_colours
 
@@ -37,7 +37,7 @@ def name(tmp_path_factory: pytest.TempPathFactory) -> str:
 def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = multiprocessing.get_context("spawn")
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(decode, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(decoders, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: fresh)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.preprocess.transforms import Preprocess
 

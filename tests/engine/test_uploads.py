@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipeval.engine import decode, uploads
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding import decoders, uploads
+from clipeval.decoding.decoders import DecodeJob
+from clipeval.decoding.uploads import Uploads
 from clipeval.engine.stream import ImageStream, StreamOptions
-from clipeval.engine.uploads import Uploads
 from clipeval.models.precision import stream_of_its_own
 from tests.engine.fake_cuda import FakeCuda
 from tests.engine.test_device_faults import COUNT, GreyEncoder, Squares
@@ -92,8 +92,8 @@ def test_decoders_wait_with_memory_that_a_gpu_still_copies(
     """Four slots for 32 runs; batches that end within a run."""
     cuda = FakeCuda(monkeypatch)
     cuda.busy, cuda.refuses = 1, refuses
-    monkeypatch.setattr(decode, "CHUNK", 8)
-    monkeypatch.setattr(decode, "AHEAD", {"cuda": 1})
+    monkeypatch.setattr(decoders, "CHUNK", 8)
+    monkeypatch.setattr(decoders, "AHEAD", {"cuda": 1})
     job = DecodeJob("a", Squares(), np.arange(COUNT), "rgb_first", False)
     got = np.full(COUNT, -1.0)
     with ImageStream([job], GreyEncoder.preprocess, StreamOptions(2, size), DEVICE) as stream:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
+from clipeval.decoding.uploads import Uploads
 from clipeval.engine.stream import ImageStream, StreamOptions
-from clipeval.engine.uploads import Uploads
 from clipeval.models import resolve
 from clipeval.models.batch_size import default_batch
 from clipeval.preprocess.device_resize import DeviceResize

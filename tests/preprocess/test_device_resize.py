@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipeval.engine import decode
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding import decoders
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.preprocess import packed
 from clipeval.preprocess.device_resize import DeviceResize, is_exact
@@ -165,7 +165,7 @@ def embed(options: StreamOptions, preprocess: Preprocess) -> tuple[dict[tuple[in
 def test_the_stream_gives_the_same_rows_whoever_resizes(
     monkeypatch: pytest.MonkeyPatch, workers: int, memory: int
 ) -> None:
-    monkeypatch.setattr(decode, "PACKED_BYTES", memory)
+    monkeypatch.setattr(decoders, "PACKED_BYTES", memory)
     preprocess = Preprocess((24, 16), resize_mode="squash")
     wanted, failed = embed(StreamOptions(0, 13, on_error="skip"), preprocess)
     got, failed_too = embed(StreamOptions(workers, 13, on_error="skip", device_resize=True), preprocess)

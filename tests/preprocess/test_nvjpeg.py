@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,9 @@ import torchvision.io
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine.decode import DecodeJob
+from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.features import feature_specs
-from clipeval.engine.pixels import pixel_store
+from clipeval.engine.runner import RunOptions
 from clipeval.engine.stream import ImageStream, StreamOptions
 from clipeval.preprocess import nvjpeg
 from clipeval.preprocess.device_resize import DeviceResize
@@ -232,5 +233,5 @@ def test_its_embeddings_are_kept_apart_and_none_of_its_pixels() -> None:
         spec = feature_specs(task, splits, data, SimpleNamespace(runtime=runtime), handle)["test"]  # type: ignore[arg-type]
         keys[how] = spec.key, spec.pixels_key
     assert len(set(keys.values())) == 3 and len({pixels for _, pixels in keys.values()}) == 3
-    options: Any = SimpleNamespace(pixels="cache", stream=StreamOptions(0, None, nvjpeg=True))
-    assert pixel_store(options, Preprocess((24, 24)), spec, "T") is None
+    options = RunOptions(torch.device("cuda"), "fp32", False, StreamOptions(0, None, nvjpeg=True), Path("cache"))
+    assert options.pixel_store(Preprocess((24, 24)), spec, "T") is None

@@ -18,13 +18,13 @@ import torch
 from clipeval.cli.cache import list_entries, prune
 from clipeval.cli.main import main
 from clipeval.configs.errors import ClipevalError
-from clipeval.engine import pixels
-from clipeval.engine.decode import DecodeJob, Decoders
+from clipeval.decoding.decoders import DecodeJob, Decoders
 from clipeval.engine.features import FeatureSpec, FeatureStores
-from clipeval.engine.pixels import CHUNK, PixelStore, growth, pixel_store
 from clipeval.engine.runner import RunOptions
 from clipeval.engine.stream import StreamOptions
 from clipeval.preprocess.transforms import CustomTransform, Preprocess
+from clipeval.stores import pixels
+from clipeval.stores.pixels import CHUNK, PixelStore
 from scripts.make_miniature import facts, write_set
 from scripts.tiny_model import write_tiny_model
 from tests.preprocess.test_device_resize import Pictures
@@ -51,7 +51,7 @@ def options(root: Path | None, fast: bool = False) -> RunOptions:
 
 def store_of(root: Path, images: Any, preprocess: Any = PREPROCESS, fast: bool = False, **more: Any) -> PixelStore:
     need: Any = SimpleNamespace(images=images, convert="rgb_first", **more)
-    store = pixel_store(options(root, fast), preprocess, need, "some")
+    store = options(root, fast).pixel_store(preprocess, need, "some")
     assert store is not None
     return store
 
@@ -229,23 +229,26 @@ def test_models_share_what_their_pixels_have_in_common(tmp_path: Path, monkeypat
     assert len({plain, *folders}) == 8
     custom = CustomTransform(lambda image: None, "digest", "a function")
     need = FeatureSpec({"a": 1}, images, "rgb_first", False, "embeddings")
-    assert pixel_store(options(tmp_path), custom, need, "some") is None
+    assert options(tmp_path).pixel_store(custom, need, "some") is None
     planned: Any = SimpleNamespace(features={"test": need}, task=SimpleNamespace(name="some"))
-    assert growth([planned], custom, options(tmp_path), FeatureStores(None)) == 0
+    assert options(tmp_path).pixel_growth([planned], custom, FeatureStores(None)) == 0
 
 
 def test_the_growth_is_what_the_files_then_take(tmp_path: Path) -> None:
     images = Good()
     need = FeatureSpec({"a": 1}, images, "rgb_first", False, "embeddings")
     planned: Any = SimpleNamespace(features={"test": need, "again": need}, task=SimpleNamespace(name="some"))
-    assert growth([planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == 100 * 3 * 24 * 16
+    assert options(tmp_path).pixel_growth([planned], PREPROCESS, FeatureStores(None)) == 100 * 3 * 24 * 16
     decode(tmp_path, images, np.arange(CHUNK))
-    assert growth([planned, planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == (100 - CHUNK) * 3 * 24 * 16
+    assert (
+        options(tmp_path).pixel_growth([planned, planned], PREPROCESS, FeatureStores(None))
+        == (100 - CHUNK) * 3 * 24 * 16
+    )
     decode(tmp_path, images)
-    assert growth([planned], PREPROCESS, options(tmp_path), FeatureStores(None)) == 0
+    assert options(tmp_path).pixel_growth([planned], PREPROCESS, FeatureStores(None)) == 0
     size = sum(path.stat().st_size for path in store_of(tmp_path, images).folder.glob("*.npy"))
     assert 100 * 3 * 24 * 16 <= size <= 100 * 3 * 24 * 16 + 4 * 200
-    assert growth([planned], PREPROCESS, options(None), FeatureStores(None)) == 0
+    assert options(None).pixel_growth([planned], PREPROCESS, FeatureStores(None)) == 0
 
 
 COUNT = 70

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipeval.engine.store import ImageStore
+from clipeval.stores.embeddings import ImageStore
 from tests.data_faults.case import Case, Refused, Scored
 from tests.data_faults.cases.plain import write_tar
 from tests.data_faults.colours import COLOURS, ColourModel, picture, write_picture

@@ -16,13 +16,13 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import PIL
@@ -30,13 +30,9 @@ from PIL import features
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
-from clipeval.engine.store import key_of
-from clipeval.preprocess.transforms import Preprocess, Transform
-
-if TYPE_CHECKING:
-    from clipeval.engine.features import FeatureSpec, FeatureStores
-    from clipeval.engine.plan import PlannedTask
-    from clipeval.engine.runner import RunOptions
+from clipeval.data.images import Images
+from clipeval.preprocess.transforms import Preprocess
+from clipeval.stores.embeddings import key_of
 
 CHUNK = 32
 """Images in a file: what one decoder makes in one go."""
@@ -61,6 +57,30 @@ class PixelStore:
     parts: Mapping[str, Any]
     count: int
     label: str = ""
+
+    @classmethod
+    def of(cls, root: Path, images: Images, transform: Preprocess, convert: str, fast: bool, label: str) -> PixelStore:
+        """The store of some images as this preprocessing makes them, `fast` or exact; `convert`: see `Preprocess`."""
+        decoders = {
+            "pillow": PIL.__version__,
+            "jpeg": features.version("jpg"),
+            "turbo": features.version("libjpeg_turbo"),
+        }
+        if fast:
+            import torchvision
+
+            decoders["torchvision"] = torchvision.__version__
+        parts = {
+            "data": images.digest,
+            "convert": convert,
+            "preprocess": "fast" if fast else "exact",
+            "size": list(transform.size),
+            "interpolation": transform.interpolation,
+            "resize_mode": transform.resize_mode,
+            "fill_color": transform.fill_color,
+            "decoders": decoders,
+        }
+        return cls(root, parts, len(images), f"{label}, {transform.size[0]}x{transform.size[1]}")
 
     @cached_property
     def folder(self) -> Path:
@@ -124,43 +144,6 @@ class PixelStore:
         shape = (min(CHUNK, self.count - number * CHUNK), *self.shape)
         known = pixels.dtype == np.uint8 and pixels.shape == shape
         return known and path.stem == f"{number}-{checksum(number, pixels)}"
-
-
-def pixel_store(options: RunOptions, transform: Transform, spec: FeatureSpec, label: str) -> PixelStore | None:
-    """Where the resized pixels of some images are kept; None: nowhere, for code of the user's own or a GPU makes them."""
-    if options.pixels is None or options.stream.nvjpeg or not isinstance(transform, Preprocess):
-        return None
-    decoders = {"pillow": PIL.__version__, "jpeg": features.version("jpg"), "turbo": features.version("libjpeg_turbo")}
-    if options.stream.fast:
-        import torchvision
-
-        decoders["torchvision"] = torchvision.__version__
-    parts = {
-        "data": spec.images.digest,
-        "convert": spec.convert,
-        "preprocess": "fast" if options.stream.fast else "exact",
-        "size": list(transform.size),
-        "interpolation": transform.interpolation,
-        "resize_mode": transform.resize_mode,
-        "fill_color": transform.fill_color,
-        "decoders": decoders,
-    }
-    size = f"{transform.size[0]}x{transform.size[1]}"
-    return PixelStore(options.pixels, parts, len(spec.images), f"{label}, {size}")
-
-
-def growth(
-    planned_tasks: Sequence[PlannedTask], transform: Transform, options: RunOptions, stores: FeatureStores
-) -> int:
-    """By how many bytes a run of these tasks lets the stores grow that have embeddings already: 0 where no pixels are kept."""
-    total, seen = 0, set()
-    for planned in planned_tasks:
-        for spec in planned.features.values():
-            store = pixel_store(options, transform, spec, planned.task.name)
-            if store is not None and store.folder not in seen:
-                seen.add(store.folder)
-                total += store.missing_bytes(stores.of(spec).missing)
-    return total
 
 
 def read_ahead(wanted: Iterable[tuple[PixelStore, int, Path]]) -> Iterator[np.ndarray | None]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from clipeval.configs.errors import ClipevalError
-from clipeval.data.split import Split
 from clipeval.results.fingerprint import Fingerprint, identity_differences
 from clipeval.results.records import DamagedRecord, Record
 from clipeval.results.run_folder import RunFolder
-from clipeval.tasks.base import Scores, Task
+from clipeval.tasks.base import Samples, Scores, Task
 from clipeval.tasks.ties import Ties
-
-if TYPE_CHECKING:
-    from clipeval.engine.plan import PlannedTask
 
 PROTOCOL = "classification/1/"
 """How the fingerprint of a classification whose predictions do begins."""
 
 
-def can_derive(task: Task, splits: Mapping[str, Split]) -> bool:
+def can_derive(task: Task, splits: Iterable[str]) -> bool:
     """Whether a task of these splits can be made of a classification's predictions."""
     return type(task).from_classification is not Task.from_classification and set(splits) == {"test"}
 
@@ -41,19 +36,17 @@ def find_record(source: Fingerprint, identity: Mapping[str, str], folder: RunFol
     return None
 
 
-def derived_scores(planned: PlannedTask, folder: RunFolder) -> Scores:
-    """The scores of a task whose `derived` is a record.
+def derived_scores(task: Task, samples: Mapping[str, Samples], record: Record, folder: RunFolder) -> Scores:
+    """The scores of a task that is made of the predictions of a record.
 
     How much hangs on ties is what that record says of its own metrics: which classes tied is not kept.
 
     Raises:
         ClipevalError: the predictions are not of this task's images.
     """
-    record = planned.derived
-    assert record is not None
     try:
-        predictions = planned.task.from_classification(folder.predictions(record), planned.samples)
+        predictions = task.from_classification(folder.predictions(record), samples)
         assert predictions is not None
-        return Scores(planned.task.statistics(predictions), predictions, Ties(int((record.ties or {}).get("count", 0))))
+        return Scores(task.statistics(predictions), predictions, Ties(int((record.ties or {}).get("count", 0))))
     except ValueError as problem:
         raise ClipevalError(f"{folder.place}, predictions of {record.task}: {problem}") from None

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from clipeval.configs.errors import ClipevalError
 from clipeval.data.images import Images
 from clipeval.data.remote import SourceLostError
-from clipeval.engine.decoder_processes import leave_signals, shared_memory, start_beside_encoder, unpicklable
-from clipeval.engine.pixels import CHUNK as KEPT
-from clipeval.engine.pixels import PixelStore, read_ahead
+from clipeval.decoding.processes import leave_signals, shared_memory, start_beside_encoder, unpicklable
 from clipeval.models.small_cpu import Gate, shares_cores
 from clipeval.preprocess.packed import Packer, least_bytes
 from clipeval.preprocess.transforms import Convert, Preprocess, Transform, decode_limits
+from clipeval.stores.pixels import CHUNK as KEPT
+from clipeval.stores.pixels import PixelStore, read_ahead
 
 CHUNK = 32
 """Samples that a worker decodes before it hands them over."""

@@ -1,0 +1,1 @@
+"""What is kept by content between runs: embeddings of images and texts, resized pixels."""
