@@ -21,6 +21,7 @@ from clipeval.cli.reports import add_commands as add_report_commands
 from clipeval.cli.terminal import any_encoding
 from clipeval.configs.collector import rare_collections
 from clipeval.configs.errors import EXIT_ERROR, EXIT_SKIPPED, ClipevalError
+from clipeval.preprocess.quick_imports import postpone_meta_kernels
 
 if TYPE_CHECKING:
     pass
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown words: {' '.join(rest)}")
     import logging
 
+    postpone_meta_kernels()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)

@@ -22,6 +22,7 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models.module_files import content_of, is_own, is_own_file, is_product, origin_of, spec_of
+from clipeval.preprocess.quick_imports import need_meta_kernels
 
 DYNAMIC = frozenset(
     {"import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "exec"}
@@ -132,6 +133,7 @@ def import_fresh(target: str) -> ModuleType:
     Raises:
         ImportError, ValueError: as `importlib.import_module`.
     """
+    need_meta_kernels()
     name = target.rpartition(".")[0]
     forget_changed(target)
     if name not in sys.modules:

@@ -7,6 +7,9 @@ that and 3.2 without. `postpone` has these three, once they are imported, find s
 - `timm.layers.typing` takes `torch.compiler.disable`, with which towers are marked: the compiler again. For its own functions torch
   has the same mark that brings the compiler with the first call.
 - `timm.utils.summary` imports wandb where there is one, 1 s.
+
+And `import torch` of the command line in 2.1 s in place of 3.0: `postpone_meta_kernels` has it without the shapes of operators
+on the device "meta", on which nothing lies before a model is built.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
+_META_KERNELS = "torch._meta_registrations"
 
 
 class _Later(ModuleType):
@@ -96,10 +100,16 @@ def _wandb() -> AbstractContextManager[None]:
     return nullcontext() if spec is None else _Later("wandb", spec).in_place()
 
 
+def _meta_kernels_at_hand() -> AbstractContextManager[None]:
+    need_meta_kernels()
+    return nullcontext()
+
+
 _WHILE: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "torchvision.ops.roi_align": _compiler_asked,
     "timm.layers.typing": _compiler_marks,
     "timm.utils.summary": _wandb,
+    **dict.fromkeys(("open_clip", "transformers", "torchvision"), _meta_kernels_at_hand),
 }
 
 
@@ -129,3 +139,16 @@ def postpone() -> None:
     """From here on in this process; once is enough."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def postpone_meta_kernels() -> None:
+    """Has the `import torch` to come leave out what `need_meta_kernels` brings: of a command, which knows when a model is built."""
+    if "torch" not in sys.modules:
+        postpone()
+        _WHILE["torch"] = _Later(_META_KERNELS).in_place
+
+
+def need_meta_kernels() -> None:
+    """Before a model is built, or code of the user's own is run: torch is as it would be without `postpone_meta_kernels`."""
+    if _WHILE.pop("torch", None) is not None and "torch" in sys.modules:
+        importlib.import_module(_META_KERNELS)

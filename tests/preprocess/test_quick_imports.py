@@ -82,3 +82,42 @@ def test_the_modules_that_are_waited_for_are_still_there(name: str) -> None:
     from importlib.util import find_spec
 
     assert find_spec(name) is not None
+
+
+KERNELS = "len(torch._C._dispatch_get_registrations_for_dispatch_key('Meta'))"
+
+
+def test_a_command_has_torch_without_shapes_on_the_device_meta_until_a_model_is_built() -> None:
+    code = f"""
+import sys
+from clipeval.preprocess.quick_imports import need_meta_kernels, postpone_meta_kernels
+postpone_meta_kernels()
+import torch
+assert "torch._refs" not in sys.modules and "torch._decomp" not in sys.modules
+few = {KERNELS}
+{{asked}}
+assert torch.ops.aten.cumsum.default(torch.ones(3, 2, device="meta"), 0).shape == (3, 2)
+assert torch._meta_registrations is sys.modules["torch._meta_registrations"] and torch._meta_registrations.activate_meta
+print(few, {KERNELS})
+need_meta_kernels()
+"""
+    whole = int(_printed(f"import torch; print({KERNELS})"))
+    for asked in (
+        "need_meta_kernels()",
+        "import open_clip",
+        "import transformers",
+        "torch._meta_registrations.activate_meta",
+    ):
+        few, after = map(int, _printed(code.replace("{asked}", asked)).split())
+        assert few < whole - 100 and after >= whole, asked
+
+
+def test_torch_that_is_imported_already_stays_as_it_is() -> None:
+    code = "import torch, sys\nfrom clipeval.cli.main import main\nmain(['list', 'models'])\nassert 'torch._refs' in sys.modules"
+    assert _printed(code)
+
+
+def _printed(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
