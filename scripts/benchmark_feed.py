@@ -80,6 +80,7 @@ def free_device(registered: bool) -> Iterator[None]:
     """A GPU that does nothing, in no time: its tensors are the CPU's, and copies to it copy nothing."""
     to, copy, empty = torch.Tensor.to, torch.Tensor.copy_, torch.empty
     ones = torch.full((8192, WIDTH), WIDTH**-0.5)
+    pool: dict[Any, torch.Tensor] = {}
 
     class Stream:
         def __init__(self, device: object = None) -> None: ...
@@ -100,6 +101,8 @@ def free_device(registered: bool) -> Iterator[None]:
         # Embeddings that have arrived, of unit length: zeros are refused.
         if pin_memory and more["dtype"] == torch.float32:
             return ones[: given[0][0]]
+        if device is not None and device.type == "cuda":  # as CUDA's allocator does, which keeps what was used before
+            return _kept(pool, given[0], more["dtype"], empty)
         return empty(*given, **more)
 
     def moved(tensor: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
@@ -119,6 +122,12 @@ def free_device(registered: bool) -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None))
         stack.enter_context(mock.patch.object(torch, "empty", made))
         yield
+
+
+def _kept(pool: dict[Any, torch.Tensor], shape: Any, dtype: torch.dtype, empty: Any) -> torch.Tensor:
+    if (shape, dtype) not in pool:
+        pool[shape, dtype] = empty(shape, dtype=dtype)
+    return pool[shape, dtype]
 
 
 class _Nothing:
