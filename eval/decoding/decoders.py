@@ -36,11 +36,11 @@ CHUNK = 32
 """Samples that a worker decodes before it hands them over."""
 CUDA_CHUNK = 64
 """The same beside a CUDA device, whose main thread spends on each handing over what 20 images cost it."""
-PACKED_CHUNK = 16
+PACKED_CHUNK = 32
 """The same, where images are handed over as they were decoded."""
 PACKED_BYTES = 64 << 20
-"""Memory of a worker for images as they were decoded: for each of the runs it is ahead, and the one in use, 16 of 500 x 375 fit."""
-AHEAD = {"cpu": 2, "cuda": 4}
+"""Memory of a worker for images as they were decoded: for each of the runs it is ahead, and the one in use, 32 of 500 x 375 fit."""
+AHEAD, PACKED_AHEAD = {"cpu": 2, "cuda": 4}, 2
 """Runs of samples that each worker may be ahead of the encoder."""
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class Decoders:
         todo = [run for run, kept in zip(self._runs, self._kept, strict=True) if kept is None]
         workers = min(workers, len(todo))
         transform.prepare(fast)
-        ahead = AHEAD.get(device.type, 4)
+        ahead = PACKED_AHEAD if packer else AHEAD.get(device.type, 4)
         forks = sys.platform == "linux"
         if workers and not forks and (why := unpicklable([jobs, transform])):
             log.warning(

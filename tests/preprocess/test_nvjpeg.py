@@ -14,6 +14,7 @@ import torchvision.io
 from PIL import Image
 
 from clipeval.configs.errors import ClipevalError
+from clipeval.decoding import decoders
 from clipeval.decoding.decoders import DecodeJob
 from clipeval.engine.features import feature_specs
 from clipeval.engine.runner import RunOptions
@@ -26,6 +27,12 @@ from clipeval.preprocess.transforms import CustomTransform, Preprocess
 
 CPU = torch.device("cpu")
 SHAPES = [(40, 60, 3), (61, 33, 3), (30, 30), (24, 24, 3), (90, 11, 3)]
+
+
+@pytest.fixture(autouse=True)
+def two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 21 pictures are more than decoders hand over at once."""
+    monkeypatch.setattr(decoders, "PACKED_CHUNK", 16)
 
 
 def encoded(shape: tuple[int, ...], kind: str, seed: int, **how: Any) -> bytes:
