@@ -35,6 +35,7 @@ from clipeval.models.precision import deterministic_algorithms
 from clipeval.models.texts import disable_tokenizer_threads
 from clipeval.models.trial import try_image
 from clipeval.models.unsound import CAUSES, first_unsound
+from clipeval.preprocess.quick_imports import need_meta_kernels
 from clipeval.preprocess.transforms import Preprocess, Transform
 from clipeval.results.records import Record
 from clipeval.stores.embeddings import ImageStore, TextStore, key_of
@@ -209,6 +210,8 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         ClipevalError: an image cannot be read, a worker died, the only model fails. Records written before it stay.
     """
     started = time.monotonic()
+    if any(model.tasks for model in models):
+        need_meta_kernels()
     owners = {model: next(other for other in models if other.stores is model.stores) for model in models}
     jobs = decode_jobs(models, options, owners)
     sighted = {model for _, stores in jobs for model in stores}

@@ -9,7 +9,7 @@ that and 3.2 without. `postpone` has these three, once they are imported, find s
 - `timm.utils.summary` imports wandb where there is one, 1 s.
 
 And `import torch` of the command line in 2.1 s in place of 3.0: `postpone_meta_kernels` has it without the shapes of operators
-on the device "meta", on which nothing lies before a model is built.
+on the device "meta", which a plan does not need.
 """
 
 from __future__ import annotations
@@ -105,6 +105,22 @@ def _meta_kernels_at_hand() -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@contextmanager
+def _without_meta_kernels() -> Iterator[None]:
+    with _Later(_META_KERNELS).in_place():
+        yield
+    import torch
+
+    try:  # of a later torch, what is left out makes generators, too
+        if hasattr(torch._C, "_set_generator_metaclass"):
+            from torch._custom_class_base import CustomClassBaseMeta
+
+            torch._C._set_generator_metaclass(CustomClassBaseMeta)
+        torch.Generator()
+    except (ImportError, RuntimeError):
+        need_meta_kernels()
+
+
 _WHILE: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "torchvision.ops.roi_align": _compiler_asked,
     "timm.layers.typing": _compiler_marks,
@@ -142,13 +158,13 @@ def postpone() -> None:
 
 
 def postpone_meta_kernels() -> None:
-    """Has the `import torch` to come leave out what `need_meta_kernels` brings: of a command, which knows when a model is built."""
+    """Has the `import torch` to come leave out what `need_meta_kernels` brings: of a command, which knows when it computes."""
     if "torch" not in sys.modules:
         postpone()
-        _WHILE["torch"] = _Later(_META_KERNELS).in_place
+        _WHILE["torch"] = _without_meta_kernels
 
 
 def need_meta_kernels() -> None:
-    """Before a model is built, or code of the user's own is run: torch is as it would be without `postpone_meta_kernels`."""
+    """Before anything is computed, or code of the user's own is run: torch is as it would be without `postpone_meta_kernels`."""
     if _WHILE.pop("torch", None) is not None and "torch" in sys.modules:
         importlib.import_module(_META_KERNELS)
