@@ -22,9 +22,11 @@ from clipeval.data.config import DataConfig
 from clipeval.data.depth import HEAD, flag_deep, is_deep
 from clipeval.data.imagenet import accepted_text
 from clipeval.data.images import digest_of
+from clipeval.data.known_columns import SPLIT, beside_predictions, rows_of_split, with_columns
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
 from clipeval.data.splits import choose_files, same_split
+from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS
 from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
@@ -33,13 +35,6 @@ from clipeval.tasks.relabelled import ACCEPTED
 GROUPS = 2
 """Row groups whose images a process keeps."""
 _PLAIN = ("int64", "int32", "string", "bool")
-_PANDAS = {
-    ".csv": "read_csv('{}')",
-    ".tsv": "read_csv('{}', sep='\\t')",
-    ".json": "read_json('{}')",
-    ".jsonl": "read_json('{}', lines=True)",
-}
-"""How pandas reads tables of text, for an error."""
 
 
 @dataclass
@@ -144,11 +139,14 @@ def read(
         ClipevalError: files, columns or cells are not what they must be; `data.on_error=skip` leaves out rows.
     """
     if location.exists():
-        return _from_parquet(config, location, split, account)
+        return from_parquet(config, location, split, account)
     return _from_hub(config, split, account)
 
 
-def _from_parquet(config: DataConfig, location: Path, split: str, account: Account) -> tuple[ParquetImages, Samples]:
+def from_parquet(
+    config: DataConfig, location: Path, split: str, account: Account, by_names: bool = False
+) -> tuple[ParquetImages, Samples]:
+    """`read` of files. `by_names`: columns are known and the column `split` is heeded as by `clipeval.data.table`."""
     files = parquet_files(location, split, account)
     check_lock(location, files)
     source = str(location)
@@ -158,6 +156,8 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
         try:
             with pq.ParquetFile(path) as opened:
                 schema = opened.schema_arrow
+                if by_names:
+                    config = with_columns(config, schema.names, str(path), account)
                 _check_columns(config, schema.names, str(path))
                 others = _beside_images(config, schema.names)
                 tables.append(opened.read(columns=others) if others else pa.table({}))
@@ -168,10 +168,11 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
         except (pa.ArrowException, OSError, ValueError) as problem:
             if isinstance(problem, ClipevalError):
                 raise
-            if reader := _PANDAS.get(path.suffix.lower()):
+            if path.suffix.lower() in (*CSV_ENDINGS, *JSON_ENDINGS):
+                task = "captions" if config.caption else "labels"
                 raise ClipevalError(
-                    f"{path} is a table of text, and labelled pictures are read from parquet. Write it as such beside it: python "
-                    f"-c \"import pandas; pandas.{reader.format(path.name)}.to_parquet('{path.stem}.parquet')\""
+                    f"{path} is a table of text, and this task reads parquet. Such tables are read by task={task} "
+                    f"task.data.path={path}."
                 ) from None
             raise ClipevalError(
                 f"{path} is no parquet file that can be read: {first_line(problem).rstrip('.')}."
@@ -183,7 +184,12 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
             f"{source}: the files of the split differ in their columns: {str(problem).splitlines()[0]}."
         ) from None
     rows = np.concatenate(places).astype(np.int64) if places else np.zeros((0, 3), dtype=np.int64)
-    images = ParquetImages([str(path) for path in files], config.image, rows, np.arange(len(rows)), source)
+    numbers = np.arange(len(rows))
+    if by_names and SPLIT in table.column_names and config.label != SPLIT:
+        where = [f"{source}, row {number}" for number in numbers]
+        numbers = np.array(rows_of_split(table[SPLIT].to_pylist(), where, split, source, account), dtype=np.int64)
+        rows, table = rows[numbers], table.take(pa.array(numbers))
+    images = ParquetImages([str(path) for path in files], config.image, rows, numbers, source)
     kept, images.digest = _usable(images, _cells(table, config), config, source, account)
     images.rows, images.numbers = images.rows[kept], images.numbers[kept]
     plain = {name: str(table.schema.field(name).type) for name in table.column_names}
@@ -388,7 +394,8 @@ def _samples(
     answers = config.label, config.caption, config.accepted
     used = {*answers, *(str(column).partition(".")[0] for column in answers)}
     names = [name for name in table.column_names if name not in used and plain.get(name) in _PLAIN]
-    metadata = pd.DataFrame({name: table[name].to_pylist() for name in names}, index=range(len(images)))
+    columns = {name: table[name].to_pylist() for name in names}
+    metadata = beside_predictions(pd.DataFrame(columns, index=range(len(images))))
     if accepted:
         metadata[ACCEPTED] = accepted
     keys = [f"{number:08d}" for number in images.numbers]

@@ -16,6 +16,7 @@ from clipeval.data.images import FileImages
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.pictures import find_pictures, whole_files
 from clipeval.data.splits import KEYWORDS
+from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS
 from clipeval.tasks.base import Samples
 
 _SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
@@ -76,8 +77,10 @@ def class_folders(
         ClipevalError: as `read`.
     """
     if not location.is_dir():
+        table = location.is_file() and location.suffix.lower() in (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+        hint = f" A table of pictures and labels is read by task=labels task.data.path={location}." if table else ""
         raise ClipevalError(
-            f"{location} is not a folder; task.data.path names a folder that holds a folder for each class."
+            f"{location} is not a folder; task.data.path names a folder that holds a folder for each class.{hint}"
         )
     base = _base(location, split, account)
     paths = []
@@ -88,8 +91,11 @@ def class_folders(
             paths.append(path)
     if not paths:
         kinds = "in a format that Pillow reads" if what == "picture" else "such as .mp4 or .avi"
+        endings = (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+        tables = sorted(path for path in base.iterdir() if path.suffix.lower() in endings) if what == "picture" else []
+        hint = f" If {tables[0].name} says their labels: task=labels task.data.path={tables[0]}." if tables else ""
         raise ClipevalError(
-            f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}."
+            f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}.{hint}"
         )
     below = [path.relative_to(base) for path in paths]
     classes = [path.parts[0] for path in below]
