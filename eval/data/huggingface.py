@@ -25,9 +25,10 @@ from clipeval.data.images import digest_of
 from clipeval.data.known_columns import SPLIT, beside_predictions, rows_of_split, with_columns
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
+from clipeval.data.same_pictures import contents_from
 from clipeval.data.splits import choose_files, same_split
 from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS
-from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
+from clipeval.data.values import Unusable, cell, encoded_image, has_column, is_null, texts_of
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
 from clipeval.tasks.relabelled import ACCEPTED
@@ -46,6 +47,7 @@ class ParquetImages:
         column: the image's column, or a path into it.
         rows: int64 [N, 3]: for each image its file, row group and row in the group.
         numbers: int64 [N], its row in the whole set.
+        contents: uint64 [N], equal for equal pictures.
     """
 
     files: Sequence[str]
@@ -54,6 +56,7 @@ class ParquetImages:
     numbers: np.ndarray
     source: str
     digest: str = ""
+    contents: np.ndarray | None = None
     _kept: OrderedDict[tuple[int, int], pa.ChunkedArray] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -75,7 +78,7 @@ class ParquetImages:
         return f"{self.source}, row {int(self.numbers[position])}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict()}
+        return {**self.__dict__, "_kept": OrderedDict(), "contents": None}
 
 
 @dataclass
@@ -87,6 +90,7 @@ class RowImages:
     numbers: np.ndarray
     source: str
     digest: str = ""
+    contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -96,35 +100,6 @@ class RowImages:
 
     def location(self, position: int) -> str:
         return f"{self.source}, row {int(self.numbers[position])}"
-
-
-def encoded_image(value: Any, folder: Path) -> bytes:
-    """The encoded image in a cell.
-
-    Raises:
-        Unusable: there is none, or not one.
-    """
-    if isinstance(value, (list, tuple)):
-        if len(value) != 1:
-            raise Unusable(f"the image is a list of {len(value)}; choose one, as in task.data.image=COLUMN.0")
-        value = value[0]
-    if isinstance(value, dict):
-        given = value.get("bytes")
-        value = given if given else value.get("path")
-    if isinstance(value, (bytes, bytearray)) and value:
-        return bytes(value)
-    if isinstance(value, str) and value.strip():
-        if value.startswith(("http://", "https://")):
-            raise Unusable("the image is an address on the network; pictures are read from disk")
-        try:
-            return (folder / value).read_bytes()
-        except (OSError, ValueError):
-            raise Unusable(f"the picture {value[:200]!r} does not exist in {folder.absolute()}") from None
-    if value is None or value in ("", b""):
-        raise Unusable("the image is null")
-    raise Unusable(
-        f"the image is of the type {type(value).__name__}; bytes, a path, or a structure of both was expected"
-    )
 
 
 def read(
@@ -190,7 +165,7 @@ def from_parquet(
         numbers = np.array(rows_of_split(table[SPLIT].to_pylist(), where, split, source, account), dtype=np.int64)
         rows, table = rows[numbers], table.take(pa.array(numbers))
     images = ParquetImages([str(path) for path in files], config.image, rows, numbers, source)
-    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    kept, images.digest, images.contents = _usable(images, _cells(table, config), config, source, account)
     images.rows, images.numbers = images.rows[kept], images.numbers[kept]
     plain = {name: str(table.schema.field(name).type) for name in table.column_names}
     return images, _samples(config, location, table.take(pa.array(kept)), plain, features, images, account)
@@ -213,7 +188,7 @@ def _from_hub(config: DataConfig, split: str, account: Account) -> tuple[RowImag
     others = _beside_images(config, rows.column_names)
     table = rows.select_columns(others).with_format("arrow")[:] if others else pa.table({})
     images = RowImages(rows, config.image, np.arange(len(rows)), source)
-    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    kept, images.digest, images.contents = _usable(images, _cells(table, config), config, source, account)
     images.numbers = images.numbers[kept]
     plain = {n: getattr(rows.features[n], "dtype", "") for n in table.column_names}
     features = {n: {"names": getattr(rows.features[n], "names", None)} for n in table.column_names}
@@ -338,8 +313,8 @@ def _usable(
     config: DataConfig,
     source: str,
     account: Account,
-) -> tuple[np.ndarray, str]:
-    """The rows that can be scored, int64; and the digest of their images."""
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """The rows that can be scored, int64; the digest of their images; and what tells these apart, uint64."""
     kept, digests, deep = [], [], list[str]()
     for number in range(len(images)):
         content = next(cells, {})
@@ -360,7 +335,7 @@ def _usable(
         if is_deep(data[:HEAD], lambda data=data: data):  # type: ignore[misc]
             deep.append(f"row {number}")
     flag_deep(deep, account)
-    return np.array(kept, dtype=np.int64), digest_of(*digests)
+    return np.array(kept, dtype=np.int64), digest_of(*digests), contents_from(digests)
 
 
 def _samples(
