@@ -149,7 +149,7 @@ CASES = [
     Case("labels: numbers without names", file("image,label\na.png,1\nb.png,0\n"), Refused("numbers", "classnames")),
     *(
         Case(
-            f"labels: written {one}, {zero}",
+            f"labels: written {one}, {zero}, {words[21:]}",
             file(f"image,label\na.png,{one}\nb.png,{zero}\nc.png,{one}\nd.png,{zero}\n", "l.csv", words),
             ALL,
         )
