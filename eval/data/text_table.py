@@ -245,7 +245,8 @@ def _records(path: Path, text: str, sep: str, account: Account) -> tuple[list[st
                     f"{path}, line {line}: two columns are called {twice!r}; give each a name of its own."
                 )
             continue
-        unnamed = [value for name, value in zip(columns, record, strict=False) if not name and value.strip()]
+        # A first column without a name is the index that pandas writes; elsewhere, a field too many.
+        unnamed = [value for name, value in zip(columns[1:], record[1:], strict=False) if not name and value.strip()]
         if len(record) != len(columns) or unnamed:
             what = f"{len(record)} fields, where the header names {len([c for c in columns if c])}"
             account.unusable(
