@@ -86,11 +86,11 @@ def class_folders(
     base = _base(location, split, account)
     paths = []
     for path in find(base, account):
-        name = path.relative_to(base)
+        inside = path.relative_to(base)
         if path.parent == base:
             account.leave_out(path.name, f"a {what} that lies in no class folder")
-        elif name.parts[0].startswith("."):
-            account.leave_out(name.as_posix(), f"a {what} in a hidden folder")
+        elif inside.parts[0].startswith("."):
+            account.leave_out(inside.as_posix(), f"a {what} in a hidden folder")
         else:
             paths.append(path)
     if not paths:

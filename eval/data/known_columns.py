@@ -58,7 +58,7 @@ def _plain(column: str) -> str:
 
 def needed_columns(config: DataConfig) -> list[str | KnownColumn]:
     """What a table must have: the columns that the config names, and for those that it does not, one of a known name."""
-    answers = [column for column in (config.caption, config.label) if column is not None]
+    answers: list[str | KnownColumn] = [c for c in (config.caption, config.label) if c is not None]
     return [PICTURES if config.image == PICTURE else config.image, *(answers or [LABELS])]
 
 

@@ -123,9 +123,10 @@ def apart_from(test: Split, train: Split, names: tuple[str, str], own: bool) -> 
     """
     inner = test.images.images if isinstance(test.images, SubsetImages) else test.images
     same = inner.digest == train.images.digest
-    both = test.contents is not None and train.contents is not None
-    count = int(np.isin(test.contents, train.contents).sum()) if own and both and not same else 0
-    if same or (count and count == len(test.contents if test.contents is not None else ())):
+    count = 0
+    if own and not same and test.contents is not None and train.contents is not None:
+        count = int(np.isin(test.contents, train.contents).sum())
+    if same or (count and count == len(test.images)):
         raise ClipevalError(
             f"the splits {names[0]!r} and {names[1]!r} are the same pictures, so that what is tested was trained on. Give each a "
             f"folder or file called like its split ({names[1]}/, {names[0]}/), or a table with a column split (task=labels)."

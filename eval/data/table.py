@@ -50,7 +50,7 @@ def read(
     table = read_table(location, needed_columns(config), account, config.sep, config.encoding)
     config = with_columns(config, table.columns, str(location), account)
     needed = [column for column in (config.image, config.caption, config.label) if column is not None]
-    asked = range(len(table.rows))
+    asked = list(range(len(table.rows)))
     if SPLIT in table.columns and SPLIT not in needed:
         places = [table.location(row) for row in asked]
         asked = rows_of_split([row.get(SPLIT) for row in table.rows], places, split, str(location), account)
