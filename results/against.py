@@ -60,6 +60,8 @@ class ReferenceComparison:
     """Whether figures of the run were imported, and so reproduce nothing."""
     reproduction: Reproduction | None = None
     """Against published models: every metric that was published of this one; None where nothing was."""
+    namesake: str = ""
+    """Against published models: one that the run's own weights are called like, and are not known to be."""
     causes: tuple[Cause, ...] = ()
     """Where it does not reproduce: why that may be, the likeliest first."""
 
@@ -70,7 +72,7 @@ class ReferenceComparison:
 
 def against_published(run: Run) -> ReferenceComparison:
     """A run beside all that was published of its model, if anything was, and its place among the 121 models of the 38 sets."""
-    row = published.find(run.model.get("name"), run.model.get("pretrained"))
+    row = published.find(**published.of_record(run.model))
     rows = published.table()
     # A model's own published row is no rival of its reproduction.
     mine = -1 if row is None else int(str(row.name))
@@ -122,6 +124,7 @@ def against_published(run: Run) -> ReferenceComparison:
         neighbours=neighbours,
         imported=imported,
         reproduction=reproduction,
+        namesake=published.namesake(run.model),
         causes=tuple(causes(run, reproduction)) if reproduction else (),
     )
 

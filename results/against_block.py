@@ -215,7 +215,17 @@ def _places(comparison: ReferenceComparison) -> SummaryTable:
         header=("Task", "Measured", "95% interval", "Median", "Best", "Place"),
         rows=tuple(shown),
         tones=tuple("plain" for _ in shown),
-        remarks=("This model is not in the published table: its place is shown, and nothing is reproduced.",),
+        remarks=(_why_placed(comparison),),
+    )
+
+
+def _why_placed(comparison: ReferenceComparison) -> str:
+    if not comparison.namesake:
+        return "This model is not in the published table: its place is shown, and nothing is reproduced."
+    return (
+        f"This model is called like {comparison.namesake}, but its weights are a file or an object of one's own, and their "
+        "digest is not known to be the published one: nothing is reproduced. To run the published weights, name them so: "
+        "model.pretrained=TAG of open_clip, or ORG/NAME of the Hub in model.path."
     )
 
 

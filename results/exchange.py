@@ -11,7 +11,7 @@ import yaml
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.configs.resolvers import slug
-from clipeval.results import model_card
+from clipeval.results import model_card, published
 from clipeval.results.json_io import dumps
 from clipeval.results.other_forms import MTEB_KEYS
 from clipeval.results.records import Record
@@ -184,8 +184,12 @@ def _data(run: Run, record: Record) -> Mapping[str, Any]:
 
 
 def _model_id(run: Run) -> str:
-    """The model as `ORG/NAME`: its place on the Hub, else open_clip's name and tag under `open_clip/`."""
+    """The model as `ORG/NAME`: its place on the Hub, else open_clip's name and tag under `open_clip/`; one's own under `local/`."""
     name, pretrained = str(run.model.get("name") or run.label), str(run.model.get("pretrained") or "")
+    if published.has_own_weights(run.model):
+        return f"local/{slug(str(run.model.get('slug') or name))}"
+    if run.model.get("hub"):
+        return str(run.model["hub"])
     for text in (pretrained, name):
         if text.startswith("hf-hub:"):
             return text.removeprefix("hf-hub:")

@@ -94,9 +94,7 @@ class Reproduction:
 
 def figures_of(model: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Figure, ...]]:
     """{(key, metric): the published values} of a record's or a run's `model`; those of the same model first."""
-    table = published.rows_of_model(
-        model.get("name"), model.get("pretrained"), hub=model.get("hub"), weights=model.get("weights")
-    )
+    table = published.rows_of_model(**published.of_record(model))
     order = {source.name: index for index, source in enumerate(published.sources())}
     titles = {source.name: source.title for source in published.sources()}
     figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)

@@ -22,10 +22,13 @@ from clipeval.data.config import DataConfig
 from clipeval.data.depth import HEAD, flag_deep, is_deep
 from clipeval.data.imagenet import accepted_text
 from clipeval.data.images import digest_of
+from clipeval.data.known_columns import SPLIT, beside_predictions, rows_of_split, with_columns
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.lock import check_lock
+from clipeval.data.same_pictures import contents_from
 from clipeval.data.splits import choose_files, same_split
-from clipeval.data.values import Unusable, cell, has_column, is_null, texts_of
+from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS
+from clipeval.data.values import Unusable, cell, encoded_image, has_column, is_null, texts_of
 from clipeval.results import safe_json
 from clipeval.tasks.base import Samples
 from clipeval.tasks.relabelled import ACCEPTED
@@ -33,13 +36,6 @@ from clipeval.tasks.relabelled import ACCEPTED
 GROUPS = 2
 """Row groups whose images a process keeps."""
 _PLAIN = ("int64", "int32", "string", "bool")
-_PANDAS = {
-    ".csv": "read_csv('{}')",
-    ".tsv": "read_csv('{}', sep='\\t')",
-    ".json": "read_json('{}')",
-    ".jsonl": "read_json('{}', lines=True)",
-}
-"""How pandas reads tables of text, for an error."""
 
 
 @dataclass
@@ -51,6 +47,7 @@ class ParquetImages:
         column: the image's column, or a path into it.
         rows: int64 [N, 3]: for each image its file, row group and row in the group.
         numbers: int64 [N], its row in the whole set.
+        contents: uint64 [N], equal for equal pictures.
     """
 
     files: Sequence[str]
@@ -59,6 +56,7 @@ class ParquetImages:
     numbers: np.ndarray
     source: str
     digest: str = ""
+    contents: np.ndarray | None = None
     _kept: OrderedDict[tuple[int, int], pa.ChunkedArray] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -80,7 +78,7 @@ class ParquetImages:
         return f"{self.source}, row {int(self.numbers[position])}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict()}
+        return {**self.__dict__, "_kept": OrderedDict(), "contents": None}
 
 
 @dataclass
@@ -92,6 +90,7 @@ class RowImages:
     numbers: np.ndarray
     source: str
     digest: str = ""
+    contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -101,35 +100,6 @@ class RowImages:
 
     def location(self, position: int) -> str:
         return f"{self.source}, row {int(self.numbers[position])}"
-
-
-def encoded_image(value: Any, folder: Path) -> bytes:
-    """The encoded image in a cell.
-
-    Raises:
-        Unusable: there is none, or not one.
-    """
-    if isinstance(value, (list, tuple)):
-        if len(value) != 1:
-            raise Unusable(f"the image is a list of {len(value)}; choose one, as in task.data.image=COLUMN.0")
-        value = value[0]
-    if isinstance(value, dict):
-        given = value.get("bytes")
-        value = given if given else value.get("path")
-    if isinstance(value, (bytes, bytearray)) and value:
-        return bytes(value)
-    if isinstance(value, str) and value.strip():
-        if value.startswith(("http://", "https://")):
-            raise Unusable("the image is an address on the network; pictures are read from disk")
-        try:
-            return (folder / value).read_bytes()
-        except (OSError, ValueError):
-            raise Unusable(f"the picture {value[:200]!r} does not exist in {folder.absolute()}") from None
-    if value is None or value in ("", b""):
-        raise Unusable("the image is null")
-    raise Unusable(
-        f"the image is of the type {type(value).__name__}; bytes, a path, or a structure of both was expected"
-    )
 
 
 def read(
@@ -144,11 +114,14 @@ def read(
         ClipevalError: files, columns or cells are not what they must be; `data.on_error=skip` leaves out rows.
     """
     if location.exists():
-        return _from_parquet(config, location, split, account)
+        return from_parquet(config, location, split, account)
     return _from_hub(config, split, account)
 
 
-def _from_parquet(config: DataConfig, location: Path, split: str, account: Account) -> tuple[ParquetImages, Samples]:
+def from_parquet(
+    config: DataConfig, location: Path, split: str, account: Account, by_names: bool = False
+) -> tuple[ParquetImages, Samples]:
+    """`read` of files. `by_names`: columns are known and the column `split` is heeded as by `clipeval.data.table`."""
     files = parquet_files(location, split, account)
     check_lock(location, files)
     source = str(location)
@@ -158,6 +131,8 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
         try:
             with pq.ParquetFile(path) as opened:
                 schema = opened.schema_arrow
+                if by_names:
+                    config = with_columns(config, schema.names, str(path), account)
                 _check_columns(config, schema.names, str(path))
                 others = _beside_images(config, schema.names)
                 tables.append(opened.read(columns=others) if others else pa.table({}))
@@ -168,10 +143,11 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
         except (pa.ArrowException, OSError, ValueError) as problem:
             if isinstance(problem, ClipevalError):
                 raise
-            if reader := _PANDAS.get(path.suffix.lower()):
+            if path.suffix.lower() in (*CSV_ENDINGS, *JSON_ENDINGS):
+                task = "captions" if config.caption else "labels"
                 raise ClipevalError(
-                    f"{path} is a table of text, and labelled pictures are read from parquet. Write it as such beside it: python "
-                    f"-c \"import pandas; pandas.{reader.format(path.name)}.to_parquet('{path.stem}.parquet')\""
+                    f"{path} is a table of text, and this task reads parquet. Such tables are read by task={task} "
+                    f"task.data.path={path}."
                 ) from None
             raise ClipevalError(
                 f"{path} is no parquet file that can be read: {first_line(problem).rstrip('.')}."
@@ -183,8 +159,13 @@ def _from_parquet(config: DataConfig, location: Path, split: str, account: Accou
             f"{source}: the files of the split differ in their columns: {str(problem).splitlines()[0]}."
         ) from None
     rows = np.concatenate(places).astype(np.int64) if places else np.zeros((0, 3), dtype=np.int64)
-    images = ParquetImages([str(path) for path in files], config.image, rows, np.arange(len(rows)), source)
-    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    numbers = np.arange(len(rows))
+    if by_names and SPLIT in table.column_names and config.label != SPLIT:
+        where = [f"{source}, row {number}" for number in numbers]
+        numbers = np.array(rows_of_split(table[SPLIT].to_pylist(), where, split, source, account), dtype=np.int64)
+        rows, table = rows[numbers], table.take(pa.array(numbers))
+    images = ParquetImages([str(path) for path in files], config.image, rows, numbers, source)
+    kept, images.digest, images.contents = _usable(images, _cells(table, config), config, source, account)
     images.rows, images.numbers = images.rows[kept], images.numbers[kept]
     plain = {name: str(table.schema.field(name).type) for name in table.column_names}
     return images, _samples(config, location, table.take(pa.array(kept)), plain, features, images, account)
@@ -207,7 +188,7 @@ def _from_hub(config: DataConfig, split: str, account: Account) -> tuple[RowImag
     others = _beside_images(config, rows.column_names)
     table = rows.select_columns(others).with_format("arrow")[:] if others else pa.table({})
     images = RowImages(rows, config.image, np.arange(len(rows)), source)
-    kept, images.digest = _usable(images, _cells(table, config), config, source, account)
+    kept, images.digest, images.contents = _usable(images, _cells(table, config), config, source, account)
     images.numbers = images.numbers[kept]
     plain = {n: getattr(rows.features[n], "dtype", "") for n in table.column_names}
     features = {n: {"names": getattr(rows.features[n], "names", None)} for n in table.column_names}
@@ -332,8 +313,8 @@ def _usable(
     config: DataConfig,
     source: str,
     account: Account,
-) -> tuple[np.ndarray, str]:
-    """The rows that can be scored, int64; and the digest of their images."""
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """The rows that can be scored, int64; the digest of their images; and what tells these apart, uint64."""
     kept, digests, deep = [], [], list[str]()
     for number in range(len(images)):
         content = next(cells, {})
@@ -354,7 +335,7 @@ def _usable(
         if is_deep(data[:HEAD], lambda data=data: data):  # type: ignore[misc]
             deep.append(f"row {number}")
     flag_deep(deep, account)
-    return np.array(kept, dtype=np.int64), digest_of(*digests)
+    return np.array(kept, dtype=np.int64), digest_of(*digests), contents_from(digests)
 
 
 def _samples(
@@ -388,7 +369,8 @@ def _samples(
     answers = config.label, config.caption, config.accepted
     used = {*answers, *(str(column).partition(".")[0] for column in answers)}
     names = [name for name in table.column_names if name not in used and plain.get(name) in _PLAIN]
-    metadata = pd.DataFrame({name: table[name].to_pylist() for name in names}, index=range(len(images)))
+    columns = {name: table[name].to_pylist() for name in names}
+    metadata = beside_predictions(pd.DataFrame(columns, index=range(len(images))))
     if accepted:
         metadata[ACCEPTED] = accepted
     keys = [f"{number:08d}" for number in images.numbers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from clipeval.data.depth import deep_files, flag_deep
 from clipeval.data.images import FileImages
 from clipeval.data.labels import classes_of, given_names
 from clipeval.data.pictures import find_pictures, whole_files
-from clipeval.data.splits import KEYWORDS
+from clipeval.data.splits import KEYWORDS, same_split
+from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS
 from clipeval.tasks.base import Samples
 
 _SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
@@ -53,7 +55,7 @@ def read(
 
 
 def _spoken(names: Sequence[str]) -> dict[str, str]:
-    return {name: name.replace("_", " ").strip() for name in names}
+    return {name: unicodedata.normalize("NFC", name.replace("_", " ").strip()) for name in names}
 
 
 def class_folders(
@@ -76,20 +78,28 @@ def class_folders(
         ClipevalError: as `read`.
     """
     if not location.is_dir():
+        table = location.is_file() and location.suffix.lower() in (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+        hint = f" A table of pictures and labels is read by task=labels task.data.path={location}." if table else ""
         raise ClipevalError(
-            f"{location} is not a folder; task.data.path names a folder that holds a folder for each class."
+            f"{location} is not a folder; task.data.path names a folder that holds a folder for each class.{hint}"
         )
     base = _base(location, split, account)
     paths = []
     for path in find(base, account):
+        inside = path.relative_to(base)
         if path.parent == base:
             account.leave_out(path.name, f"a {what} that lies in no class folder")
+        elif inside.parts[0].startswith("."):
+            account.leave_out(inside.as_posix(), f"a {what} in a hidden folder")
         else:
             paths.append(path)
     if not paths:
         kinds = "in a format that Pillow reads" if what == "picture" else "such as .mp4 or .avi"
+        endings = (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+        tables = sorted(path for path in base.iterdir() if path.suffix.lower() in endings) if what == "picture" else []
+        hint = f" If {tables[0].name} says their labels: task=labels task.data.path={tables[0]}." if tables else ""
         raise ClipevalError(
-            f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}."
+            f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}.{hint}"
         )
     below = [path.relative_to(base) for path in paths]
     classes = [path.parts[0] for path in below]
@@ -103,8 +113,9 @@ def class_folders(
     for name, text in spoken.items():
         other = next(n for n, t in spoken.items() if t == text)
         if other != name:
+            one, two = (repr(other), repr(name)) if other.isascii() else (ascii(other), ascii(name))
             raise ClipevalError(
-                f"{base}: the folders {other!r} and {name!r} are one class name, {text!r} (underscores are read as spaces). Join "
+                f"{base}: the folders {one} and {two} are one class name, {text!r} (underscores are read as spaces). Join "
                 "them, or name them apart."
             )
     given = given_names(config, location)
@@ -126,6 +137,9 @@ def _base(location: Path, split: str, account: Account) -> Path:
     """The folder that holds the class folders."""
     folders = sorted(p for p in location.iterdir() if p.is_dir() and not is_litter(p.name))
     splits = [p.name for p in folders if p.name.lower() in _SPLIT_NAMES and any(c.is_dir() for c in p.iterdir())]
+    named = [name for name in splits if same_split(split, name.lower())]
+    if split not in splits and len(named) == 1:
+        split = named[0]  # Test for test, validation for val
     if split in splits or ((location / split).is_dir() and len(folders) == 1):
         for other in folders:
             if other.name not in splits and other.name != split:
@@ -143,7 +157,8 @@ def _check_empty(config: DataConfig, location: Path, base: Path, filled: set[str
     """An empty class folder is an error, unless its name is among `data.classnames`: then it is a class nobody belongs to."""
     given = given_names(config, location)
     for folder in sorted(p for p in base.iterdir() if p.is_dir() and not is_litter(p.name)):
-        chosen = given is not None and ({folder.name, folder.name.replace("_", " ")} & set(given))
+        names = {folder.name, folder.name.replace("_", " ")}
+        chosen = folder.name.startswith(".") or (given is not None and names & set(given))
         if folder.name not in filled and not chosen:
             raise ClipevalError(
                 f"{folder} is a class folder without a {what}. Remove it; or, if it is to be a class to choose from, list all "

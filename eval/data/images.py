@@ -58,6 +58,8 @@ class FileImages:
     size: np.ndarray
     keys: Sequence[str]
     digest: str
+    contents: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """uint64 [N], equal for equal images, where their digests were at hand."""
     _open: OrderedDict[int, int] = field(default_factory=OrderedDict, repr=False, compare=False)
     _pid: int = field(default=-1, repr=False, compare=False)
     _ranges: Ranges = field(default_factory=Ranges, repr=False, compare=False)
@@ -77,6 +79,11 @@ class FileImages:
             )
         return data
 
+    def read_part(self, position: int, start: int, size: int) -> bytes:
+        """Some bytes of an image that lies on this machine, from `start` of it."""
+        number, offset = int(self.file[position]), int(self.offset[position])
+        return os.pread(self._descriptor(number), size, offset + start)
+
     def location(self, position: int) -> str:
         path = self.files[int(self.file[position])]
         return f"{shown(path) if is_address(path) else path}, key {self.keys[position]!r}"
@@ -90,6 +97,7 @@ class FileImages:
             self.size[rows],
             [self.keys[int(row)] for row in rows],
             digest_of(self.digest, rows.tobytes()),
+            None if self.contents is None else self.contents[rows],
         )
 
     @cached_property
@@ -113,7 +121,7 @@ class FileImages:
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
+        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1, "contents": None}
 
 
 _LENGTHS = Struct("<Q")

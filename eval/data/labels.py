@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import runpy
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 IMAGENET = "imagenet1k"
 """`data.classnames` of ImageNet's 1,000 classes, in its order."""
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)", re.ASCII)
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)([.]0*)?", re.ASCII)
+"""A class's number in a table of text: 1, and 1.0 as pandas writes a column in which a value was missing."""
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
+_MISSING = frozenset({"nan", "none", "null", "na", "n/a", "<na>"})
+_BETWEEN = re.compile(r"\s*[|;]\s*")
 _WNID = re.compile(r"n[0-9]{8}", re.ASCII)
 _FIX = (
     "Give their names in task.data.classnames: a list, a file with a name a line, or {label: name}; or say "
@@ -64,14 +69,19 @@ def classes_of(
     given = given_names(config, location)
     if isinstance(given, Mapping):
         return _by_mapping(values, given, places, location)
-    names = list(given if given is not None else declared)
+    names = [_composed(name) for name in (given if given is not None else declared)]
     numbers = _as_integers(values, places)
     if numbers is not None:
-        return _by_index(numbers, names, config, location, places, given is None and bool(declared))
-    texts = [str(value) for value in values]
+        return _by_index(numbers, names, config, location, places, account, given is None and bool(declared))
+    texts = [_composed(str(value)) for value in values]
     if not names:
         return _by_text(texts, config, location, account)
     return _by_name(texts, names, config, location, places, account, by_order)
+
+
+def _composed(text: str) -> str:
+    """Letters with accents in one of the two ways in which Unicode writes them, for file systems and editors differ in theirs."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def given_names(config: DataConfig, location: Path) -> list[str] | Mapping[str, str] | None:
@@ -170,6 +180,9 @@ def _as_integers(values: Sequence[Any], places: Sequence[str]) -> np.ndarray | N
         raise ClipevalError(
             f"{places[odd]}: the label {values[odd]!r} is no text, and other labels are; make them of one kind."
         )
+    if any(isinstance(value, (list, tuple, Mapping)) for value in values):
+        odd = next(i for i, value in enumerate(values) if isinstance(value, (list, tuple, Mapping)))
+        raise ClipevalError(f"{places[odd]}: a label was expected, a number or a text, and {values[odd]!r} found.")
     array = np.asarray(values, dtype=np.int64 if kinds == {bool} else None)
     if array.ndim != 1 or array.dtype.kind not in "iuf":
         raise ClipevalError(f"{places[0]}: a label was expected, a number or a text, and {values[0]!r} found.")
@@ -180,7 +193,13 @@ def _as_integers(values: Sequence[Any], places: Sequence[str]) -> np.ndarray | N
 
 
 def _by_index(
-    labels: np.ndarray, names: list[str], config: DataConfig, location: Path, places: Sequence[str], own: bool
+    labels: np.ndarray,
+    names: list[str],
+    config: DataConfig,
+    location: Path,
+    places: Sequence[str],
+    account: Account,
+    own: bool,
 ) -> tuple[np.ndarray, list[str]]:
     if own and not config.numeric_classnames and all(_NUMBER.fullmatch(name) for name in names):
         raise ClipevalError(
@@ -204,7 +223,19 @@ def _by_index(
             f"{location}: labels run from 1 to {len(names)} for {len(names)} class names: they count from 1, and 0 is the first. "
             "Give the names as task.data.classnames={1: …, 2: …}."
         )
+    if labels.min() > 0 and config.classnames is not None and config.samples is None:
+        account.assume(nothing_at_zero(labels, names))
     return labels, names
+
+
+def nothing_at_zero(labels: np.ndarray, names: Sequence[str]) -> str:
+    """A flag for given names of which the first is no sample's: the labels may count from 1."""
+    low = int(labels.min())
+    name = names[low] if low < len(names) else "no class"
+    return (
+        f"no label is 0, and labels count from 0 here ({low} = {name}): where they count from 1, give "
+        "the names as task.data.classnames={1: …, 2: …}"
+    )
 
 
 def _by_mapping(
@@ -213,11 +244,38 @@ def _by_mapping(
     names = list(dict.fromkeys(given.values()))
     place = {name: i for i, name in enumerate(names)}
     numbers = _as_integers(values, places)
-    labels = [str(value) for value in (values if numbers is None else numbers.tolist())]
+    given = {_composed(label): name for label, name in given.items()}
+    labels = [_composed(str(value)) for value in values]
+    if not set(labels) <= set(given):  # true for 1, 1.0 for 1
+        labels = [_number(label) for label in labels] if numbers is None else list(map(str, numbers.tolist()))
     for where, label in zip(places, labels, strict=True):
         if label not in given:
             raise ClipevalError(f"{where}: task.data.classnames: {nearest('label', label, list(given))}.")
     return np.array([place[given[label]] for label in labels], dtype=np.int64), names
+
+
+def _looks(name: str) -> str:
+    """A class name without what an eye may not see: case, white space, marks of no width, letters of another form (full width)."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return " ".join(plain.split()).casefold()
+
+
+def _doubt_names(names: Sequence[str], account: Account) -> None:
+    """Flags class names that come of a missing label, or of several."""
+    missing = [name for name in names if name.strip().casefold() in _MISSING]
+    if missing:
+        account.assume(
+            f"{_some(missing)} is a class of its own: if it stands for a missing label, leave its samples out"
+        )
+    known = set(names)
+    several = [name for name in names if known & set(_BETWEEN.split(name)) - {name}]
+    if several:
+        account.assume(f"{_some(several)} is a class of its own beside those it names: a sample has one label here")
+
+
+def _number(text: str) -> str:
+    """The class's number that a text says, as an integer is written; another text as it is."""
+    return str(int(text.partition(".")[0])) if _WHOLE.fullmatch(text) else text
 
 
 def _by_text(texts: list[str], config: DataConfig, location: Path, account: Account) -> tuple[np.ndarray, list[str]]:
@@ -229,12 +287,15 @@ def _by_text(texts: list[str], config: DataConfig, location: Path, account: Acco
         )
     alike: dict[str, str] = {}
     for name in names:
-        other = alike.setdefault(" ".join(name.split()).casefold(), name)
+        other = alike.setdefault(_looks(name), name)
         if other != name:
+            one, two = (repr(other), repr(name)) if _looks(name).isascii() else (ascii(other), ascii(name))
             raise ClipevalError(
-                f"{location}: the classes {other!r} and {name!r} differ by case or white space alone. Give them one name, or list "
-                "both in task.data.classnames if they are two."
+                f"{location}: the classes {one} and {two} differ by case or white space alone, or by letters that look alike. Give "
+                "them one name, or list both in task.data.classnames if they are two."
             )
+    if config.samples is None:
+        _doubt_names(names, account)
     place = {name: i for i, name in enumerate(names)}
     return np.array([place[t] for t in texts], dtype=np.int64), named_wnids(names, str(location), account)
 
@@ -275,10 +336,9 @@ def _by_name(
             account.assume(f"class names given in the order of the sorted labels: {pairs}")
             order = {label: i for i, label in enumerate(distinct)}
             return np.array([order[text] for text in texts], dtype=np.int64), names
-        if whole:
-            return _by_index(
-                np.array([int(text) for text in texts], dtype=np.int64), names, config, location, places, False
-            )
+        if all(map(_WHOLE.fullmatch, texts)):
+            numbers = np.array([int(_number(text)) for text in texts], dtype=np.int64)
+            return _by_index(numbers, names, config, location, places, account, False)
         wnids = _wnid_names() if all(map(_WNID.fullmatch, distinct)) else {}
         if wnids and all(wnids.get(wnid) in place for wnid in distinct):
             account.assume("classes named by WordNet id, matched with the given names")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.configs.files import write_atomically
 from clipeval.data.account import Account, is_litter
 from clipeval.data.images import FileImages, digest_of
+from clipeval.data.same_pictures import contents_from
 from clipeval.results.stamp import settled, stamp
 
 NOT_PICTURES = frozenset(
@@ -113,33 +115,38 @@ def whole_files(paths: list[Path], keys: list[str], cache: Path | None = None) -
     """
     stats = [path.stat() for path in paths]
     sizes = np.array([stat.st_size for stat in stats], dtype=np.int64)
+    digest, contents = _remembered(paths, stats, cache)
     return FileImages(
         files=[str(path) for path in paths],
         file=np.arange(len(paths), dtype=np.int32),
         offset=np.zeros(len(paths), dtype=np.int64),
         size=sizes,
         keys=keys,
-        digest=_remembered(paths, stats, cache),
+        digest=digest,
+        contents=contents,
     )
 
 
-def _remembered(paths: list[Path], stats: list[os.stat_result], cache: Path | None) -> str:
-    """The digest of the files' content. ImageNet-C's are four million of 110 GB, which are not to be read for each plan."""
+def _remembered(paths: list[Path], stats: list[os.stat_result], cache: Path | None) -> tuple[str, np.ndarray | None]:
+    """The digest of the files' content, and what tells them apart where it is read now.
+
+    ImageNet-C's are four million of 110 GB, which are not to be read for each plan.
+    """
     if cache is None or not all(map(settled, stats)):
-        return _content_digest(paths)
+        return _read_contents(paths)
     known = (json.dumps([str(path.resolve()), *stamp(stat)]) for path, stat in zip(paths, stats, strict=True))
     memo = cache / "folders" / digest_of(*known)
     try:
-        return memo.read_text("ascii")
+        return memo.read_text("ascii"), None
     except (OSError, UnicodeDecodeError):
-        digest = _content_digest(paths)
+        digest, contents = _read_contents(paths)
     with contextlib.suppress(OSError):  # a full or read-only cache costs time, nothing else
         write_atomically(memo, digest.encode())
-    return digest
+    return digest, contents
 
 
-def _content_digest(paths: list[Path]) -> str:
-    import hashlib
+def _read_contents(paths: list[Path]) -> tuple[str, np.ndarray]:
+    """The digest of all files in their order; and uint64 [N], equal for files of equal bytes."""
 
     def one(path: Path) -> bytes:
         try:
@@ -149,4 +156,5 @@ def _content_digest(paths: list[Path]) -> str:
             raise ClipevalError(f"{path} cannot be read ({problem.strerror}).") from None
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return digest_of(*pool.map(one, paths))
+        digests = list(pool.map(one, paths))
+    return digest_of(*digests), contents_from(digests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
 from clipeval.data.config import DataConfig
 from clipeval.data.images import Images, digest_of
-from clipeval.data.subset import limited
+from clipeval.data.same_pictures import contents_of, twice_flag
+from clipeval.data.subset import SubsetImages, limited
 from clipeval.data.text_table import decode, parse_lines
 from clipeval.tasks.base import Samples
 
@@ -32,6 +33,7 @@ class Split:
         flags: what a reader of the scores must know.
         remarks: what is said once, when the data is read.
         limited: whether it is a quick subset (`data.limit`).
+        contents: uint64 [N], equal for equal pictures of any split; None where their digests are not at hand.
     """
 
     images: Images
@@ -40,6 +42,7 @@ class Split:
     flags: tuple[str, ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
     limited: bool = False
+    contents: np.ndarray | None = field(default=None, repr=False)
 
 
 Reader = Callable[[DataConfig, Path, str, Path | None, Account], tuple[Images, Samples]]
@@ -85,18 +88,54 @@ def open_split(
     flags = _count_flags(config, samples, split)
     if flags and strict:
         raise ClipevalError(f"{config.place(root)}: {'; '.join(flags)} (data.strict=true makes this an error).")
+    digests: np.ndarray | None = getattr(images, "contents", None)
+    # A benchmark's own repetitions are part of its published numbers: one's own data alone is looked through.
+    contents = contents_of(images) if config.samples is None else None
     subset = limited(images, samples, config.limit) if config.limit else None
     if subset is not None:
         images, samples, flag = subset
         flags.append(flag)
+    if samples.positions is not None or subset is not None:
+        rows = images.rows if isinstance(images, SubsetImages) else samples.positions
+        digests, contents = (None if each is None else each[rows] for each in (digests, contents))
+    known = contents is not None and len(contents) == len(samples.keys)
+    twice = twice_flag(contents, samples) if contents is not None and known else None
     return Split(
         images,
         samples,
         split_digest(images, samples),
-        (*flags, *map(named, account.flags)),
+        (*flags, *map(named, account.flags), *([twice] if twice else [])),
         remarks=tuple(map(named, account.remarks)),
         limited=subset is not None,
+        contents=digests,
     )
+
+
+def apart_from(test: Split, train: Split, names: tuple[str, str], own: bool) -> Split:
+    """The tested split, flagged where some of its pictures are trained on.
+
+    Args:
+        names: of the two splits, the tested one first.
+        own: whether the set is one's own, and not a benchmark whose splits are as published.
+
+    Raises:
+        ClipevalError: all of them are, for both splits are the same files.
+    """
+    inner = test.images.images if isinstance(test.images, SubsetImages) else test.images
+    same = inner.digest == train.images.digest
+    count = 0
+    if own and not same and test.contents is not None and train.contents is not None:
+        count = int(np.isin(test.contents, train.contents).sum())
+    if same or (count and count == len(test.images)):
+        raise ClipevalError(
+            f"the splits {names[0]!r} and {names[1]!r} are the same pictures, so that what is tested was trained on. Give each a "
+            f"folder or file called like its split ({names[1]}/, {names[0]}/), or a table with a column split (task=labels)."
+        )
+    if not count:
+        return test
+    of = f"{count:,} of {len(test.images):,} tested pictures"
+    flag = f"{of} are in the split {names[1]!r} too, byte for byte: they were trained on"
+    return replace(test, flags=(*test.flags, flag))
 
 
 def _copy_of(address: str, config: DataConfig, cache: Path | None) -> Path:

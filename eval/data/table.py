@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping, Sequence
+from os.path import normpath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,31 +15,49 @@ from clipeval.configs.errors import ClipevalError
 from clipeval.data.account import Account
 from clipeval.data.config import DataConfig
 from clipeval.data.depth import deep_files, flag_deep
+from clipeval.data.huggingface import ParquetImages, from_parquet
 from clipeval.data.images import FileImages
+from clipeval.data.known_columns import SPLIT, beside_predictions, needed_columns, rows_of_split, with_columns
 from clipeval.data.labels import classes_of
 from clipeval.data.pictures import whole_files
-from clipeval.data.text_table import TextTable, read_table
+from clipeval.data.text_table import CSV_ENDINGS, JSON_ENDINGS, TextTable, read_table
 from clipeval.data.values import Unusable, cell, is_null, text_of, texts_of
 from clipeval.tasks.base import Samples
 
 
 def read(
     config: DataConfig, location: Path, split: str, cache: Path | None, account: Account
-) -> tuple[FileImages, Samples]:
+) -> tuple[FileImages | ParquetImages, Samples]:
     """Reads a table; picture names in its image column are relative to the table's folder.
+
+    Without `data.caption` it is a table of labels, and may be a parquet file; columns that the config does not name are known by
+    their usual names (`clipeval.data.known_columns`). Where a column `split` names splits, the rows of this one are read.
 
     Several rows may name one picture: their captions are gathered, and the picture is embedded once. Captions in JSON may be a
     list. Other columns become metadata, unless they differ between the rows of one picture: then they speak of captions.
 
     Raises:
-        ClipevalError: a row cannot be used (unless `data.on_error=skip`), or rows contradict each other.
+        ClipevalError: a row cannot be used (unless `data.on_error=skip`), rows contradict each other, or it cannot be told which
+            column is meant.
     """
+    if location.is_dir() or not location.exists():
+        raise ClipevalError(
+            f"{location} is {'a folder' if location.is_dir() else 'not there'}; task.data.path names a table, a file that ends in "
+            f".csv, .tsv, .jsonl{'' if config.caption else ' or .parquet'}.{_tables_in(location)}"
+        )
+    if config.caption is None and location.suffix.lower() == ".parquet":
+        return from_parquet(config, location, split, account, by_names=True)
+    table = read_table(location, needed_columns(config), account, config.sep, config.encoding)
+    config = with_columns(config, table.columns, str(location), account)
     needed = [column for column in (config.image, config.caption, config.label) if column is not None]
-    table = read_table(location, needed, account, config.sep, config.encoding)
-    rows = [row for row in range(len(table.rows)) if _usable(table, row, config, account)]
+    asked = list(range(len(table.rows)))
+    if SPLIT in table.columns and SPLIT not in needed:
+        places = [table.location(row) for row in asked]
+        asked = rows_of_split([row.get(SPLIT) for row in table.rows], places, split, str(location), account)
+    rows = [row for row in asked if _usable(table, row, config, account)]
     if not rows:
         raise ClipevalError(f"{location}: no row is left that names a picture.")
-    names = [str(cell(table.rows[row], config.image)) for row in rows]
+    names = _one_name_each(location, [str(cell(table.rows[row], config.image)) for row in rows])
     first: dict[str, int] = {}
     captions: dict[str, list[str]] = {}
     for name, row in zip(names, rows, strict=True):
@@ -47,14 +69,14 @@ def read(
     keys = list(first)
     labels, classnames = None, list[str]()
     if config.label is not None:
-        values = [cell(table.rows[row], config.label) for row in first.values()]
+        values = [_label(table.rows[row], config.label) for row in first.values()]
         places = [table.location(row) for row in first.values()]
         labels, classnames = classes_of(values, config, (), location, places, account)
     samples = Samples(
         keys=keys,
         labels=labels,
         captions=None if config.caption is None else [captions[key] for key in keys],
-        metadata=_metadata(table, rows, names, list(first.values()), needed),
+        metadata=beside_predictions(_metadata(table, rows, names, list(first.values()), needed)),
         classnames=classnames,
     )
     paths = [find(location, key) for key in keys]
@@ -63,9 +85,32 @@ def read(
 
 
 def find(table: Path, name: str) -> Path:
-    """The file that a table's row names; a Windows path's backslashes count as slashes where no file has them."""
-    path = table.parent / name
-    return path if "\\" not in name or path.exists() else table.parent / name.replace("\\", "/")
+    """The file that a table's row names.
+
+    Where there is none of this very name: a Windows path's backslashes count as slashes, spaces around the name do not count, and
+    letters with accents may be written in either of Unicode's forms (a Mac's archives have the other one).
+    """
+    written = [name, name.replace("\\", "/"), name.replace("\\", "/").strip()]
+    tried = [*written, *(unicodedata.normalize(form, written[-1]) for form in ("NFC", "NFD"))]
+    return table.parent / next((each for each in tried if (table.parent / each).exists()), name)
+
+
+def _one_name_each(table: Path, names: Sequence[str]) -> list[str]:
+    """The names, a picture that is written in several ways (a.png, ./a.png) by its first."""
+    first: dict[str, str] = {}
+    return [first.setdefault(normpath(find(table, name)), name) for name in names]
+
+
+def _label(row: Mapping[str, Any], column: str) -> Any:
+    value = cell(row, column)
+    return value.strip() if isinstance(value, str) else value
+
+
+def _tables_in(folder: Path) -> str:
+    """Those of a folder, as a sentence; empty where there are none."""
+    endings = (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
+    return f" In it lie {', '.join(path.name for path in found[:3])}." if found else ""
 
 
 def _usable(table: TextTable, row: int, config: DataConfig, account: Account) -> bool:
@@ -91,7 +136,7 @@ def _usable(table: TextTable, row: int, config: DataConfig, account: Account) ->
 
 def _check_twice(table: TextTable, first: int, row: int, config: DataConfig, account: Account) -> None:
     assert config.label is not None
-    before, now = (cell(table.rows[r], config.label) for r in (first, row))
+    before, now = (_label(table.rows[r], config.label) for r in (first, row))
     if before != now:
         raise ClipevalError(
             f"{table.location(row)}: the picture has the label {now!r}, and {before!r} on line {table.lines[first]}; a picture has "

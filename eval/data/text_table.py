@@ -15,6 +15,7 @@ from typing import Any
 
 from clipeval.configs.errors import ClipevalError, nearest
 from clipeval.data.account import Account
+from clipeval.data.known_columns import KnownColumn
 from clipeval.data.values import has_column
 from clipeval.results import safe_json
 
@@ -53,13 +54,17 @@ class TextTable:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], account: Account, sep: str | None = None, encoding: str | None = None
+    path: Path,
+    needed: Sequence[str | KnownColumn],
+    account: Account,
+    sep: str | None = None,
+    encoding: str | None = None,
 ) -> TextTable:
     """Reads a table.
 
     Args:
         path: its ending says whether it is a CSV (.csv, .tsv) or JSON (.jsonl, .json).
-        needed: columns that it must have (dotted paths into structures of JSON).
+        needed: columns that it must have (dotted paths into structures of JSON); of a `KnownColumn`, one of its names.
         account: rows that cannot be read are unusable.
         sep: what separates columns; None: the one with which the header holds the needed columns.
         encoding: None: UTF-8, or what a byte order mark says.
@@ -71,17 +76,19 @@ def read_table(
         raise ClipevalError(f"{path} is not a file; a table was expected, a .csv, .tsv or .jsonl file.")
     ending = path.suffix.lower()
     if ending not in (*CSV_ENDINGS, *JSON_ENDINGS):
-        hint = " A parquet file is read by task=hf_dataset." if ending == ".parquet" else ""
+        hint = (
+            " A parquet file is read by task=hf_dataset, or of labels by task=labels." if ending == ".parquet" else ""
+        )
         raise ClipevalError(f"{path}: a name that ends in .csv, .tsv or .jsonl was expected.{hint}")
     text = decode(path, encoding)
     if not text.strip():
-        raise ClipevalError(f"{path} is empty; a table with the columns {', '.join(needed)} was expected.")
+        raise ClipevalError(f"{path} is empty; a table with the columns {', '.join(map(str, needed))} was expected.")
     is_json = ending in JSON_ENDINGS
     table = _read_json(path, text) if is_json else _read_csv(path, text, needed, account, _separator(sep, path))
     if not table.rows and not account.left_out:
         raise ClipevalError(f"{path} has a header and no rows.")
     for column in needed:
-        if table.rows and not has_column(table.columns, column):
+        if isinstance(column, str) and table.rows and not has_column(table.columns, column):
             hint = (
                 ""
                 if ending in JSON_ENDINGS
@@ -178,13 +185,17 @@ def _separator(sep: str | None, path: Path) -> str | None:
     return chosen
 
 
-def _read_csv(path: Path, text: str, needed: Sequence[str], account: Account, sep: str | None) -> TextTable:
-    fitting = [s for s in ([sep] if sep else SEPARATORS) if set(needed) <= set(_header(text, s))]
+def _read_csv(
+    path: Path, text: str, needed: Sequence[str | KnownColumn], account: Account, sep: str | None
+) -> TextTable:
+    fitting = [s for s in ([sep] if sep else SEPARATORS) if not _missing(needed, _header(text, s))]
     if not fitting:
         shown = _header(text, sep or ",")
-        missing = next((c for c in needed if c not in shown), needed[0] if needed else "")
+        missing = next(iter(_missing(needed, shown)))
+        known = f"there is no column {missing}, only {', '.join(map(repr, shown))}"
+        said = nearest("column", missing, shown) if isinstance(missing, str) else known
         raise ClipevalError(
-            f"{path}, line 1: {nearest('column', missing, shown)}. The first line names the columns; they are separated by "
+            f"{path}, line 1: {said}. The first line names the columns; they are separated by "
             f"{SEPARATORS.get(sep, repr(sep)) if sep else 'commas, semicolons, tabs or |'} (data.sep=… says otherwise)."
         )
     if len(fitting) > 1 and "," not in fitting:
@@ -192,6 +203,11 @@ def _read_csv(path: Path, text: str, needed: Sequence[str], account: Account, se
     chosen = "," if "," in fitting else fitting[0]
     columns, rows, lines = _records(path, text, chosen, account)
     return TextTable(path, columns, rows, lines)
+
+
+def _missing(needed: Sequence[str | KnownColumn], columns: Sequence[str]) -> list[str | KnownColumn]:
+    """What of the needed columns is not there."""
+    return [c for c in needed if not (c in columns if isinstance(c, str) else c.among(columns))]
 
 
 def _header(text: str, sep: str) -> list[str]:
@@ -229,7 +245,8 @@ def _records(path: Path, text: str, sep: str, account: Account) -> tuple[list[st
                     f"{path}, line {line}: two columns are called {twice!r}; give each a name of its own."
                 )
             continue
-        unnamed = [value for name, value in zip(columns, record, strict=False) if not name and value.strip()]
+        # A first column without a name is the index that pandas writes; elsewhere, a field too many.
+        unnamed = [value for name, value in zip(columns[1:], record[1:], strict=False) if not name and value.strip()]
         if len(record) != len(columns) or unnamed:
             what = f"{len(record)} fields, where the header names {len([c for c in columns if c])}"
             account.unusable(

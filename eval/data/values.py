@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,35 @@ def texts_of(value: Any, what: str) -> list[str]:
         nested = [inner for item in value for inner in (item if isinstance(item, (list, tuple)) else [item])]
         return [text_of(item, f"item {number} of {what}") for number, item in enumerate(nested, 1)]
     return [text_of(value, what)]
+
+
+def encoded_image(value: Any, folder: Path) -> bytes:
+    """The encoded image in a cell.
+
+    Raises:
+        Unusable: there is none, or not one.
+    """
+    if isinstance(value, (list, tuple)):
+        if len(value) != 1:
+            raise Unusable(f"the image is a list of {len(value)}; choose one, as in task.data.image=COLUMN.0")
+        value = value[0]
+    if isinstance(value, dict):
+        given = value.get("bytes")
+        value = given if given else value.get("path")
+    if isinstance(value, (bytes, bytearray)) and value:
+        return bytes(value)
+    if isinstance(value, str) and value.strip():
+        if value.startswith(("http://", "https://")):
+            raise Unusable("the image is an address on the network; pictures are read from disk")
+        try:
+            return (folder / value).read_bytes()
+        except (OSError, ValueError):
+            raise Unusable(f"the picture {value[:200]!r} does not exist in {folder.absolute()}") from None
+    if value is None or value in ("", b""):
+        raise Unusable("the image is null")
+    raise Unusable(
+        f"the image is of the type {type(value).__name__}; bytes, a path, or a structure of both was expected"
+    )
 
 
 def is_null(value: Any) -> bool:

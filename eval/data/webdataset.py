@@ -17,7 +17,7 @@ from clipeval.data.account import Account
 from clipeval.data.config import DataConfig
 from clipeval.data.depth import flag_deep
 from clipeval.data.images import FileImages, digest_of
-from clipeval.data.labels import classes_of, given_names, named_wnids
+from clipeval.data.labels import classes_of, given_names, named_wnids, nothing_at_zero
 from clipeval.data.lock import check_lock, expected_digests
 from clipeval.data.remote import pointer_at
 from clipeval.data.shards import plain_tar, shard_paths
@@ -208,6 +208,8 @@ def _named(
         classes_of(
             labels.tolist(), config, classnames, location, [str(location)] * len(labels), account
         )  # says what is wrong
+    if config.samples is None and labels.ndim == 1 and classnames and labels.min() > 0:
+        account.assume(nothing_at_zero(labels, classnames))
     extra = len(classnames) and not classnames[-1] and config.classes != len(classnames) and labels.ndim == 1
     if extra and given is None and labels.max() < len(classnames) - 1:
         account.assume(f"the blank line at the end of {CLASSNAMES} is no class")

@@ -19,7 +19,7 @@ from clipeval.data.annotated import annotate
 from clipeval.data.config import DataConfig, data_config
 from clipeval.data.languages import translate
 from clipeval.data.prompts import pooled_digest, prompt_set, prompts_digest
-from clipeval.data.split import Split, open_split
+from clipeval.data.split import Split, apart_from, open_split
 from clipeval.data.subset import take
 from clipeval.engine.features import FeatureSpec, feature_specs
 from clipeval.engine.task_config import make_task, protocol_digest, task_code
@@ -279,6 +279,12 @@ def _open_splits(task: Task, data: DataConfig, config: DictConfig, roles: Mappin
         if problem.filename is None:
             raise
         raise MissingData(f"{problem.filename} cannot be read: {problem.strerror}.") from problem
+    if "train" in splits and "test" in splits:
+        names = roles["test"], roles["train"]
+        try:
+            splits["test"] = apart_from(splits["test"], splits["train"], names, data.samples is None)
+        except ClipevalError as problem:
+            raise ClipevalError(f"{data.place(root)}: {problem}") from None
     if data.language and not data.captions:
         return {role: translate(split, data.language, task.key) for role, split in splits.items()}
     return splits

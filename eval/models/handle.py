@@ -187,7 +187,13 @@ class ModelHandle(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The `model` of a record."""
-        return {"slug": self.slug, "name": self.name, "pretrained": self.pretrained}
+        about = {"slug": self.slug, "name": self.name, "pretrained": self.pretrained}
+        return {**about, "own_weights": True} if self.own_weights else about
+
+    @property
+    def own_weights(self) -> bool:
+        """Whether the weights are others than those that someone published under the model's name, or may be."""
+        return True
 
 
 def scale_of(encoder: Encoder) -> float | None:

@@ -228,6 +228,11 @@ class OpenClip(ModelHandle):
         fetched = {} if self._weights is None else self._weights.describe()
         return {**super().describe(), **self._which, **fetched, **self._changes.describe(), **self._asked.describe()}
 
+    @property
+    def own_weights(self) -> bool:
+        """See `ModelHandle.own_weights`: a file or folder, random ones, or published ones that were changed."""
+        return self._weights is None or not self._weights.published or self._changes.any
+
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`. What a load has found is kept beside the digests of files."""
         if (

@@ -150,6 +150,11 @@ class Shortened(ModelHandle):
         """Embeddings alone: what a model writes has no length that could be cut."""
         return ("embeddings",)
 
+    @property
+    def own_weights(self) -> bool:
+        """See `ModelHandle.own_weights`: what was published is of whole embeddings."""
+        return True
+
     def checkpoint_flags(self) -> tuple[str, ...]:
         """See `ModelHandle.checkpoint_flags`."""
         return self.whole.checkpoint_flags()

@@ -277,8 +277,14 @@ class HuggingFace(ModelHandle):
     def describe(self) -> dict[str, Any]:
         """See `ModelHandle.describe`."""
         revision = {"revision": self._files.revision} if self._files.revision else {}
+        revision |= {"hub": self._files.repository} if self._files.repository else {}
         trusted = {"trust_remote_code": True} if self._trusted else {}
         return {**super().describe(), **revision, **trusted, **self._changes.describe(), **self._asked.describe()}
+
+    @property
+    def own_weights(self) -> bool:
+        """See `ModelHandle.own_weights`: those of a folder, whatever it is called, or changed ones."""
+        return self._files.repository is None or self._changes.any
 
     def _context(self) -> int:
         """Tokens of a text: the text tower's positions, or fewer where the tokenizer says so of a longer tower."""

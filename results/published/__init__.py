@@ -4,7 +4,7 @@
 sets.
 """
 
-from clipeval.results.published.names import published_names
+from clipeval.results.published.names import has_own_weights, namesake, of_record, published_names
 from clipeval.results.published.registry import rows, rows_of_model, rows_of_task, source, sources
 from clipeval.results.published.table import COLUMNS, average, find, flops, profile, table, value
 
@@ -13,6 +13,9 @@ __all__ = [
     "average",
     "find",
     "flops",
+    "has_own_weights",
+    "namesake",
+    "of_record",
     "profile",
     "published_names",
     "rows",

@@ -9,15 +9,20 @@ weights were trained with it.
 from __future__ import annotations
 
 import csv
+import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 QUICKGELU = "-quickgelu"
 
-HUB = "hf-hub:"
+HUB, LOCAL = "hf-hub:", "local-dir:"
+
+_MARKED = re.compile(r"-[0-9a-f]{8}(?=$|__)", re.ASCII)
 
 OTHER_SIZES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("ViT-SO400M-14-SigLIP-378", "webli"): ("ViT-SO400M-14-SigLIP-384", "webli"),
@@ -94,6 +99,46 @@ def canonical_name(
     if not tag:
         return _leaves().get(Path(name).name.lower())
     return None
+
+
+def of_record(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What names the model of a run or record, as keyword arguments of `published_names`.
+
+    A name that was given to weights of one's own (a folder that is called like a checkpoint of the Hub, a model in memory) says
+    nothing of them: then their digest alone counts.
+    """
+    weights = model.get("weights")
+    if has_own_weights(model):
+        return {"name": None, "pretrained": None, "hub": None, "weights": weights}
+    return {
+        "name": model.get("name"),
+        "pretrained": model.get("pretrained"),
+        "hub": model.get("hub"),
+        "weights": weights,
+    }
+
+
+def has_own_weights(model: Mapping[str, Any]) -> bool:
+    """Whether the `model` of a run or record says that its weights are a file's, a folder's or an object's in memory."""
+    if model.get("own_weights"):
+        return True
+    name, tag = str(model.get("name") or ""), str(model.get("pretrained") or "")
+    if name.startswith(LOCAL) or (os.sep in tag and not tag.startswith(HUB)) or tag.endswith(WEIGHTS):
+        return True
+    # Records of earlier versions do not say so: the slug of what is read from a file ends with a mark of where it lies, and that of
+    # a model in memory is its name, where one of the Hub's begins with who published it.
+    slug = str(model.get("slug") or "")
+    in_memory = bool(name) and bool(model.get("weights")) and not tag and slug == name
+    return "hub" not in model and (in_memory or _MARKED.search(slug) is not None)
+
+
+def namesake(model: Mapping[str, Any]) -> str:
+    """The published model that a run's own weights are called like and are not known to be; empty where there is none."""
+    if not has_own_weights(model) or canonical_name(**of_record(model)) is not None:
+        return ""
+    name, _, tag = str(model.get("name") or "").removeprefix(LOCAL).rstrip("/").partition(" ")
+    pair = canonical_name(name, str(model.get("pretrained") or "") or tag or None)
+    return " ".join(pair or ())
 
 
 def needs_quickgelu(model: str, pretrained: str) -> bool:

@@ -77,10 +77,10 @@ def profile() -> pd.DataFrame:
     return _read("published_openclip_profile.csv").copy()
 
 
-def find(name: str | None, pretrained: str | None) -> pd.Series[Any] | None:
-    """The row of a model, by any of its names (`names.published_names`); None when it is not among the 121."""
+def find(name: str | None, pretrained: str | None, **more: str | None) -> pd.Series[Any] | None:
+    """The row of a model, by any of its names (`names.published_names`, `more` its others); None when it is not among the 121."""
     rows = _read("published_openclip_38.csv")
-    for item in published_names(name, pretrained):
+    for item in published_names(name, pretrained, **more):
         matching = rows[(rows["name"] == item.model) & (rows["pretrained"] == item.pretrained)]
         if not matching.empty:
             return matching.iloc[0]

@@ -29,6 +29,7 @@ OWN = {
     "webdataset": "data.path=/pictures",
     "hf_dataset": "data.hub=org/name",
     "captions": "data.path=/pictures/captions.csv",
+    "labels": "data.path=/pictures/labels.csv",
     "pairs": "data.path=/pictures/pairs.csv",
     "videos": "data.path=/videos",
 }
@@ -105,7 +106,7 @@ def test_published_sets_keep_the_references_order_of_ties_and_ones_own_do_not(
 ) -> None:
     for key in (row["key"] for row in facts()):
         assert by_key[key][1].ties == "reference", key
-    for task in ("folder", "webdataset", "hf_dataset", "captions"):
+    for task in ("folder", "labels", "webdataset", "hf_dataset", "captions"):
         assert compose([f"task={task}", "task.data.path=/nowhere"]).tasks[task].ties == "first"
 
 

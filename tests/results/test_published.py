@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from clipeval.results.published import COLUMNS, registry, rows, rows_of_model, rows_of_task, sources
-from clipeval.results.published.names import canonical_name, needs_quickgelu, published_names
+from clipeval.results.published import COLUMNS, find, registry, rows, rows_of_model, rows_of_task, sources
+from clipeval.results.published.names import canonical_name, namesake, needs_quickgelu, of_record, published_names
 
 
 def wide(source: str):
@@ -123,6 +123,49 @@ OPENAI = ("ViT-B-32-quickgelu", "openai")
 )
 def test_a_model_by_any_of_its_names(name, pretrained, hub, expected):
     assert canonical_name(name, pretrained, hub=hub) == expected
+
+
+PLACE = "clip-vit-base-patch32"
+OF_HUB = {"slug": f"openai-{PLACE}", "name": PLACE, "pretrained": None, "hub": f"openai/{PLACE}"}
+OPENAI_FILE = "8d81fccdc1826d09"
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        (OF_HUB, OPENAI),
+        (
+            {key: value for key, value in OF_HUB.items() if key != "hub"} | {"weights": "0" * 16},
+            OPENAI,
+        ),  # an older record
+        ({"slug": "ViT-B-32__openai", "name": "ViT-B-32", "pretrained": "openai"}, ("ViT-B-32", "openai")),
+        # a fine-tuned one in a folder of the same name; and as records said it before they said `own_weights`
+        ({"slug": f"{PLACE}-1a2b3c4d", "name": PLACE, "pretrained": None, "own_weights": True}, None),
+        ({"slug": f"{PLACE}-1a2b3c4d", "name": PLACE, "pretrained": None}, None),
+        ({"slug": f"{PLACE}-1a2b3c4d__size-336", "name": PLACE, "pretrained": None}, None),
+        ({"name": "local-dir:/models/CLIP-ViT-B-32-laion2B-s34B-b79K", "pretrained": None}, None),
+        ({"name": "ViT-B-32", "pretrained": "./laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}, None),
+        ({"name": "ViT-B-32", "pretrained": "openai.pt"}, None),
+        # a file that is called like a tag, a model in memory that is called like a published one
+        ({"name": "ViT-B-32", "pretrained": "openai", "own_weights": True}, None),
+        ({"slug": PLACE, "name": PLACE, "pretrained": None, "weights": "0" * 16}, None),
+        ({"name": "openai/clip-vit-base-patch32", "pretrained": None, "own_weights": True}, None),
+        # unless the weights are the published ones
+        ({"name": "x", "pretrained": "x.pt", "own_weights": True, "weights": OPENAI_FILE}, OPENAI),
+        ({**OF_HUB, "own_weights": True}, None),  # with an adapter
+    ],
+)
+def test_a_name_given_to_weights_of_ones_own_says_nothing_of_them(model, published):
+    assert canonical_name(**of_record(model)) == published
+    found = find(**of_record(model))
+    assert (found is None) == (published is None)
+
+
+def test_a_model_that_is_called_like_a_published_one_is_told_apart_from_it():
+    for name in (PLACE, "ViT-B-32 openai", "openai/clip-vit-base-patch32"):
+        assert namesake({"name": name, "own_weights": True}).endswith(" openai"), name
+    assert namesake({"name": "x", "own_weights": True}) == namesake(OF_HUB) == ""
+    assert namesake({"name": PLACE, "own_weights": True, "weights": OPENAI_FILE}) == ""
 
 
 def test_every_alias_names_its_model():
