@@ -20,6 +20,7 @@ from clipeval.configs import value_words
 from clipeval.configs.catalog import CONFIG_DIR, GROUPS, files, group_options, option_file
 from clipeval.configs.copies import choose_copies
 from clipeval.configs.errors import ClipevalError, nearest
+from clipeval.configs.group_lists import spell_group_lists
 from clipeval.configs.old_names import renamed
 from clipeval.configs.ood import spell as spell_ood
 from clipeval.configs.quick_merges import quick_merges
@@ -47,7 +48,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ClipevalError: one sentence that says which word is wrong, what there is, and the nearest to it.
     """
-    overrides = _spell_prompts(spell_ood(overrides))
+    overrides = spell_group_lists(spell_ood(overrides))
     searchpath = _searchpath(config_dir)
     words, values = value_words.split(overrides)
     memory = Memory(words, config_dir)
@@ -216,11 +217,6 @@ def _name_prompts(config: DictConfig, config_dir: str | Path | None) -> None:
         name = node.get("prompts") if isinstance(node, DictConfig) else None
         if isinstance(name, str):
             node.prompts = _prompts(name, f"{location}prompts", config_dir)
-
-
-def _spell_prompts(overrides: Sequence[str]) -> list[str]:
-    """`prompts=[a,b]` as `prompt_sets=[a,b]`: to Hydra a list of a group's options is one option made of all."""
-    return [re.sub(r"^prompts=\[", "prompt_sets=[", word) for word in overrides]
 
 
 def _several_prompts(config: DictConfig, config_dir: str | Path | None) -> None:

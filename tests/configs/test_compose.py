@@ -278,3 +278,17 @@ def test_a_sweep_under_hydra_main(tmp_path: Path) -> None:
 def test_bases_are_not_offered() -> None:
     assert not [name for group in ("task", "model") for name in group_options(group) if name.startswith("_")]
     assert (CONFIG_DIR / "task" / "_classification.yaml").is_file()
+
+
+def test_a_list_of_tasks_is_each_of_them_and_no_mixture() -> None:
+    """To Hydra, `task=[mnist,cifar10]` is one task whose keys are cifar10's where it has them, and mnist's elsewhere."""
+    several = compose(["task=[mnist, cifar10]", "suite=vtab", "tasks.mnist.metric=acc5"])
+    assert task_ids(several) == ["mnist", "cifar10"]
+    assert several.tasks.mnist.metric == "acc5"
+    for name in several.tasks:
+        alone = compose([f"task={name}", f"task.metric={several.tasks[name].metric}"])
+        assert alone.tasks[name] == several.tasks[name]
+    suites = [task_ids(compose([f"suite={suite}"])) for suite in ("wilds", "fairness")]
+    assert task_ids(compose(["suite=[wilds,fairness]"])) == [*suites[0], *suites[1]]
+    runtime = compose(["runtime=[cpu,fast]"]).runtime
+    assert runtime == compose(["runtime=fast"]).runtime
