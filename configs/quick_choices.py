@@ -32,7 +32,7 @@ def quick_choices() -> Iterator[None]:
             return gather(overrides, defaults, self_added)
         return OmegaConf.create()
 
-    defaults_list._create_interpolation_map = gather_if_asked
+    defaults_list._create_interpolation_map = gather_if_asked  # type: ignore[assignment]
     try:
         yield
     finally:
