@@ -160,7 +160,9 @@ def _composed(
 def _hydra(overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE), quick_merges():
+    from clipeval.configs.quick_choices import quick_choices
+
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION_BASE), quick_merges(), quick_choices():
         return compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
 
 

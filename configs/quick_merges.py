@@ -1,4 +1,4 @@
-"""OmegaConf's merging in linear time, while Hydra composes: 40 tasks take it 2 s of a core, and 5 s without.
+"""OmegaConf's merging in linear time, while Hydra composes: 40 tasks took it 5 s of a core without, and 2 s with it.
 
 After a merge OmegaConf tells every node below the merged one who its parent is. Hydra merges a suite's files one by one into one
 config, so that all that was merged before is told again with each file. But a merge goes down to each node that it changes and

@@ -17,6 +17,7 @@ from rich.console import Console
 from clipeval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
 from clipeval.configs.catalog import CONFIG_DIR
 from clipeval.configs.compose import CONFIG_NAME, finish
+from clipeval.configs.quick_choices import quick_choices
 from clipeval.configs.quick_merges import quick_merges
 
 COMMAND_LINE = "command-line"
@@ -75,7 +76,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     before, sys.argv = sys.argv, argv
     status = 0
     try:
-        with quick_merges():  # Hydra composes each combination three times
+        with quick_merges(), quick_choices():  # Hydra composes each combination three times
             hydra.main(config_path=str(CONFIG_DIR), config_name=CONFIG_NAME, version_base="1.3")(job)()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))

@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ def build_tokenizer(text: Mapping[str, Any], policy: str, source: str | None, na
     mode = text.get("tokenizer_mode")
     try:
         if folder is None:
-            built: Any = open_clip.SimpleTokenizer(context_length=context, **options)
+            built: Any = _bpe(context) if not options else open_clip.SimpleTokenizer(context_length=context, **options)
         else:
             built = HFTokenizer(folder, context_length=context, tokenizer_mode=mode, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, ImportError) as error:
@@ -82,6 +83,18 @@ def build_tokenizer(text: Mapping[str, Any], policy: str, source: str | None, na
         raise ClipevalError(f"the tokenizer of {name}{location} cannot be read: {error}") from error
     built.clean_fn = clean_function(policy)
     return cast(Tokenizer, built)
+
+
+def _bpe(context: int) -> open_clip.SimpleTokenizer:
+    """open_clip's own tokenizer: its vocabulary, which nobody changes, is read once for all models of a process."""
+    made = copy.copy(_vocabulary())
+    made.context_length, made.cache = context, dict(made.cache)
+    return made
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer()
 
 
 class _Undrawn(TorchFunctionMode):

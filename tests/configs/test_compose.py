@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import configs.resolvers as resolvers
 from clipeval.configs import compose as composing
+from clipeval.configs import quick_choices
 from clipeval.configs.catalog import CONFIG_DIR, describe, group_options
 from clipeval.configs.compose import compose, override, task_ids
 
@@ -84,6 +85,44 @@ def test_quick_merges_leave_what_omegaconfs_own_leave(monkeypatch: pytest.Monkey
     plain = composing._hydra(words)
     assert OmegaConf.to_container(quick, resolve=False) == OmegaConf.to_container(plain, resolve=False)
     assert strays(quick) == strays(plain) == []
+
+
+def test_quick_choices_leave_what_hydras_own_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a suite whose defaults name tasks by what was chosen elsewhere, in a list and as an override; and of one without."""
+    from hydra._internal import defaults_list
+
+    asked: list[bool] = []
+    gather = defaults_list._create_interpolation_map
+    monkeypatch.setattr(defaults_list, "_create_interpolation_map", lambda *given: asked.append(True) or gather(*given))
+    (tmp_path / "suite").mkdir()
+    lines = ["defaults:", "  - /task@tasks.first: ${protocol}_task", "  - /task@tasks.second: mnist", "  - _self_"]
+    (tmp_path / "suite" / "mine.yaml").write_text("# @package _global_\n" + "\n".join(lines) + "\n")
+    (tmp_path / "task").mkdir()
+    for name in ("zero_shot", "linear_probe"):
+        text = (
+            f"defaults: [_classification, _self_]\nkey: {name}\nname: Of {name}\nmetric: acc1\ndata: {{folder: mine}}\n"
+        )
+        (tmp_path / "task" / f"{name}_task.yaml").write_text(text)
+    own = f"hydra.searchpath=[file://{tmp_path}]"
+    for words, resolved in (
+        (["suite=mine", "protocol=linear_probe", own], "Of linear_probe"),
+        (["suite=mine", own], "Of zero_shot"),
+        (["suite=mine", "task@tasks.second=${protocol}_task", own], "Of zero_shot"),
+        (["suite=vtab", "~tasks.sun397", "tasks.dtd.metric=acc5"], None),
+    ):
+        asked.clear()
+        quick = composing._hydra(words)
+        times = len(asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(quick_choices, "KNOWN", "no version")
+            plain = composing._hydra(words)
+        assert times < len(asked) - times, "Hydra alone gathers its choices for each file"
+        assert OmegaConf.to_container(quick, resolve=False) == OmegaConf.to_container(plain, resolve=False)
+        assert quick.hydra.runtime.choices == plain.hydra.runtime.choices
+        if resolved is not None:
+            assert quick.tasks.first.name == resolved and times > 0
+        else:
+            assert times == 0
 
 
 def test_a_task_can_be_left_out_by_its_default_too() -> None:

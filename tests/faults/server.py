@@ -140,29 +140,54 @@ def _serve(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return answers
 
 
-def _main() -> None:
-    # What a run imports late, each fork would import anew.
+def _preload() -> None:
+    """Imports and reads what a run imports and reads late, which each fork would do anew."""
     for module in (
         "open_clip",
         "clipeval.cli.main",
         "clipeval.cluster.local",
         "clipeval.cluster.checkpoint_files",
         "clipeval.configs.compose",
+        "clipeval.data.caption_files",
+        "clipeval.data.huggingface",
+        "clipeval.data.image_folder",
+        "clipeval.data.pairs",
+        "clipeval.data.qrels",
+        "clipeval.data.queries",
+        "clipeval.data.row_pictures",
+        "clipeval.data.splits",
+        "clipeval.data.videos",
         "clipeval.data.webdataset",
+        "clipeval.models.checkpoint",
         "clipeval.models.fitting",
         "clipeval.models.open_clip",
         "clipeval.models.open_clip_build",
         "clipeval.results.tables",
         "clipeval.tasks",
         "hydra",
+        "multiprocessing.popen_fork",
+        "multiprocessing.queues",
+        "omegaconf._impl",
+        "pyarrow.pandas_compat",
         "pyarrow.parquet",
+        "rich._emoji_codes",
+        "rich.status",
         "scipy.stats",
     ):
         importlib.import_module(module)
-    # Each fork would parse the YAML of every suite for its table, too.
+    # What a process reads once and keeps, each fork would read again: suites, versions, pictures, a vocabulary, a grammar.
     importlib.import_module("clipeval.results.suites").suites_in({})
+    importlib.import_module("clipeval.results.provenance").provenance()
+    importlib.import_module("clipeval.models.check_pictures").captioned_pictures()
+    importlib.import_module("clipeval.models.open_clip_build")._vocabulary()
+    omegaconf = importlib.import_module("omegaconf").OmegaConf
+    omegaconf.resolve(omegaconf.create({"a": "${b.c}/${oc.env:HOME,${b.c}}", "b": {"c": "d"}}))
     gc.collect()
     gc.freeze()  # a fork's collector would walk, and so copy, all of it
+
+
+def _main() -> None:
+    _preload()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps("ready"), file=channel, flush=True)

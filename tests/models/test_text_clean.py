@@ -13,6 +13,7 @@ import torch
 from clipeval.configs.compose import compose
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import resolve
+from clipeval.models.open_clip_build import build_tokenizer
 from clipeval.models.open_clip_text import tokenizer_flags
 from clipeval.models.text_clean import clean_function
 from scripts.tiny_model import write_tiny_model
@@ -244,3 +245,18 @@ def test_an_openvision_without_its_tokenizer_mode_is_flagged(tmp_path: Path) -> 
     config["model_cfg"]["text_cfg"] |= text
     (tmp_path / "m" / "open_clip_config.json").write_text(json.dumps(config))
     assert any("tokenizer_mode" in flag for flag in resolve({"name": f"local-dir:{tmp_path / 'm'}"}, tmp_path).flags)
+
+
+def test_tokenizers_of_one_vocabulary_keep_what_is_their_own() -> None:
+    """Each as open_clip makes it alone, whatever the others were asked."""
+    made = {
+        (context, policy): build_tokenizer({"context_length": context}, policy, None, "a model")
+        for context in (8, 77)
+        for policy in ("lower", "whitespace")
+    }
+    texts = ["A Photo  of a CAT", "a photo of a cat"]
+    for (context, policy), tokenizer in made.items():
+        alone = open_clip.SimpleTokenizer(context_length=context, clean=policy)
+        assert torch.equal(tokenizer(texts), alone(texts)), (context, policy)
+    caches = [tokenizer.cache for tokenizer in made.values()]  # type: ignore[attr-defined]
+    assert len({id(cache) for cache in caches}) == len(made)
