@@ -21,6 +21,8 @@ _SEVERAL = {
 def spell_group_lists(overrides: Sequence[str]) -> list[str]:
     """`task=[a,b]` as `suite=none +task@tasks.a=a +task@tasks.b=b`, `prompts=[a,b]` as `prompt_sets=[a,b]`.
 
+    And with one task, `tasks.NAME.KEY` as `task.KEY`.
+
     Lists of the other groups merge settings (`runtime=[cuda,fast]`) or tasks (`suite=[vtab,retrieval]`), and are left to Hydra.
 
     Raises:
@@ -44,7 +46,7 @@ def spell_group_lists(overrides: Sequence[str]) -> list[str]:
                 f"{_SEVERAL[found['group']]}."
             )
     if not tasks:
-        return words
+        return _of_the_one_task(words)
     chosen = [word for word in words if re.match(r"\+{0,2}task=|task\.", word)]
     if chosen:
         raise ClipevalError(
@@ -52,3 +54,11 @@ def spell_group_lists(overrides: Sequence[str]) -> list[str]:
         )
     others = [word for word in words if not re.match(r"\+{0,2}suite=", word)]
     return ["suite=none", *(f"+task@tasks.{name}={name}" for name in tasks), *others]
+
+
+def _of_the_one_task(words: Sequence[str]) -> list[str]:
+    """With `task=NAME`, a word `tasks.NAME.KEY=…`, as of a suite's task, is `task.KEY=…`."""
+    names = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}task=", word)]
+    if not names:
+        return list(words)
+    return [re.sub(rf"^([~+]*)tasks\.{re.escape(names[-1])}\.", r"\1task.", word) for word in words]

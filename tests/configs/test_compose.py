@@ -325,7 +325,7 @@ def test_a_list_of_tasks_is_each_of_them_and_no_mixture() -> None:
     assert task_ids(several) == ["mnist", "cifar10"]
     assert several.tasks.mnist.metric == "acc5"
     for name in several.tasks:
-        alone = compose([f"task={name}", f"task.metric={several.tasks[name].metric}"])
+        alone = compose([f"task={name}", f"tasks.{name}.metric={several.tasks[name].metric}"])
         assert alone.tasks[name] == several.tasks[name]
     suites = [task_ids(compose([f"suite={suite}"])) for suite in ("wilds", "fairness")]
     assert task_ids(compose(["suite=[wilds,fairness]"])) == [*suites[0], *suites[1]]
