@@ -2,12 +2,14 @@
 
 SimpleTokenizer repairs each text's encoding with ftfy, then splits it with a regular expression, then joins byte pairs.
 A prompt set repeats its words thousands of times, and plain printable ASCII has nothing to repair: so its words, once
-split and joined, are remembered. Any other text takes open_clip's own way.
+split and joined, are remembered. Any other text is repaired and split as open_clip does it, and joined by `join_pairs`:
+a language without spaces makes one long word of a text, which SimpleTokenizer joins in quadratic time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ class CachedBpeTokenizer:
     def __init__(self, tokenizer: SimpleTokenizer):
         self._tokenizer = tokenizer
         self._words: dict[str, list[int]] = {}
+        self._pieces: dict[str, list[int]] = {}
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         context = int(self._tokenizer.context_length)
@@ -43,8 +46,7 @@ class CachedBpeTokenizer:
     def _encode(self, text: str) -> list[int]:
         # With an ampersand, it may hold HTML entities; unprintable, line breaks or terminal escapes, which ftfy removes.
         if "&" in text or not (text.isascii() and text.isprintable()):
-            encoded: list[int] = self._tokenizer.encode(text)
-            return encoded
+            return self._encode_any(text)
         ids: list[int] = []
         for word in text.split():
             known = self._words.get(word)
@@ -52,6 +54,62 @@ class CachedBpeTokenizer:
                 known = self._words[word] = self._tokenizer.encode(word)
             ids += known
         return ids
+
+    def _encode_any(self, text: str) -> list[int]:
+        ids: list[int] = []
+        tokenizer = self._tokenizer
+        for piece in tokenizer.pat.findall(tokenizer.clean_fn(text)):
+            known = self._pieces.get(piece)
+            if known is None:
+                token = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode())
+                joined = tokenizer.cache.get(token)  # special tokens are there from the beginning
+                symbols = join_pairs(token, tokenizer.bpe_ranks) if joined is None else joined.split(" ")
+                known = self._pieces[piece] = [tokenizer.encoder[symbol] for symbol in symbols]
+            ids += known
+        return ids
+
+
+def join_pairs(token: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """The symbols of a word as `SimpleTokenizer.bpe` joins them, in n log n time.
+
+    Round by round, the pair of least rank is joined wherever it is, from the left.
+
+    Args:
+        token: a word, a character for each byte.
+        ranks: of the pairs that can be joined; no two have one rank.
+    """
+    symbols: list[str | None] = [*token[:-1], f"{token[-1]}</w>"]
+    count = len(symbols)
+    before, after = list(range(-1, count - 1)), list(range(1, count + 1))
+    places: dict[int, list[int]] = {}
+    open_ranks: list[int] = []
+
+    def note(left: int, right: int) -> None:
+        if left < 0 or right >= count:
+            return
+        rank = ranks.get((symbols[left], symbols[right]))  # type: ignore[arg-type]
+        if rank is not None:
+            if rank not in places:
+                places[rank] = []
+                heappush(open_ranks, rank)
+            places[rank].append(left)
+
+    for left in range(count - 1):
+        note(left, left + 1)
+    while open_ranks:
+        rank = heappop(open_ranks)
+        for left in sorted(places.pop(rank)):
+            right = after[left]
+            # A neighbour may have been joined meanwhile.
+            if symbols[left] is None or right >= count or ranks.get((symbols[left], symbols[right])) != rank:  # type: ignore[arg-type]
+                continue
+            symbols[left], symbols[right] = f"{symbols[left]}{symbols[right]}", None
+            after[left] = after[right]
+            if after[left] < count:
+                before[after[left]] = left
+            note(before[left], left)
+            note(left, after[left])
+    return [symbol for symbol in symbols if symbol is not None]
 
 
 def quicken(tokenizer: Tokenizer) -> Tokenizer:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import open_clip
 import pytest
@@ -17,7 +21,7 @@ from torch.nn import functional
 
 from clipeval.configs.errors import ClipevalError
 from clipeval.models import Encoder, ModelHandle, from_memory, image_precision, resolve, text_precision
-from clipeval.models.bpe import CachedBpeTokenizer, quicken
+from clipeval.models.bpe import CachedBpeTokenizer, join_pairs, quicken
 from clipeval.models.float32 import full_float32
 from clipeval.models.precision import deterministic_algorithms, pick_device
 from clipeval.preprocess.transforms import Preprocess
@@ -364,6 +368,22 @@ def test_quick_tokens_are_open_clip_s(lines: list[str]) -> None:
 )
 def test_quick_tokens_of_odd_texts(text: str) -> None:
     assert torch.equal(QUICK([text, "a"]), REFERENCE([text, "a"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("日本語写真の猫犬中文照片かがカガé한국어사진aあ゛ ", min_size=20, max_size=120))
+def test_a_text_without_spaces_has_open_clip_s_tokens(line: str) -> None:
+    assert QUICK._encode(line) == REFERENCE.encode(line)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text("abc", min_size=1, max_size=24), st.randoms(use_true_random=False))
+def test_pairs_are_joined_as_open_clip_joins_them_whatever_their_ranks(token: str, rng: random.Random) -> None:
+    parts = ["".join(letters) for size in (1, 2, 3) for letters in itertools.product("abc", repeat=size)]
+    pairs = [(first, second) for first in parts for second in (*parts, *(f"{part}</w>" for part in parts))]
+    ranks = {pair: rank for rank, pair in enumerate(rng.sample(pairs, 400))}
+    plain: Any = SimpleNamespace(cache={}, bpe_ranks=ranks)
+    assert join_pairs(token, ranks) == SimpleTokenizer.bpe(plain, token).split(" ")
 
 
 def test_only_the_plain_tokenizer_is_quickened() -> None:
