@@ -20,12 +20,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
 _META_KERNELS = "torch._meta_registrations"
+_BEHIND_META_KERNELS = {"torch._decomp", "torch._prims", "torch._refs"}
+"""What the kernels import in an order of theirs; who asks for one of these first gets an error of circular imports."""
+_NEED_META_KERNELS = ["open_clip", "transformers", "torchvision"]
+_NEED_META_KERNELS += ["torch._dynamo", "torch._inductor", "torch._subclasses.fake_tensor", "torch.onnx"]
+_KNOWN_TORCH = "2.15."
+"""The version whose imports are known; others are imported as they are."""
+_lacks_meta_kernels = False
 
 
 class _Later(ModuleType):
@@ -107,17 +115,18 @@ def _meta_kernels_at_hand() -> AbstractContextManager[None]:
 
 @contextmanager
 def _without_meta_kernels() -> Iterator[None]:
+    global _lacks_meta_kernels
     with _Later(_META_KERNELS).in_place():
         yield
+    _lacks_meta_kernels = True
     import torch
 
-    try:  # of a later torch, what is left out makes generators, too
-        if hasattr(torch._C, "_set_generator_metaclass"):
-            from torch._custom_class_base import CustomClassBaseMeta
+    try:  # what is left out makes generators, too
+        from torch._custom_class_base import CustomClassBaseMeta
 
-            torch._C._set_generator_metaclass(CustomClassBaseMeta)
+        torch._C._set_generator_metaclass(CustomClassBaseMeta)
         torch.Generator()
-    except (ImportError, RuntimeError):
+    except (ImportError, AttributeError, RuntimeError):
         need_meta_kernels()
 
 
@@ -125,7 +134,7 @@ _WHILE: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "torchvision.ops.roi_align": _compiler_asked,
     "timm.layers.typing": _compiler_marks,
     "timm.utils.summary": _wandb,
-    **dict.fromkeys(("open_clip", "transformers", "torchvision"), _meta_kernels_at_hand),
+    **dict.fromkeys(_NEED_META_KERNELS, _meta_kernels_at_hand),
 }
 
 
@@ -135,20 +144,39 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        place = _WHILE.get(name)
-        if place is None:
+        if name in _BEHIND_META_KERNELS:
+            need_meta_kernels()  # which may import this very module
+        elif name not in _WHILE:
             return None
         specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                with place():
-                    execute(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            wrap = _once if name in _BEHIND_META_KERNELS else _in_place
+            wrap(spec.loader, name)
         return spec
+
+
+def _in_place(loader: Any, name: str) -> None:
+    """Has a module executed with what stands for the rest in place."""
+    execute, place = loader.exec_module, _WHILE[name]
+
+    def exec_module(module: ModuleType) -> None:
+        with place():
+            execute(module)
+
+    loader.exec_module = exec_module
+
+
+def _once(loader: Any, name: str) -> None:
+    """Has a module made once, though its import began a second time before the first one ended."""
+    execute, executed = loader.exec_module, []
+
+    def exec_module(module: ModuleType) -> None:
+        if not executed:
+            executed.append(module)
+            execute(module)
+
+    loader.create_module, loader.exec_module = (lambda spec: sys.modules.get(name)), exec_module
 
 
 def postpone() -> None:
@@ -159,12 +187,22 @@ def postpone() -> None:
 
 def postpone_meta_kernels() -> None:
     """Has the `import torch` to come leave out what `need_meta_kernels` brings: of a command, which knows when it computes."""
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and _version("torch").startswith(_KNOWN_TORCH):
         postpone()
         _WHILE["torch"] = _without_meta_kernels
 
 
 def need_meta_kernels() -> None:
     """Before anything is computed, or code of the user's own is run: torch is as it would be without `postpone_meta_kernels`."""
-    if _WHILE.pop("torch", None) is not None and "torch" in sys.modules:
+    global _lacks_meta_kernels
+    _WHILE.pop("torch", None)
+    if _lacks_meta_kernels:
+        _lacks_meta_kernels = False
         importlib.import_module(_META_KERNELS)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -102,14 +102,25 @@ print(few, {KERNELS})
 need_meta_kernels()
 """
     whole = int(_printed(f"import torch; print({KERNELS})"))
-    for asked in (
-        "need_meta_kernels()",
-        "import open_clip",
-        "import transformers",
-        "torch._meta_registrations.activate_meta",
-    ):
+    for asked in ("need_meta_kernels()", "import open_clip", "torch._meta_registrations.activate_meta"):
         few, after = map(int, _printed(code.replace("{asked}", asked)).split())
         assert few < whole - 100 and after >= whole, asked
+
+
+@pytest.mark.parametrize(
+    "part", ["_decomp", "_refs.linalg", "_prims", "_inductor", "_subclasses.fake_tensor", "onnx", "optim.adamw"]
+)
+def test_whoever_asks_for_a_part_of_torch_gets_it_as_torch_has_it(part: str) -> None:
+    """Those parts can be imported in one order only, and some of them want the kernels."""
+    code = f"""
+import torch, sys, importlib
+part = importlib.import_module("torch.{part}")
+assert part is sys.modules["torch.{part}"] and part.__spec__.name == "torch.{part}"
+torch.optim.AdamW([torch.ones(2, requires_grad=True)]).step()  # brings the compiler
+print(len(torch._decomp.decomposition_table), {KERNELS})
+"""
+    later = "from clipeval.preprocess.quick_imports import postpone_meta_kernels\npostpone_meta_kernels()\n"
+    assert _printed(later + code) == _printed(code)
 
 
 def test_torch_that_is_imported_already_stays_as_it_is() -> None:
