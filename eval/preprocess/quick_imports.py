@@ -33,7 +33,7 @@ _NEED_META_KERNELS = ["open_clip", "transformers", "torchvision"]
 _NEED_META_KERNELS += ["torch._dynamo", "torch._inductor", "torch._subclasses.fake_tensor", "torch.onnx"]
 _KNOWN_TORCH = "2.15."
 """The version whose imports are known; others are imported as they are."""
-_lacks_meta_kernels = False
+_postponed = _lacks_meta_kernels = False
 
 
 class _Later(ModuleType):
@@ -144,15 +144,15 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in _BEHIND_META_KERNELS:
+        behind = _postponed and name in _BEHIND_META_KERNELS
+        if behind:
             need_meta_kernels()  # which may import this very module
         elif name not in _WHILE:
             return None
         specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            wrap = _once if name in _BEHIND_META_KERNELS else _in_place
-            wrap(spec.loader, name)
+            (_once if behind else _in_place)(spec.loader, name)
         return spec
 
 
@@ -169,7 +169,8 @@ def _in_place(loader: Any, name: str) -> None:
 
 def _once(loader: Any, name: str) -> None:
     """Has a module made once, though its import began a second time before the first one ended."""
-    execute, executed = loader.exec_module, []
+    execute = loader.exec_module
+    executed: list[ModuleType] = []
 
     def exec_module(module: ModuleType) -> None:
         if not executed:
@@ -187,7 +188,9 @@ def postpone() -> None:
 
 def postpone_meta_kernels() -> None:
     """Has the `import torch` to come leave out what `need_meta_kernels` brings: of a command, which knows when it computes."""
+    global _postponed
     if "torch" not in sys.modules and _version("torch").startswith(_KNOWN_TORCH):
+        _postponed = True
         postpone()
         _WHILE["torch"] = _without_meta_kernels
 
