@@ -81,6 +81,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, warm: Callable[[Path], Path]
             rows.append({"image": str(path), "caption": f"picture {i} of {label}", "label": label})
     frame = pd.DataFrame(rows)
     frame[["image", "caption"]].to_csv(base / "captions.csv", index=False)
+    splits = {"class_id": [0] * 3 + [1] * 3, "split": ["train", "val", "test"] * 2}
+    frame[["image", "label"]].assign(**splits).to_csv(base / "labels.csv", index=False)
+    (base / "names.txt").write_text("playing music\nplaying sports\n")
     frame[["image", "label"]].to_parquet(base / "rows.parquet")
     pairs = [{"image": row["image"], "right": row["caption"], "wrong": "something else"} for row in rows]
     (base / "rows.json").write_text(json.dumps(pairs))

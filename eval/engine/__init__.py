@@ -16,8 +16,7 @@ An image, from shard to table cell:
     → evaluation:write_record → results/run_folder:write → results/runs:load → results/sheet → the table's cell
 
 A prompt:
-    plan:open_task → tasks/classification:prompts → tasks/zero_shot:class_prompts → runner:start
-    → stores/embeddings:TextStore.missing → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__
-    → models/prefixes:__call__ → embeddings:TextStore.put → scoring:_score → embeddings:TextStore.rows
-    → tasks/zero_shot:zero_shot_classifier
+    plan:open_task → tasks/classification:prompts → tasks/zero_shot:class_prompts → runner:start → stores/embeddings:missing
+    → runner:embed_texts → models/encoder:encode_texts → models/texts:__call__ → models/prefixes:__call__ → embeddings:put
+    → scoring:_score → embeddings:rows → tasks/zero_shot:zero_shot_classifier
 """

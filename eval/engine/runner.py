@@ -71,14 +71,13 @@ class RunOptions:
 
     def pixel_growth(self, tasks: Sequence[PlannedTask], transform: Transform, stores: FeatureStores) -> int:
         """By how many bytes a run of these tasks lets the pixel stores grow; `stores` have the embeddings that are there."""
-        total, seen = 0, set()
+        growth: dict[Path, int] = {}
         for planned in tasks:
             for spec in planned.features.values():
                 store = self.pixel_store(transform, spec, planned.task.name)
-                if store is not None and store.folder not in seen:
-                    seen.add(store.folder)
-                    total += store.missing_bytes(stores.of(spec).missing)
-        return total
+                if store is not None and store.folder not in growth:
+                    growth[store.folder] = store.missing_bytes(stores.of(spec).missing)
+        return sum(growth.values())
 
 
 @dataclass
@@ -210,8 +209,7 @@ def run_tasks(models: Sequence[ModelRun], options: RunOptions) -> None:
         ClipevalError: an image cannot be read, a worker died, the only model fails. Records written before it stay.
     """
     started = time.monotonic()
-    if any(model.tasks for model in models):
-        need_meta_kernels()
+    need_meta_kernels()
     owners = {model: next(other for other in models if other.stores is model.stores) for model in models}
     jobs = decode_jobs(models, options, owners)
     sighted = {model for _, stores in jobs for model in stores}
