@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from clipeval.configs.errors import ClipevalError
 
-_LIST = re.compile(
-    r"(?P<sign>\+{0,2})(?P<group>task|model|protocol|prompts)(?P<place>@[^=]*)?=\[(?P<names>.*)\]", re.DOTALL
+_LIST = re.compile(r"(?P<sign>\+{0,2})(?P<group>task|model|protocol|prompts)(?P<place>@[^=]*)?=\[(?P<names>[^\[\]]*)\]")
+_LISTS = re.compile(
+    r"\+{0,2}(task|model|protocol|prompts)(@[^=]*)?=.*\].*,|\+{0,2}(task|model|protocol|prompts)(@[^=]*)?=.*,\s*\["
 )
+"""Several lists, or a list among several values, of a sweep."""
 _SEVERAL = {
     "model": "for several, `clipeval run -m model=A,B`, or model.pretrained=glob(FILES) for the checkpoints of one training",
     "protocol": "for each of several, `clipeval run -m protocol=A,B`",
@@ -32,6 +34,8 @@ def spell_group_lists(overrides: Sequence[str]) -> list[str]:
     tasks: list[str] = []
     for word in overrides:
         found = _LIST.fullmatch(word)
+        if found is None and _LISTS.match(word):
+            raise ClipevalError(f"{word}: no sweep goes over lists of names; run the command once for each list.")
         if found is None:
             words.append(word)
         elif found["group"] == "prompts" and not found["place"]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from clipeval.cluster.combinations import OUT, Combination, Naming, compose_all, key_of, parsed
 from clipeval.configs.catalog import CONFIG_DIR
 from clipeval.configs.compose import CONFIG_NAME, finish
+from clipeval.configs.group_lists import spell_group_lists
 from clipeval.configs.quick_choices import quick_choices
 from clipeval.configs.quick_merges import quick_merges
 
@@ -64,6 +65,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     from clipeval.results.mirror import opened
     from clipeval.results.sweep_table import print_sweep
 
+    overrides = spell_group_lists(overrides)  # Hydra gets the words as they are
     naming, combinations = _before(overrides, config_dir)
     begun: list[str] = []
 

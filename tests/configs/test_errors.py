@@ -34,6 +34,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["model=[quickstart,vit_b_32_openai]"], ["a mixture of all its model configs", "-m model=A,B"]),
     (["+task@tasks.x=[cifar10,mnist]"], ["a mixture of all its task configs", "task=[A,B]"]),
     (["protocol=[knn,zero_shot]"], ["a mixture of all its protocol configs", "-m protocol=A,B"]),
+    (["task=[mnist,cifar10],[cars,gtsrb]"], ["no sweep goes over lists of names"]),
+    (["model=quickstart,[quickstart,vit_b_32_openai]"], ["no sweep goes over lists of names"]),
     (["task=[mnist,mnist]"], ["task=[mnist,mnist]: names of different tasks were expected"]),
     (["task=[mnist,cifar11]"], ["Unknown task 'cifar11'. Did you mean: cifar10, cifar100"]),
     (["task=[mnist,cifar10]", "task.metric=acc5"], ["task.metric=acc5: ", "tasks.mnist.KEY=…"]),
