@@ -136,6 +136,16 @@ def test_a_run_that_fails_does_not_hide_the_others(bench: Bench, capsys: pytest.
     assert "1 of 2 runs have no result" in shown
 
 
+def test_a_list_of_tasks_is_each_of_them_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks = ["quickstart_digits", "quickstart_emoji_category"]
+    words = [f"task=[{','.join(tasks)}]", "runtime.workers=0,1", "data.limit=8", f"cache.root={tmp_path}/cache"]
+    assert main(["run", "-m", *words]) == 0
+    folders = sorted((tmp_path / "runs").glob("quickstart__*"))
+    assert [folder.name for folder in folders] == ["quickstart__workers-0", "quickstart__workers-1"]
+    assert all(sorted(file.stem for file in (folder / "records").iterdir()) == tasks for folder in folders)
+
+
 def test_words_that_are_no_override() -> None:
     with pytest.raises(ClipevalError, match="interval"):
         compose_all([*DIGITS, "probe.rate=interval(0,1)"], None)
