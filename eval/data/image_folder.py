@@ -22,6 +22,9 @@ from clipeval.tasks.base import Samples
 
 _SPLIT_NAMES = frozenset(name for names in KEYWORDS.values() for name in names)
 
+_TABLES = (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+"""How the name of a table of pictures ends."""
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -78,7 +81,7 @@ def class_folders(
         ClipevalError: as `read`.
     """
     if not location.is_dir():
-        table = location.is_file() and location.suffix.lower() in (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
+        table = location.is_file() and location.suffix.lower() in _TABLES
         hint = f" A table of pictures and labels is read by task=labels task.data.path={location}." if table else ""
         raise ClipevalError(
             f"{location} is not a folder; task.data.path names a folder that holds a folder for each class.{hint}"
@@ -95,8 +98,7 @@ def class_folders(
             paths.append(path)
     if not paths:
         kinds = "in a format that Pillow reads" if what == "picture" else "such as .mp4 or .avi"
-        endings = (*CSV_ENDINGS, *JSON_ENDINGS, ".parquet")
-        tables = sorted(path for path in base.iterdir() if path.suffix.lower() in endings) if what == "picture" else []
+        tables = sorted(path for path in base.iterdir() if path.suffix.lower() in _TABLES) if what == "picture" else []
         hint = f" If {tables[0].name} says their labels: task=labels task.data.path={tables[0]}." if tables else ""
         raise ClipevalError(
             f"{base} holds no {what} in a class folder; expected {base}/<class name>/<{what}>, {kinds}.{hint}"
